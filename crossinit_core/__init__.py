@@ -1,0 +1,31 @@
+"""Cross Initialization (Pang et al., CVPR 2024): learn a person's face as a few word vectors.
+
+This package knows no host program. The stable surface is what is named here, plus
+`crossinit_core.diffusers_backbone.DiffusersBackbone`.
+"""
+
+from .celebrity_names import CelebrityNames, load_celebrity_names
+from .draws import TrainingBatch
+from .initialization import celebrity_mean, cross_initialize, cross_initialize_words, lookup_words
+from .inversion import InversionResult, StepReport, invert
+from .learned_token import LearnedToken
+from .settings import PRESETS, InversionSettings
+from .token_files import load_learned_token, save_learned_token
+
+__all__ = [
+    "PRESETS",
+    "CelebrityNames",
+    "InversionResult",
+    "InversionSettings",
+    "LearnedToken",
+    "StepReport",
+    "TrainingBatch",
+    "celebrity_mean",
+    "cross_initialize",
+    "cross_initialize_words",
+    "invert",
+    "load_celebrity_names",
+    "load_learned_token",
+    "lookup_words",
+    "save_learned_token",
+]

@@ -1,0 +1,134 @@
+"""What the method needs of a text-to-image model: a frozen model to differentiate through.
+
+`Backbone` describes a model and answers what needs no gradient. `Backbone.training` opens a
+`FrozenModel`: its weights are constants, and gradients flow through it to whatever is put in.
+Two implementations exist: `diffusers_backbone.DiffusersBackbone` over a diffusers folder, and the
+node pack's `ComfyBackbone` over the MODEL, CLIP and VAE of a ComfyUI graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+WIDTH_TO_BASE = {768: "sd1", 1024: "sd2"}
+BASE_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x"}
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The VAE's belief about the latents of N images, scaled as the UNet sees them.
+
+    `mean` and `std` are (N, 4, H/8, W/8) float32 on the CPU. `vae` identifies the weights that made them.
+    """
+
+    mean: Tensor
+    std: Tensor
+    vae: str = ""
+
+
+class FrozenModel(Protocol):
+    """A model whose weights are constants, ready for backpropagation to its inputs."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """What the UNet computes in. Vectors, contexts and losses are float32 outside of it."""
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Rows of the token-embedding table `E`: (...,) int64 -> (..., d) float32 on `device`."""
+        ...
+
+    def encode(self, embeddings: Tensor) -> Tensor:
+        """`T(x)`: token embeddings (B, L, d) -> what the UNet attends to (B, L, d), differentiable."""
+        ...
+
+    def predict(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """The UNet: (B, 4, h, w), (B,) int64, (B, L, d) -> (B, 4, h, w) float32, differentiable."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when a weight of the text encoder or the UNet changes."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A Stable Diffusion 1.x or 2.x model: one CLIP text encoder, 4 latent channels."""
+
+    base: str
+    """`sd1` or `sd2`."""
+    checkpoint: str
+    """The checkpoint's name for the metadata, or an empty string where it is not known."""
+    prediction_type: PredictionType
+    width: int
+    """d, the width of a token embedding."""
+    vocabulary_size: int
+    bos: int
+    eos: int
+    pad: int
+
+    def tokenize(self, text: str) -> list[int]:
+        """BPE token ids of a text, without BOS and EOS."""
+        ...
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Rows of `E`, (n,) int64 -> (n, d) float32 on the CPU."""
+        ...
+
+    def encode(self, embeddings: Tensor) -> Tensor:
+        """`T(x)` without gradient: (B, L, d) -> (B, L, d), float32 on the CPU."""
+        ...
+
+    def alphas_cumprod(self) -> Tensor:
+        """abar of the noise schedule, (1000,) float32 on the CPU."""
+        ...
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """The VAE posterior of (N, H, W, 3) float32 images in 0..1."""
+        ...
+
+    def training(self, *, precision: Precision, gradient_checkpointing: bool) -> AbstractContextManager[FrozenModel]:
+        """Bring text encoder and UNet to the compute device as constants; leave no trace afterwards."""
+        ...
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """What `auto` means on a device: bfloat16 where a GPU computes it natively, else float32.
+
+    Raises ValueError for a name that is none of `PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is '{precision}', but must be one of {', '.join(PRECISIONS)}.")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp32"
+
+
+def weights_fingerprint(named_weights: Iterable[tuple[str, Tensor]]) -> str:
+    """A hash over names, shapes and sixteen values of every weight.
+
+    Reading all of a checkpoint takes seconds; a LoRA, a merge or another checkpoint changes nearly
+    every value of the weights that it touches, so a sample of each tensor tells them apart.
+    """
+    digest = hashlib.sha256()
+    samples = []
+    for name, weight in named_weights:
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        flat = weight.detach().reshape(-1)
+        samples.append(flat[:: max(1, flat.numel() // 16)][:16].float().cpu())
+    digest.update(torch.cat(samples).numpy().tobytes())
+    return digest.hexdigest()

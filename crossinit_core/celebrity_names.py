@@ -1,0 +1,88 @@
+"""Lists of names: read them, check them, and the bundled default list.
+
+A list is plain text, one name a line, as the published code and Celeb Basis use it. Blank lines
+and lines that start with `#` are skipped; the order is kept, and a name that occurs twice counts
+twice, because that is how the published initialization weights its mean.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+BUNDLED_LIST = Path(__file__).parent / "data" / "celebrity_names.txt"
+
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@dataclass(frozen=True)
+class CelebrityNames:
+    """A list of names and where it came from.
+
+    `names` is in file order with duplicates kept; `source` is for people (a file name, "bundled").
+    """
+
+    names: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the names joined by newlines: the same names give the same hash on every system."""
+        return hashlib.sha256("\n".join(self.names).encode("utf-8")).hexdigest()
+
+    def plus(self, other: CelebrityNames) -> CelebrityNames:
+        """Both lists, one after the other."""
+        return CelebrityNames(self.names + other.names, f"{self.source} + {other.source}")
+
+
+def parse_celebrity_names(text: str, source: str = "text") -> CelebrityNames:
+    """Names from text, one a line.
+
+    Raises ValueError where no line holds a name.
+    """
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    names = tuple(line for line in lines if line and not line.startswith("#"))
+    if not names:
+        raise ValueError(
+            f"The list of names '{source}' holds no name. Put one name on each line; "
+            "blank lines and lines that start with # do not count."
+        )
+    return CelebrityNames(names, source)
+
+
+def load_celebrity_names(path: str | Path | None = None) -> CelebrityNames:
+    """Names from a text file (UTF-8, or UTF-16 with a byte order mark), by default the bundled list.
+
+    Raises FileNotFoundError where there is no such file, and ValueError where it is not text in one
+    of these encodings or holds no name.
+    """
+    if path is None:
+        return parse_celebrity_names(BUNDLED_LIST.read_text(encoding="utf-8"), "bundled")
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no list of names at '{path}'. Choose a text file with one name on each line."
+        )
+    return parse_celebrity_names(_decode(path.read_bytes(), path), path.name)
+
+
+def _decode(raw: bytes, path: Path) -> str:
+    encoding = "utf-16" if raw.startswith(_UTF16_MARKS) else "utf-8-sig"
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"The list of names '{path.name}' is not UTF-8 text: line {line} holds the byte "
+            f"0x{raw[error.start]:02x}. Save the file as UTF-8 (in Notepad: Save as, Encoding, UTF-8)."
+        ) from None
+    if "\0" in text:
+        raise ValueError(
+            f"The list of names '{path.name}' is not a text file. Choose a .txt file with one name on each line."
+        )
+    return text

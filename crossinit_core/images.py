@@ -1,0 +1,148 @@
+"""Photos -> training images: orientation, alpha, grey, square crop, size, masks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+SMALLEST_PHOTO = 64
+RESOLUTION_STEP = 64
+RESOLUTION_RANGE = (64, 1024)
+
+
+def load_photo(path: str | Path) -> Tensor:
+    """A photo file as (1, H, W, 3) float32 in 0..1, turned upright by its EXIF orientation.
+
+    Transparent parts become white. Raises FileNotFoundError, or ValueError where Pillow cannot read it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no photo at '{path}'.")
+    try:
+        with Image.open(path) as opened:
+            photo = ImageOps.exif_transpose(opened)
+            photo = photo.convert("RGBA" if photo.has_transparency_data else "RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(
+            f"'{path.name}' is not a picture that can be read ({error}). Use a JPEG, PNG or WebP file."
+        ) from error
+    return as_rgb(torch.from_numpy(np.array(photo)).float()[None] / 255)
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """(N, H, W, C) pictures in 0..1 with C = 1 (grey), 3 (RGB) or 4 (RGBA) -> (N, H, W, 3) float32.
+
+    Grey is repeated, transparency is laid on white. Raises ValueError for what is no picture in 0..1:
+    wrong shape, an empty batch, NaN, values out of range, or a side below 64 px.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"The photo must be a batch of shape (N, height, width, channels), but is {shape}.")
+    count, height, width, channels = images.shape
+    if count == 0:
+        raise ValueError("The batch of photos is empty. Connect at least one photo.")
+    if channels not in (1, 3, 4):
+        raise ValueError(f"The photo has {channels} channels; expected 1 (grey), 3 (RGB) or 4 (RGBA).")
+    if min(height, width) < SMALLEST_PHOTO:
+        raise ValueError(
+            f"The photo is {width} x {height} px, but at least {SMALLEST_PHOTO} x {SMALLEST_PHOTO} px are needed "
+            "to show a face. Use a larger photo."
+        )
+    images = images.detach().float().clone()
+    if not torch.isfinite(images).all():
+        raise ValueError(
+            "The photo holds pixels that are not numbers (NaN or infinite). Check the node before this one."
+        )
+    low, high = float(images.min()), float(images.max())
+    if low < -0.01 or high > 1.01:
+        raise ValueError(
+            f"The photo's values go from {low:.3g} to {high:.3g}, but must lie in 0..1. Divide bytes by 255."
+        )
+    images = images.clamp(0, 1)
+    if channels == 1:
+        log.info("The photo is grey; it is used as RGB with three equal channels.")
+        return images.expand(-1, -1, -1, 3).contiguous()
+    if channels == 4:
+        color, alpha = images[..., :3], images[..., 3:]
+        if float(alpha.min()) < 1:
+            log.info("The photo has transparent parts; they are shown as white.")
+        return color * alpha + (1 - alpha)
+    return images
+
+
+def training_images(images: Tensor | Sequence[Tensor], resolution: int) -> Tensor:
+    """Photos of any size -> (N, resolution, resolution, 3) float32 in 0..1: centre square, then resized.
+
+    `images` is one batch or a sequence of batches, each as `as_rgb` takes it.
+    """
+    check_resolution(resolution)
+    batches = [images] if isinstance(images, Tensor) else list(images)
+    if not batches:
+        raise ValueError("The batch of photos is empty. Connect at least one photo.")
+    return torch.cat([_square(as_rgb(batch).movedim(-1, 1), resolution) for batch in batches]).movedim(1, -1)
+
+
+def latent_masks(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tuple[int, int]], resolution: int) -> Tensor:
+    """Masks of the photos -> weights of the latent pixels, (N, 1, resolution/8, resolution/8) float32 in 0..1.
+
+    `masks` is a batch (N, H, W), or a sequence of such batches; one mask serves every photo.
+    `photo_sizes` has the (height, width) of each photo: a mask of another size is stretched to its photo
+    first, then goes through the same crop. Raises ValueError where counts differ or a mask is empty.
+    """
+    flat = [mask for batch in ([masks] if isinstance(masks, Tensor) else masks) for mask in _mask_batch(batch)]
+    if len(flat) == 1:
+        flat *= len(photo_sizes)
+    if len(flat) != len(photo_sizes):
+        raise ValueError(
+            f"There are {len(flat)} masks for {len(photo_sizes)} photos. Connect one for each photo, or one for all."
+        )
+    fitted = []
+    for index, (mask, size) in enumerate(zip(flat, photo_sizes, strict=True), start=1):
+        mask = mask[None, None]
+        if tuple(mask.shape[-2:]) != size:
+            mask = F.interpolate(mask, size=size, mode="bilinear", antialias=True)
+        mask = _square(mask, resolution // 8)
+        if float(mask.sum()) < 1e-3:
+            raise ValueError(f"Mask {index} leaves nothing of its photo to learn from. Paint the face white.")
+        fitted.append(mask)
+    return torch.cat(fitted)
+
+
+def check_resolution(resolution: int) -> None:
+    """Raises ValueError where the resolution is not a multiple of 64 in 64..1024."""
+    low, high = RESOLUTION_RANGE
+    if not low <= resolution <= high or resolution % RESOLUTION_STEP:
+        raise ValueError(
+            f"resolution is {resolution}, but must be a multiple of {RESOLUTION_STEP} from {low} to {high}."
+        )
+
+
+def _mask_batch(masks: Tensor) -> Tensor:
+    masks = masks.detach().float().clone()
+    if masks.ndim == 2:
+        masks = masks[None]
+    if masks.ndim != 3 or not masks.numel():
+        raise ValueError(f"A mask must be of shape (N, height, width), but is {tuple(masks.shape)}.")
+    if not torch.isfinite(masks).all():
+        raise ValueError("The mask holds values that are not numbers (NaN or infinite).")
+    return masks.clamp(0, 1)
+
+
+def _square(images: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) -> (N, C, size, size): the centre square, resized with antialiasing."""
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    images = images[..., top : top + side, left : left + side]
+    if side != size:
+        images = F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+    return images.clamp(0, 1)

@@ -1,0 +1,110 @@
+"""The LearnedToken value: vectors, name, base and provenance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from .backbone import BASE_NAMES, WIDTH_TO_BASE
+
+MOST_VECTORS_IN_A_FILE = 75
+"""What fits between BOS and EOS; other tools write more vectors than this pack learns."""
+
+_FORBIDDEN = re.compile(r"[\s,:;()<>\[\]{}\\/|?*\"'\x00-\x1f]")
+_WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+
+
+def check_token_name(name: str) -> str:
+    """The name itself where it can stand in a prompt and in a file name on every system.
+
+    Raises ValueError with the reason and a name that would do.
+    """
+    problem = None
+    if not name:
+        problem = "is empty"
+    elif found := _FORBIDDEN.search(name):
+        what = "a space" if found.group().isspace() else f"'{found.group()}'"
+        problem = f"holds {what}, which ends a name inside a prompt or a path"
+    elif name.startswith(".") or name.endswith("."):
+        problem = "starts or ends with a dot"
+    elif name.split(".")[0].lower() in _WINDOWS_DEVICES:
+        problem = "is the name of a device on Windows"
+    elif len(name) > 100:
+        problem = f"is {len(name)} characters long (at most 100)"
+    if problem:
+        raise ValueError(
+            f"The token name '{name}' {problem}. Use letters, digits, '-' and '_', "
+            f"for example '{suggest_token_name(name)}'."
+        )
+    return name
+
+
+def suggest_token_name(text: str) -> str:
+    """The nearest usable name to any text: `../My Face (1)` gives `My-Face-1`."""
+    name = re.sub(r"-{2,}", "-", _FORBIDDEN.sub("-", text)).strip("-.")[:100]
+    return f"{name or 'my'}-face" if not name or name.split(".")[0].lower() in _WINDOWS_DEVICES else name
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedToken:
+    """A person as K word vectors.
+
+    `vectors` is (K, d) float32 on the CPU, d = 768 for SD 1.x and 1024 for SD 2.x. `base` is `sd1`, `sd2`,
+    or `width-D` for a model of another width. `metadata` holds provenance as strings; keys are
+    `modelspec.*` and `crossinit.*` as written to safetensors files.
+
+    Raises ValueError where the vectors are not K finite rows or the name cannot stand in a prompt.
+    """
+
+    vectors: Tensor
+    name: str
+    base: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        vectors = self.vectors
+        if not isinstance(vectors, Tensor) or vectors.ndim != 2 or not 1 <= len(vectors) <= MOST_VECTORS_IN_A_FILE:
+            shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+            raise ValueError(
+                f"A learned token is 1 to {MOST_VECTORS_IN_A_FILE} vectors of shape (K, d), but got {shape}."
+            )
+        # Inside ComfyUI the tensor may be an inference tensor; a copy made outside of that mode is an ordinary one.
+        with torch.inference_mode(False):
+            vectors = vectors.detach().to("cpu", torch.float32).contiguous().clone()
+        if not torch.isfinite(vectors).all():
+            raise ValueError(f"The token '{self.name}' holds values that are not numbers (NaN or infinite).")
+        check_token_name(self.name)
+        object.__setattr__(self, "vectors", vectors)
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    @property
+    def width(self) -> int:
+        """d, the width of the text encoder that the token fits."""
+        return self.vectors.shape[1]
+
+    def renamed(self, name: str) -> LearnedToken:
+        """The same vectors under another name."""
+        return replace(self, name=name)
+
+    def check_fits(self, width: int) -> None:
+        """Raises ValueError where a text encoder of this width cannot use the token."""
+        if width != self.width:
+            raise ValueError(
+                f"CLIP has width {width} ({describe_width(width)}), but the token '{self.name}' was learned on width "
+                f"{self.width} ({describe_width(self.width)}). Load a checkpoint of that kind or another token."
+            )
+
+
+def base_of_width(width: int) -> str:
+    """`sd1` for 768, `sd2` for 1024, else `width-D`."""
+    return WIDTH_TO_BASE.get(width, f"width-{width}")
+
+
+def describe_width(width: int) -> str:
+    """The model family of a text encoder's width, for people."""
+    return BASE_NAMES.get(base_of_width(width), "SDXL's second encoder" if width == 1280 else "another family")

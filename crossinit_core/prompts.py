@@ -1,0 +1,121 @@
+"""Training templates, prompts with places for a person, and prompt files.
+
+The templates are those of textual inversion's "imagenet small" set as Cross Initialization uses
+it: 81 draws over 57 distinct sentences, so that a sentence which does not name its medium is three
+times as likely as one that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_PLAIN = (
+    "a rendering of a {}",
+    "a cropped photo of the {}",
+    "the photo of a {}",
+    "a dark photo of the {}",
+    "a close-up photo of a {}",
+    "a bright photo of the {}",
+    "a cropped photo of a {}",
+    "a good photo of the {}",
+    "a close-up photo of the {}",
+    "a rendition of the {}",
+    "a rendition of a {}",
+    "a good photo of a {}",
+)
+_SUBJECTS = (
+    "a {}",
+    "a clean {}",
+    "a dirty {}",
+    "my {}",
+    "the cool {}",
+    "the {}",
+    "one {}",
+    "the clean {}",
+    "a nice {}",
+    "the nice {}",
+    "the small {}",
+    "the weird {}",
+    "the large {}",
+    "a cool {}",
+    "a small {}",
+)
+_MEDIA = ("a photo", "an illustration", "a depiction")
+
+TEMPLATES: tuple[str, ...] = tuple(
+    template for medium in _MEDIA for template in (*_PLAIN, *(f"{medium} of {subject}" for subject in _SUBJECTS))
+)
+
+SUBJECT = "face of {} person"
+"""What fills a training template; its `{}` is where the learned vectors go."""
+
+MAX_VECTORS = 8
+
+
+def training_prompts(templates: Sequence[str] = TEMPLATES, subject: str = SUBJECT) -> tuple[str, ...]:
+    """The templates with the subject filled in: `a photo of a face of {} person`, one for each template.
+
+    Raises ValueError where a template or the subject does not hold exactly one `{}`.
+    """
+    for text in (subject, *templates):
+        if text.count("{}") != 1:
+            raise ValueError(f"A training prompt needs exactly one {{}} for the person, but got: '{text}'")
+    if not templates:
+        raise ValueError("There is no training template. Give at least one sentence with a {} for the person.")
+    return tuple(template.replace("{}", subject) for template in templates)
+
+
+def token_ids_with_placeholders(
+    prompt: str,
+    vectors: int,
+    *,
+    tokenize: Callable[[str], list[int]],
+    bos: int,
+    eos: int,
+    pad: int,
+    vocabulary_size: int,
+    length: int = 77,
+) -> list[int]:
+    """One prompt as `length` token ids; every `{}` becomes the ids V, V+1 .. V+K-1.
+
+    `tokenize` gives the BPE ids of a text without BOS and EOS. The pieces between the `{}` are
+    tokenized one by one, exactly as a tokenizer splits a text at its added tokens.
+
+    Raises ValueError where the prompt has no `{}` or does not fit.
+    """
+    pieces = prompt.split("{}")
+    if len(pieces) < 2:
+        raise ValueError(f"The training prompt '{prompt}' has no {{}} for the person.")
+    placeholders = [vocabulary_size + k for k in range(vectors)]
+    ids = [bos]
+    for index, piece in enumerate(pieces):
+        if index:
+            ids += placeholders
+        if piece.strip():
+            ids += tokenize(piece)
+    ids.append(eos)
+    if len(ids) > length:
+        raise ValueError(
+            f"The training prompt '{prompt}' takes {len(ids)} tokens with {vectors} learned vectors, "
+            f"but the text encoder reads {length}. Shorten it."
+        )
+    return ids + [pad] * (length - len(ids))
+
+
+def parse_prompts(text: str, source: str = "text") -> tuple[str, ...]:
+    """Prompts from text, one a line; blank lines and lines that start with `#` are skipped.
+
+    Raises ValueError where no line holds a prompt.
+    """
+    lines = (line.strip() for line in text.splitlines())
+    prompts = tuple(line for line in lines if line and not line.startswith("#"))
+    if not prompts:
+        raise ValueError(f"'{source}' holds no prompt. Put one prompt on each line.")
+    return prompts
+
+
+def load_prompts(path: str | Path) -> tuple[str, ...]:
+    """Prompts from a UTF-8 text file in the published format, one a line."""
+    path = Path(path)
+    return parse_prompts(path.read_text(encoding="utf-8-sig"), path.name)

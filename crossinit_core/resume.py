@@ -1,0 +1,101 @@
+"""Resume files: a run that was cancelled, crashed or ran out of memory goes on where it stopped.
+
+A resume file is safetensors (a file from elsewhere cannot run code) and is named by a fingerprint
+of everything that decides the result: settings, start vectors, photos, masks and model weights. The
+number of steps is not part of it: a longer run continues a shorter one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .token_files import write_atomically
+
+log = logging.getLogger(__name__)
+
+FORMAT = "crossinit-resume-1"
+SUFFIX = ".resume.safetensors"
+KEEP = 30
+"""Resume files kept in a folder; each is about 30 KB. The oldest go first."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run between two steps: `step` steps are done.
+
+    `optimizer` has AdamW's `exp_avg` and `exp_avg_sq` (K, d); `draws` is what the draws' state() gave.
+    """
+
+    step: int
+    vectors: Tensor
+    optimizer: dict[str, Tensor]
+    draws: dict[str, Tensor]
+    losses: tuple[float, ...] = ()
+    distances: tuple[float, ...] = ()
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def resume_path(folder: Path, fingerprint: str) -> Path:
+    """Where the resume file of a run lies."""
+    return folder / f"{fingerprint[:24]}{SUFFIX}"
+
+
+def save_state(state: RunState, folder: Path, fingerprint: str) -> Path:
+    """Write a resume file in one step, and drop the oldest ones beyond `KEEP`."""
+    tensors = {"vectors": state.vectors}
+    tensors |= {f"optimizer.{key}": value for key, value in state.optimizer.items()}
+    tensors |= {f"draws.{key}": value for key, value in state.draws.items()}
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    metadata = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "step": str(state.step),
+        "losses": json.dumps(state.losses),
+        "distances": json.dumps(state.distances),
+        "settings": json.dumps(state.settings),
+    }
+    path = resume_path(folder, fingerprint)
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    newest_first = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for old in newest_first[KEEP:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_state(folder: Path, fingerprint: str, shape: torch.Size) -> RunState | None:
+    """The state of this very run, or None where there is none that fits."""
+    path = resume_path(folder, fingerprint)
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != FORMAT or metadata.get("fingerprint") != fingerprint:
+            raise ValueError("it belongs to another run")
+        if tensors["vectors"].shape != shape:
+            raise ValueError(f"its vectors are {tuple(tensors['vectors'].shape)}, expected {tuple(shape)}")
+        return RunState(
+            step=int(metadata["step"]),
+            vectors=tensors["vectors"],
+            optimizer=_under("optimizer.", tensors),
+            draws=_under("draws.", tensors),
+            losses=tuple(json.loads(metadata["losses"])),
+            distances=tuple(json.loads(metadata["distances"])),
+            settings=json.loads(metadata["settings"]),
+        )
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        log.warning("The resume file %s cannot be used (%s); learning starts from the beginning.", path, error)
+        return None
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,75 @@
+"""Settings of an inversion, checked, and the published presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from .backbone import PRECISIONS, Precision
+from .images import check_resolution
+from .prompts import SUBJECT, TEMPLATES
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """How to learn. The defaults are the published full run (320 steps at batch 8).
+
+    `learning_rate` is the one that AdamW gets: the published 0.000625 times the batch of 8. `regularization` is
+    lambda. `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
+    whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resume_every` is the number of
+    steps between resume files.
+    """
+
+    steps: int = 320
+    batch_size: int = 8
+    learning_rate: float = 0.005
+    weight_decay: float = 0.01
+    regularization: float = 1e-5
+    seed: int = 0
+    precision: Precision = "auto"
+    micro_batch_size: int | None = None
+    gradient_checkpointing: bool = False
+    resolution: int = 512
+    flip_probability: float = 0.5
+    templates: tuple[str, ...] = TEMPLATES
+    subject: str = SUBJECT
+    resume_every: int = 20
+
+    def check(self) -> None:
+        """Raises ValueError for the first setting that cannot be: its name, its value, what is expected."""
+        _at_least("steps", self.steps, 1, "The published runs use 320 and 25.")
+        _at_least("batch_size", self.batch_size, 1, "The published runs use 8.")
+        if self.micro_batch_size is not None:
+            _at_least("micro_batch_size", self.micro_batch_size, 1, "Use 1 for the least memory.")
+        _at_least("resume_every", self.resume_every, 1, "The default is 20.")
+        if not (math.isfinite(self.learning_rate) and 0 < self.learning_rate <= 1):
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}, but must be above 0 and at most 1. "
+                "The published runs use 0.005."
+            )
+        for name, value in (("weight_decay", self.weight_decay), ("regularization", self.regularization)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}, but must be 0 or more.")
+        if not 0 <= self.flip_probability <= 1:
+            raise ValueError(f"flip_probability is {self.flip_probability}, but must lie in 0..1.")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is {self.seed}, but must be from 0 to 2^64 - 1.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is '{self.precision}', but must be one of {', '.join(PRECISIONS)}.")
+        check_resolution(self.resolution)
+
+    def identity(self) -> dict[str, object]:
+        """The settings that decide the result, for the fingerprint of a run."""
+        apart = ("steps", "micro_batch_size", "gradient_checkpointing", "resume_every")
+        return {key: value for key, value in asdict(self).items() if key not in apart}
+
+
+PRESETS: dict[str, InversionSettings] = {
+    "full": InversionSettings(steps=320),
+    "fast": InversionSettings(steps=25),
+}
+
+
+def _at_least(name: str, value: int, least: int, hint: str) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}, but must be at least {least}. {hint}")

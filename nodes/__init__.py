@@ -1,0 +1,29 @@
+"""The graph surface: sockets in, a call to `crossinit_core`, sockets out."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .initialization import CrossInitInitialize, CrossInitInitializeWords
+from .learn import CrossInitLearn
+from .names import CrossInitCelebrityNames
+from .prompts import CrossInitApply, CrossInitEncodePrompt
+from .token_files import CrossInitLoad, CrossInitSave
+
+NODES: list[type[io.ComfyNode]] = [
+    CrossInitCelebrityNames,
+    CrossInitInitialize,
+    CrossInitInitializeWords,
+    CrossInitLearn,
+    CrossInitApply,
+    CrossInitEncodePrompt,
+    CrossInitSave,
+    CrossInitLoad,
+]
+
+
+class CrossInitExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,51 @@
+"""A CLIP whose tokenizer knows learned tokens by name, without files."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..crossinit_core import LearnedToken
+from .comfy_backbone import clip_width, encoder_name
+
+_NAME = re.compile(r"\s*([^\s<\[]*)(.*)", re.DOTALL)
+
+
+def clip_with_tokens(clip: Any, tokens: Mapping[str, LearnedToken]) -> Any:
+    """A clone of CLIP that finds `embedding:NAME` for these names before it looks at the embeddings folders.
+
+    The clone shares the model; only its tokenizer is its own. Raises ValueError where a token does not fit the CLIP.
+    """
+    for token in tokens.values():
+        token.check_fits(clip_width(clip))
+    name = encoder_name(clip)
+    clone = clip.clone()
+    clone.tokenizer = copy.copy(clip.tokenizer)
+    tokenizer = copy.copy(getattr(clip.tokenizer, name))
+    # The host skips `embedding:` altogether where it has no folder to look in.
+    tokenizer.embedding_directory = tokenizer.embedding_directory or []
+    tokenizer._try_get_embedding = _lookup(tokenizer._try_get_embedding, tokens)
+    setattr(clone.tokenizer, name, tokenizer)
+    return clone
+
+
+def _lookup(host_lookup: Callable[[str], tuple], tokens: Mapping[str, LearnedToken]) -> Callable[[str], tuple]:
+    """The host's lookup with ours before it. It gives (vectors, name, what is left of the text).
+
+    Hosts before 0.4 gave (vectors, what is left).
+    """
+
+    def lookup(text: str) -> tuple:
+        match = _NAME.match(text)
+        assert match is not None
+        word, rest = match.group(1), " ".join(match.group(2).split())
+        name = word if word in tokens else word.strip(",")
+        if name not in tokens:
+            return host_lookup(text)
+        left = f"{word[len(name) :]} {rest}" if word != name else rest
+        vectors = tokens[name].vectors
+        return (vectors, left) if len(host_lookup("crossinit-no-such-file")) == 2 else (vectors, name, left)
+
+    return lookup

@@ -1,0 +1,118 @@
+"""Cross Initialization, from names and from words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..crossinit_core import (
+    CelebrityNames,
+    celebrity_mean,
+    cross_initialize,
+    cross_initialize_words,
+    lookup_words,
+)
+from ..crossinit_core.prompts import MAX_VECTORS
+from .comfy_backbone import ComfyBackbone
+from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket, show_text
+
+CROSS = "cross initialization"
+PLAIN = "plain textual inversion"
+
+_METHOD = io.Combo.Input(
+    "method",
+    options=[CROSS, PLAIN],
+    default=CROSS,
+    optional=True,
+    advanced=True,
+    tooltip=(
+        f"'{CROSS}' sends the start through the text encoder, which is what makes learning fast and editable. "
+        f"'{PLAIN}' leaves that out: worse, and only there to compare."
+    ),
+)
+
+
+class CrossInitInitialize(io.ComfyNode):
+    """The average celebrity as the start of a new face."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CrossInitInitialize",
+            display_name="Cross Initialization",
+            category=CATEGORY,
+            description="Computes where learning starts: what the text encoder makes of the average celebrity.",
+            search_aliases=SEARCH_ALIASES,
+            inputs=[
+                io.Clip.Input("clip", tooltip="CLIP of the checkpoint that you will learn on."),
+                CelebrityNamesSocket.Input("names", tooltip="From Load Celebrity Names."),
+                io.Int.Input(
+                    "vectors",
+                    default=2,
+                    min=1,
+                    max=MAX_VECTORS,
+                    tooltip=(
+                        "How many word vectors describe the face. The published method uses 2; more hold more detail "
+                        "and obey prompts less."
+                    ),
+                ),
+                _METHOD,
+            ],
+            outputs=[
+                CrossInitSocket.Output("cross_init", display_name="cross_init", tooltip="For the Learn Face node.")
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, names: CelebrityNames, vectors: int, method: str = CROSS) -> io.NodeOutput:
+        start = cross_initialize if method == CROSS else celebrity_mean
+        v0 = start(ComfyBackbone(None, clip), names.names, vectors)
+        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {_norms(v0)}")
+        facts = {
+            "crossinit.initialization": f"{method} from names",
+            "crossinit.names": names.source,
+            "crossinit.names_count": str(len(names)),
+            "crossinit.names_sha256": names.sha256,
+        }
+        return io.NodeOutput(CrossInit(v0, facts))
+
+
+class CrossInitInitializeWords(io.ComfyNode):
+    """Words such as "human face" as the start of a new face."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CrossInitInitializeWords",
+            display_name="Cross Initialization from Words",
+            category=CATEGORY,
+            description="Computes where learning starts from words instead of names. Each token of the words gives one vector.",
+            search_aliases=SEARCH_ALIASES,
+            inputs=[
+                io.Clip.Input("clip", tooltip="CLIP of the checkpoint that you will learn on."),
+                io.String.Input(
+                    "words",
+                    default="human face",
+                    tooltip="A word or two for what you teach. Each token of them gives one vector, at most 8.",
+                ),
+                _METHOD,
+            ],
+            outputs=[
+                CrossInitSocket.Output("cross_init", display_name="cross_init", tooltip="For the Learn Face node.")
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, clip: Any, words: str, method: str = CROSS) -> io.NodeOutput:
+        start = cross_initialize_words if method == CROSS else lookup_words
+        v0 = start(ComfyBackbone(None, clip), words)
+        show_text(cls, f"'{words}' gives {len(v0)} vectors, norm {_norms(v0)}")
+        facts = {"crossinit.initialization": f"{method} from words", "crossinit.words": words}
+        return io.NodeOutput(CrossInit(v0, facts))
+
+
+def _norms(v0: Any) -> str:
+    return ", ".join(f"{norm:.1f}" for norm in v0.norm(dim=1).tolist())

@@ -1,0 +1,102 @@
+"""Load Celebrity Names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..crossinit_core import CelebrityNames, load_celebrity_names
+from ..crossinit_core.celebrity_names import BUNDLED_LIST, parse_celebrity_names
+from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket
+
+FOLDER = "celebrity_names"
+BUNDLED = "bundled list"
+ONLY_EXTRA = "only the extra names"
+
+
+class CrossInitCelebrityNames(io.ComfyNode):
+    """Names of well-known people, whose average is where every learned face starts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CrossInitCelebrityNames",
+            display_name="Load Celebrity Names",
+            category=CATEGORY,
+            description=(
+                "Names of well-known people. Stable Diffusion knows these faces, and their average is a good place to "
+                "start learning a new one. The bundled list is fine for everybody."
+            ),
+            search_aliases=SEARCH_ALIASES,
+            inputs=[
+                io.Combo.Input(
+                    "list",
+                    options=[BUNDLED, ONLY_EXTRA, *user_lists()],
+                    default=BUNDLED,
+                    tooltip=(
+                        "The bundled list holds several hundred people from all over the world, women and men alike. "
+                        f"Your own lists: .txt files in ComfyUI/models/{FOLDER}, one name a line, UTF-8."
+                    ),
+                ),
+                io.String.Input(
+                    "extra_names",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    advanced=True,
+                    placeholder="More names, one a line",
+                    tooltip="Added to the list, one name a line. A name that occurs twice counts twice.",
+                ),
+            ],
+            outputs=[
+                CelebrityNamesSocket.Output(
+                    "names", display_name="names", tooltip="For the Cross Initialization node."
+                ),
+                io.Int.Output("count", display_name="count", tooltip="How many names there are."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, list: str, extra_names: str = "") -> str:  # noqa: A002 (the input's public name)
+        path = BUNDLED_LIST if list in (BUNDLED, ONLY_EXTRA) else user_lists().get(list)
+        stat = path.stat() if path and path.is_file() else None
+        return f"{list}|{extra_names}|{stat.st_mtime_ns if stat else ''}|{stat.st_size if stat else ''}"
+
+    @classmethod
+    def execute(cls, list: str, extra_names: str = "") -> io.NodeOutput:  # noqa: A002
+        names = _names(list, extra_names)
+        return io.NodeOutput(names, len(names))
+
+
+def user_lists() -> dict[str, Path]:
+    """The user's .txt files by the name that the node shows; the folder is made when ComfyUI first asks."""
+    _register_folder()
+    found: dict[str, Path] = {}
+    for folder in map(Path, folder_paths.get_folder_paths(FOLDER)):
+        if folder.is_dir():
+            for path in sorted(folder.rglob("*.txt")):
+                found.setdefault(path.relative_to(folder).as_posix(), path)
+    return found
+
+
+def _names(choice: str, extra: str) -> CelebrityNames:
+    more = parse_celebrity_names(extra, "extra names") if extra.strip() or choice == ONLY_EXTRA else None
+    if choice == ONLY_EXTRA and more:
+        return more
+    if choice == BUNDLED:
+        names = load_celebrity_names()
+    else:
+        path = user_lists().get(choice)
+        if path is None:
+            raise ValueError(
+                f"The list of names '{choice}' is gone. Put it back into models/{FOLDER}, or choose another."
+            )
+        names = load_celebrity_names(path)
+    return names.plus(more) if more else names
+
+
+def _register_folder() -> None:
+    if FOLDER not in folder_paths.folder_names_and_paths:
+        folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))

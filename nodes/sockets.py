@@ -1,0 +1,29 @@
+"""The pack's own sockets and what travels on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from comfy_api.latest import io
+from server import PromptServer
+from torch import Tensor
+
+CATEGORY = "CrossInit"
+SEARCH_ALIASES = ["textual inversion", "embedding", "face", "portrait", "personalization", "train", "celeb basis"]
+
+CelebrityNamesSocket = io.Custom("CELEBRITY_NAMES")
+CrossInitSocket = io.Custom("CROSS_INIT")
+LearnedTokenSocket = io.Custom("LEARNED_TOKEN")
+
+
+@dataclass(frozen=True, eq=False)
+class CrossInit:
+    """Where learning starts: `vectors` (K, d) float32 on the CPU, and facts of their origin for the token's file."""
+
+    vectors: Tensor
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def show_text(node: type[io.ComfyNode], text: str) -> None:
+    """A line of text on the node in the page."""
+    PromptServer.instance.send_progress_text(text, node.hidden.unique_id)

@@ -1,0 +1,158 @@
+"""Save Learned Token, and Load Learned Token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..crossinit_core import LearnedToken, load_learned_token, save_learned_token
+from ..crossinit_core.learned_token import check_token_name, suggest_token_name
+from ..crossinit_core.token_files import SUFFIXES
+from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
+
+NUMBER = "add a number"
+REPLACE = "replace it"
+STOP = "stop with an error"
+
+
+class CrossInitSave(io.ComfyNode):
+    """A learned token as a file that every tool reads."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CrossInitSave",
+            display_name="Save Learned Token",
+            category=CATEGORY,
+            description=(
+                "Saves the learned person into ComfyUI's embeddings folder, an 8 KB file, and returns the text to put into "
+                "a prompt."
+            ),
+            search_aliases=SEARCH_ALIASES,
+            is_output_node=True,
+            inputs=[
+                LearnedTokenSocket.Input("token", tooltip="From Learn Face."),
+                io.String.Input(
+                    "name",
+                    default="my-face",
+                    tooltip="The file's name, and what stands after embedding: in a prompt. No spaces.",
+                ),
+                io.Combo.Input(
+                    "if_exists",
+                    options=[NUMBER, REPLACE, STOP],
+                    default=NUMBER,
+                    optional=True,
+                    tooltip=(
+                        "What to do where another person is saved under that name. Prompts that already ran keep using a "
+                        "replaced file's old content until ComfyUI restarts."
+                    ),
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=[suffix.lstrip(".") for suffix in SUFFIXES],
+                    default="safetensors",
+                    optional=True,
+                    advanced=True,
+                    tooltip="safetensors is read by every tool. pt is A1111's old format, bin the one of diffusers.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "prompt_text",
+                    display_name="prompt_text",
+                    tooltip="What to write in a prompt: embedding:NAME person",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        token: LearnedToken,
+        name: str,
+        if_exists: str = NUMBER,
+        format: str = "safetensors",  # noqa: A002
+    ) -> io.NodeOutput:
+        name = check_token_name(name.strip())
+        folder = Path(folder_paths.get_folder_paths("embeddings")[0])
+        path = _free_path(folder, name, f".{format}", token, if_exists)
+        saved = token.renamed(path.stem)
+        save_learned_token(saved, path)
+        text = f"embedding:{saved.name} person"
+        show_text(cls, f"Saved {path.name}. In a prompt: {text}")
+        return io.NodeOutput(text)
+
+
+class CrossInitLoad(io.ComfyNode):
+    """A learned token from a file of any tool."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CrossInitLoad",
+            display_name="Load Learned Token",
+            category=CATEGORY,
+            description=(
+                "Loads a learned person from the embeddings folder: files of this pack, of the published code, and of "
+                "diffusers, A1111, kohya, InvokeAI and OneTrainer."
+            ),
+            search_aliases=SEARCH_ALIASES,
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=folder_paths.get_filename_list("embeddings"),
+                    tooltip="A file in ComfyUI/models/embeddings. It is read again when it changes.",
+                ),
+            ],
+            outputs=[
+                LearnedTokenSocket.Output(
+                    "token", display_name="token", tooltip="For Apply and Encode Prompt with Learned Token."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> str:
+        found = folder_paths.get_full_path("embeddings", file)
+        if not found:
+            return f"{file} is missing"
+        stat = Path(found).stat()
+        return f"{found}|{stat.st_mtime_ns}|{stat.st_size}"
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        found = folder_paths.get_full_path("embeddings", file)
+        if not found:
+            raise ValueError(
+                f"'{file}' is not in the embeddings folder. Press R to refresh the list, and choose another."
+            )
+        token = load_learned_token(found, name=suggest_token_name(Path(found).stem))
+        show_text(cls, f"{token.name}: {len(token.vectors)} vectors of width {token.width}")
+        return io.NodeOutput(token)
+
+
+def _free_path(folder: Path, name: str, suffix: str, token: LearnedToken, if_exists: str) -> Path:
+    """Where to write: the name itself, or the first numbered one that is free or already holds this very token."""
+    path = folder / f"{name}{suffix}"
+    number = 1
+    while if_exists != REPLACE and path.exists() and not _holds(path, token):
+        if if_exists == STOP:
+            raise ValueError(
+                f"'{path.name}' already exists in the embeddings folder and holds another token. Choose another name, or set "
+                f"if_exists to '{NUMBER}' or '{REPLACE}'."
+            )
+        number += 1
+        path = folder / f"{name}-{number}{suffix}"
+    return path
+
+
+def _holds(path: Path, token: LearnedToken) -> bool:
+    try:
+        return torch.equal(load_learned_token(path).vectors, token.vectors)
+    except ValueError:
+        return False
