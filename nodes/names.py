@@ -59,13 +59,13 @@ class CrossInitCelebrityNames(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, list: str, extra_names: str = "") -> str:  # noqa: A002 (the input's public name)
+    def fingerprint_inputs(cls, list: str, extra_names: str = "") -> str:
         path = BUNDLED_LIST if list in (BUNDLED, ONLY_EXTRA) else user_lists().get(list)
         stat = path.stat() if path and path.is_file() else None
         return f"{list}|{extra_names}|{stat.st_mtime_ns if stat else ''}|{stat.st_size if stat else ''}"
 
     @classmethod
-    def execute(cls, list: str, extra_names: str = "") -> io.NodeOutput:  # noqa: A002
+    def execute(cls, list: str, extra_names: str = "") -> io.NodeOutput:
         names = _names(list, extra_names)
         return io.NodeOutput(names, len(names))
 

@@ -75,7 +75,7 @@ class CrossInitSave(io.ComfyNode):
         token: LearnedToken,
         name: str,
         if_exists: str = NUMBER,
-        format: str = "safetensors",  # noqa: A002
+        format: str = "safetensors",
     ) -> io.NodeOutput:
         name = check_token_name(name.strip())
         folder = Path(folder_paths.get_folder_paths("embeddings")[0])
