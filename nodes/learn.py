@@ -70,6 +70,8 @@ class CrossInitLearn(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**64 - 1,
+                    # Off, so that the page does not draw a new seed, and learn anew, at every run.
+                    control_after_generate=False,
                     tooltip="The same seed and the same inputs give the same token.",
                 ),
                 io.Mask.Input(

@@ -84,7 +84,7 @@ class CrossInitSave(io.ComfyNode):
         save_learned_token(saved, path)
         text = f"embedding:{saved.name} person"
         show_text(cls, f"Saved {path.name}. In a prompt: {text}")
-        return io.NodeOutput(text)
+        return io.NodeOutput(text, ui={"prompt_text": [text], "file": [path.name]})
 
 
 class CrossInitLoad(io.ComfyNode):

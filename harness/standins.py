@@ -1,0 +1,602 @@
+"""Stand-in models: files with random weights that ComfyUI's stock loaders recognise.
+
+The demo and the tests need a checkpoint, a ControlNet and a LoRA on machines that have no model weights.
+Text encoder and VAE have their real sizes; the UNet has every block of the real one, the three downsamplings
+included, but each level is 320 channels wide. So block numbers, latent sizes and key names mean what they
+mean in a real file, and a training step at 128 px takes a second or two on two CPU cores.
+
+A layout is a table of `Entry`: key, shape and how to draw the weight. ComfyUI is imported only by the last
+section, which turns a tiny diffusers folder into ComfyUI's own objects, and only when called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+
+StateDict = dict[str, torch.Tensor]
+
+VOCABULARY = 49408
+POSITIONS = 77
+LATENT_SCALE = 0.18215
+# ComfyUI reads the prediction type of a SD 2.x file off this tensor (SD20.model_type in
+# comfy/supported_models.py): a standard deviation above 0.09 means v-prediction.
+V_PREDICTION_KEY = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+class Entry(NamedTuple):
+    """One weight of a layout: `mean + std * standard normal`, in `shape`."""
+
+    key: str
+    shape: tuple[int, ...]
+    mean: float | torch.Tensor = 0.0
+    std: float = 0.0
+
+
+@dataclass(frozen=True)
+class UNetShape:
+    """Size of a Stable Diffusion UNet; a ControlNet or a LoRA fits the checkpoint made with the same one.
+
+    The real models have `channel_mult=(1, 2, 4, 4)`. ComfyUI takes a UNet for SD 1.x or 2.x only if
+    `model_channels` is 320, and can see v-prediction only where there are twelve output blocks, as here.
+    As in the real models, every level but the last attends to the text.
+
+    Raises ValueError if `model_channels` is no multiple of 64, the width of an attention head.
+    """
+
+    context_dim: int
+    linear_projection: bool
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 1, 1, 1)
+    num_res_blocks: int = 2
+
+    def __post_init__(self) -> None:
+        if self.model_channels % 64:
+            raise ValueError(f"model_channels is {self.model_channels}; expected a multiple of 64")
+
+    def attends(self, level: int) -> bool:
+        return level < len(self.channel_mult) - 1
+
+    def skip_channels(self) -> list[int]:
+        """Channels that leave each input block, in order: one skip connection, one ControlNet output each."""
+        channels = [self.model_channels]
+        for level, mult in enumerate(self.channel_mult):
+            downsamples = level < len(self.channel_mult) - 1
+            channels += [mult * self.model_channels] * (self.num_res_blocks + downsamples)
+        return channels
+
+
+SD2_UNET = UNetShape(context_dim=1024, linear_projection=True)
+SD1_UNET = UNetShape(context_dim=768, linear_projection=False)
+
+
+# ------------------------------------------------------------------------------------------------- layouts
+
+
+def _layer(key: str, *shape: int, gain: float = 1.0, bias: bool = True) -> Iterator[Entry]:
+    """A linear layer or convolution that maps standard normal input to standard deviation `gain`."""
+    yield Entry(f"{key}.weight", shape, std=gain / math.sqrt(math.prod(shape[1:])))
+    if bias:
+        yield Entry(f"{key}.bias", shape[:1])
+
+
+def _norm(key: str, channels: int) -> Iterator[Entry]:
+    yield Entry(f"{key}.weight", (channels,), mean=1.0)
+    yield Entry(f"{key}.bias", (channels,))
+
+
+def _prefixed(prefix: str, entries: Iterable[Entry]) -> Iterator[Entry]:
+    return (entry._replace(key=prefix + entry.key) for entry in entries)
+
+
+def _res_block(key: str, inner: int, outer: int, time_dim: int) -> Iterator[Entry]:
+    yield from _norm(f"{key}.in_layers.0", inner)
+    yield from _layer(f"{key}.in_layers.2", outer, inner, 3, 3)
+    yield from _layer(f"{key}.emb_layers.1", outer, time_dim)
+    yield from _norm(f"{key}.out_layers.0", outer)
+    yield from _layer(f"{key}.out_layers.3", outer, outer, 3, 3)
+    if inner != outer:
+        yield from _layer(f"{key}.skip_connection", outer, inner, 1, 1)
+
+
+def _transformer(key: str, channels: int, unet: UNetShape) -> Iterator[Entry]:
+    kernel = () if unet.linear_projection else (1, 1)
+    block = f"{key}.transformer_blocks.0"
+    yield from _norm(f"{key}.norm", channels)
+    yield from _layer(f"{key}.proj_in", channels, channels, *kernel)
+    # At gain 1 attention averages the 77 text positions away; at 1.5 another prompt moves half the output.
+    for name, context, gain in (("attn1", channels, 1.0), ("attn2", unet.context_dim, 1.5)):
+        yield from _layer(f"{block}.{name}.to_q", channels, channels, gain=gain, bias=False)
+        yield from _layer(f"{block}.{name}.to_k", channels, context, bias=False)
+        yield from _layer(f"{block}.{name}.to_v", channels, context, bias=False)
+        yield from _layer(f"{block}.{name}.to_out.0", channels, channels, gain=gain)
+    yield from _layer(f"{block}.ff.net.0.proj", 8 * channels, channels)
+    yield from _layer(f"{block}.ff.net.2", channels, 4 * channels)
+    for norm in ("norm1", "norm2", "norm3"):
+        yield from _norm(f"{block}.{norm}", channels)
+    yield from _layer(f"{key}.proj_out", channels, channels, *kernel)
+
+
+def _unet_encoder(unet: UNetShape) -> Iterator[Entry]:
+    """The half that UNet and ControlNet share: time embedding, input blocks, middle block."""
+    width = unet.model_channels
+    time_dim = 4 * width
+    yield from _layer("time_embed.0", time_dim, width)
+    yield from _layer("time_embed.2", time_dim, time_dim)
+    yield from _layer("input_blocks.0.0", width, 4, 3, 3)
+    block, channels = 1, width
+    for level, mult in enumerate(unet.channel_mult):
+        for _ in range(unet.num_res_blocks):
+            yield from _res_block(f"input_blocks.{block}.0", channels, mult * width, time_dim)
+            channels = mult * width
+            if unet.attends(level):
+                yield from _transformer(f"input_blocks.{block}.1", channels, unet)
+            block += 1
+        if level < len(unet.channel_mult) - 1:
+            yield from _layer(f"input_blocks.{block}.0.op", channels, channels, 3, 3)
+            block += 1
+    yield from _res_block("middle_block.0", channels, channels, time_dim)
+    yield from _transformer("middle_block.1", channels, unet)
+    yield from _res_block("middle_block.2", channels, channels, time_dim)
+
+
+def unet_entries(unet: UNetShape) -> Iterator[Entry]:
+    """UNet layout; keys without `model.diffusion_model.`."""
+    yield from _unet_encoder(unet)
+    skips = unet.skip_channels()
+    channels, block, time_dim = skips[-1], 0, 4 * unet.model_channels
+    for level in reversed(range(len(unet.channel_mult))):
+        width = unet.channel_mult[level] * unet.model_channels
+        for index in range(unet.num_res_blocks + 1):
+            yield from _res_block(f"output_blocks.{block}.0", channels + skips.pop(), width, time_dim)
+            channels = width
+            if unet.attends(level):
+                yield from _transformer(f"output_blocks.{block}.1", channels, unet)
+            if level and index == unet.num_res_blocks:
+                module = 2 if unet.attends(level) else 1
+                yield from _layer(f"output_blocks.{block}.{module}.conv", channels, channels, 3, 3)
+            block += 1
+    yield from _norm("out.0", channels)
+    yield from _layer("out.2", 4, channels, 3, 3)
+
+
+def controlnet_entries(unet: UNetShape) -> Iterator[Entry]:
+    """ControlNet layout; keys without `control_model.`."""
+    yield from _unet_encoder(unet)
+    # SiLU with no norm between these layers: the gain makes up for what it swallows.
+    hint_channels = (3, 16, 16, 32, 32, 96, 96, 256, unet.model_channels)
+    for index, (inner, outer) in enumerate(pairwise(hint_channels)):
+        yield from _layer(f"input_hint_block.{2 * index}", outer, inner, 3, 3, gain=1.7)
+    # Training starts these at zero; zeros would make the stand-in do nothing.
+    skips = unet.skip_channels()
+    for index, channels in enumerate(skips):
+        yield from _layer(f"zero_convs.{index}.0", channels, channels, 1, 1, gain=0.25)
+    yield from _layer("middle_block_out.0", skips[-1], skips[-1], 1, 1, gain=0.25)
+
+
+def lora_entries(unet: UNetShape, rank: int) -> Iterator[Entry]:
+    """Layout of a SD 2.x LoRA over attention and text encoder, in kohya's key names.
+
+    It is half as strong as the UNet's weights, and a fifth as strong as the text encoder's.
+    """
+    width = unet.context_dim
+    _, attention_gain, mlp_gain = _text_scales(width, layers=24)
+
+    def pair(name: str, outer: int, inner: int, gain: float) -> Iterator[Entry]:
+        yield Entry(f"{name}.alpha", (), mean=float(rank))
+        yield from _layer(f"{name}.lora_down", rank, inner, bias=False)
+        yield from _layer(f"{name}.lora_up", outer, rank, gain=gain, bias=False)
+
+    def transformer(block: str, channels: int) -> Iterator[Entry]:
+        for attention, context in (("attn1", channels), ("attn2", width)):
+            name = f"lora_unet_{block}_transformer_blocks_0_{attention}"
+            for layer, inner in (("q", channels), ("k", context), ("v", context), ("out_0", channels)):
+                yield from pair(f"{name}_to_{layer}", channels, inner, 0.5)
+
+    last = len(unet.channel_mult) - 1
+    for level, mult in enumerate(unet.channel_mult):
+        if unet.attends(level):
+            channels = mult * unet.model_channels
+            for index in range(unet.num_res_blocks):
+                yield from transformer(f"down_blocks_{level}_attentions_{index}", channels)
+            for index in range(unet.num_res_blocks + 1):
+                yield from transformer(f"up_blocks_{last - level}_attentions_{index}", channels)
+    yield from transformer("mid_block_attentions_0", unet.channel_mult[-1] * unet.model_channels)
+    for layer in range(23):  # SD 2.x does not use the text encoder's last layer, so nobody trains it
+        name = f"lora_te_text_model_encoder_layers_{layer}"
+        for projection in ("q_proj", "k_proj", "v_proj"):
+            yield from pair(f"{name}_self_attn_{projection}", width, width, 0.2)
+        yield from pair(f"{name}_self_attn_out_proj", width, width, 0.2 * attention_gain)
+        yield from pair(f"{name}_mlp_fc1", 4 * width, width, 0.2)
+        yield from pair(f"{name}_mlp_fc2", width, 4 * width, 0.2 * mlp_gain)
+
+
+def _vae_res_block(key: str, inner: int, outer: int) -> Iterator[Entry]:
+    yield from _norm(f"{key}.norm1", inner)
+    yield from _layer(f"{key}.conv1", outer, inner, 3, 3)
+    yield from _norm(f"{key}.norm2", outer)
+    yield from _layer(f"{key}.conv2", outer, outer, 3, 3)
+    if inner != outer:
+        yield from _layer(f"{key}.nin_shortcut", outer, inner, 1, 1)
+
+
+def _vae_middle(key: str, channels: int) -> Iterator[Entry]:
+    yield from _vae_res_block(f"{key}.block_1", channels, channels)
+    yield from _norm(f"{key}.attn_1.norm", channels)
+    for name in ("q", "k", "v", "proj_out"):
+        yield from _layer(f"{key}.attn_1.{name}", channels, channels, 1, 1)
+    yield from _vae_res_block(f"{key}.block_2", channels, channels)
+
+
+def vae_entries() -> Iterator[Entry]:
+    """Layout of the full AutoencoderKL of SD 1.x and 2.x; keys without `first_stage_model.`."""
+    widths = (128, 256, 512, 512)
+    channels = widths[0]
+    yield from _layer("encoder.conv_in", channels, 3, 3, 3)
+    for level, width in enumerate(widths):
+        for block in range(2):
+            yield from _vae_res_block(f"encoder.down.{level}.block.{block}", channels, width)
+            channels = width
+        if level < len(widths) - 1:
+            yield from _layer(f"encoder.down.{level}.downsample.conv", width, width, 3, 3)
+    yield from _vae_middle("encoder.mid", channels)
+    yield from _norm("encoder.norm_out", channels)
+    yield from _layer("encoder.conv_out", 8, channels, 3, 3)
+    # Channels 0..3 are the posterior's mean, brought to the scale of real latents; 4..7 its log-variance.
+    gains = torch.tensor([1.7 / LATENT_SCALE] * 4 + [0.5] * 4)
+    yield Entry("quant_conv.weight", (8, 8, 1, 1), mean=torch.diag(gains)[:, :, None, None])
+    yield Entry("quant_conv.bias", (8,), mean=torch.tensor([0.0] * 4 + [-8.0] * 4))
+    yield Entry("post_quant_conv.weight", (4, 4, 1, 1), mean=LATENT_SCALE * torch.eye(4)[:, :, None, None])
+    yield Entry("post_quant_conv.bias", (4,))
+    yield from _layer("decoder.conv_in", channels, 4, 3, 3)
+    yield from _vae_middle("decoder.mid", channels)
+    for level, width in reversed(list(enumerate(widths))):
+        for block in range(3):
+            yield from _vae_res_block(f"decoder.up.{level}.block.{block}", channels, width)
+            channels = width
+        if level:
+            yield from _layer(f"decoder.up.{level}.upsample.conv", width, width, 3, 3)
+    yield from _norm("decoder.norm_out", channels)
+    yield from _layer("decoder.conv_out", 3, channels, 3, 3, gain=0.8)
+
+
+def _text_scales(width: int, layers: int) -> tuple[float, float, float]:
+    """Standard deviation of the token embeddings, and gains of the attention and MLP branches.
+
+    Token embeddings get the row norm of the real models, 0.4. The branches add up to about one, as in
+    OpenCLIP's own initialization; attention adds less than the MLP, or every position would end up as the
+    same average of its predecessors.
+    """
+    branch = 1 / math.sqrt(2 * layers)
+    return 0.4 / math.sqrt(width), 0.3 * branch, branch
+
+
+def openclip_h_entries() -> Iterator[Entry]:
+    """Layout of the full text encoder of SD 2.x; keys without `cond_stage_model.model.`."""
+    width, layers = 1024, 24
+    token_std, attention, mlp = _text_scales(width, layers)
+    yield Entry("positional_embedding", (POSITIONS, width), std=token_std / 2)
+    yield Entry("text_projection", (width, width), std=1 / math.sqrt(width))
+    yield Entry("logit_scale", (), mean=math.log(100))
+    yield Entry("token_embedding.weight", (VOCABULARY, width), std=token_std)
+    for layer in range(layers):
+        block = f"transformer.resblocks.{layer}"
+        yield from _norm(f"{block}.ln_1", width)
+        yield Entry(f"{block}.attn.in_proj_weight", (3 * width, width), std=1 / math.sqrt(width))
+        yield Entry(f"{block}.attn.in_proj_bias", (3 * width,))
+        yield from _layer(f"{block}.attn.out_proj", width, width, gain=attention)
+        yield from _norm(f"{block}.ln_2", width)
+        yield from _layer(f"{block}.mlp.c_fc", 4 * width, width)
+        yield from _layer(f"{block}.mlp.c_proj", width, 4 * width, gain=mlp)
+    yield from _norm("ln_final", width)
+
+
+def clip_l_entries() -> Iterator[Entry]:
+    """Layout of the full text encoder of SD 1.x; keys without `cond_stage_model.transformer.text_model.`."""
+    width, layers = 768, 12
+    token_std, attention, mlp = _text_scales(width, layers)
+    yield Entry("embeddings.token_embedding.weight", (VOCABULARY, width), std=token_std)
+    yield Entry("embeddings.position_embedding.weight", (POSITIONS, width), std=token_std / 2)
+    for layer in range(layers):
+        block = f"encoder.layers.{layer}"
+        yield from _norm(f"{block}.layer_norm1", width)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            yield from _layer(f"{block}.self_attn.{name}", width, width)
+        yield from _layer(f"{block}.self_attn.out_proj", width, width, gain=attention)
+        yield from _norm(f"{block}.layer_norm2", width)
+        yield from _layer(f"{block}.mlp.fc1", 4 * width, width)
+        yield from _layer(f"{block}.mlp.fc2", width, 4 * width, gain=mlp)
+    yield from _norm("final_layer_norm", width)
+
+
+# --------------------------------------------------------------------------------------------------- files
+
+
+def _draw(entry: Entry, seed: int, dtype: torch.dtype) -> torch.Tensor:
+    weight = torch.zeros(entry.shape)
+    if entry.std:
+        # A generator for each key, so that a weight depends on nothing but its key, shape and the seed.
+        digest = hashlib.sha256(f"{seed}:{entry.key}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        weight.normal_(0.0, entry.std, generator=generator)
+    return (weight + entry.mean).to(dtype)
+
+
+def _write(path: Path | str, entries: Iterable[Entry], seed: int, dtype: torch.dtype) -> Path:
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a name that ends in .safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {entry.key: _draw(entry, seed, dtype) for entry in entries}
+    # An interrupted run must not leave half a checkpoint where ComfyUI lists it.
+    partial = path.with_suffix(".partial")
+    try:
+        # One entry of metadata at most: with two, their order, and so the file's hash, differs between runs.
+        save_file(state, partial, {"crossinit.standin": f"random weights, seed {seed}"})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def make_sd2_checkpoint(
+    path: Path | str,
+    *,
+    seed: int = 0,
+    prediction: Literal["epsilon", "v"] = "epsilon",
+    unet: UNetShape = SD2_UNET,
+    dtype: torch.dtype = torch.float16,
+) -> Path:
+    """Write a SD 2.1 checkpoint with random weights: 552 M parameters, 1.1 GB in float16; return its path.
+
+    float16 halves the file and loses nothing: ComfyUI keeps text encoders in float16 anyway and widens
+    UNet and VAE to float32 on the CPU.
+
+    Raises ValueError for an unknown `prediction`, for "v" with a `unet` in which ComfyUI could not see it,
+    and for a path that does not end in .safetensors.
+    """
+    if prediction not in ("epsilon", "v"):
+        raise ValueError(f'prediction is {prediction!r}; expected "epsilon" or "v"')
+    unet_table = list(unet_entries(unet))
+    if prediction == "v":
+        keys = [entry.key for entry in unet_table]
+        if V_PREDICTION_KEY not in keys:
+            raise ValueError(
+                f"this UNet has no {V_PREDICTION_KEY}, by which ComfyUI tells v-prediction; "
+                "choose channel_mult and num_res_blocks so that there are twelve output blocks"
+            )
+        index = keys.index(V_PREDICTION_KEY)
+        unet_table[index] = unet_table[index]._replace(std=0.2)
+    entries = [
+        *_prefixed("model.diffusion_model.", unet_table),
+        *_prefixed("first_stage_model.", vae_entries()),
+        *_prefixed("cond_stage_model.model.", openclip_h_entries()),
+    ]
+    return _write(path, entries, seed, dtype)
+
+
+def make_sd1_checkpoint(
+    path: Path | str, *, seed: int = 0, unet: UNetShape = SD1_UNET, dtype: torch.dtype = torch.float16
+) -> Path:
+    """Write a SD 1.5 checkpoint with random weights: 318 M parameters, 0.6 GB in float16; return its path.
+
+    Raises ValueError for a path that does not end in .safetensors.
+    """
+    entries = [
+        *_prefixed("model.diffusion_model.", unet_entries(unet)),
+        *_prefixed("first_stage_model.", vae_entries()),
+        *_prefixed("cond_stage_model.transformer.text_model.", clip_l_entries()),
+    ]
+    return _write(path, entries, seed, dtype)
+
+
+def make_sd2_controlnet(
+    path: Path | str, *, seed: int = 0, unet: UNetShape = SD2_UNET, dtype: torch.dtype = torch.float16
+) -> Path:
+    """Write a SD 2.1 ControlNet whose random weights visibly steer the stand-in checkpoint; return its path.
+
+    ComfyUI only warns about control outputs that do not fit the UNet, and samples without them: use the
+    same `unet` as for the checkpoint. Raises ValueError for a path that does not end in .safetensors.
+    """
+    return _write(path, _prefixed("control_model.", controlnet_entries(unet)), seed, dtype)
+
+
+def make_lora(
+    path: Path | str, *, seed: int = 0, rank: int = 4, unet: UNetShape = SD2_UNET, dtype: torch.dtype = torch.float16
+) -> Path:
+    """Write a SD 2.x LoRA with random weights that visibly change text and picture; return its path.
+
+    Raises ValueError for a path that does not end in .safetensors.
+    """
+    return _write(path, lora_entries(unet, rank), seed, dtype)
+
+
+# ------------------------------------------------------------------------- tiny diffusers models in ComfyUI
+
+
+@dataclass(frozen=True)
+class ComfyWeights:
+    """A tiny SD 2.x model in the key names of ComfyUI's own modules, float32, each with its configuration.
+
+    unet: `UNetModel`, made by `UNetModel(**unet_config)`; text: `CLIPTextModel`, one layer more than the
+    source; vae: `AutoencoderKL(**vae_config)`. prediction_type: "epsilon" or "v_prediction".
+    """
+
+    unet: StateDict
+    unet_config: dict[str, Any]
+    text: StateDict
+    text_config: dict[str, Any]
+    vae: StateDict
+    vae_config: dict[str, Any]
+    prediction_type: str
+
+
+def _read_part(folder: Path, part: str, weights: str) -> tuple[dict[str, Any], StateDict]:
+    config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+    return config, {key: value.float() for key, value in load_file(folder / part / weights).items()}
+
+
+def _convert_unet(config: dict[str, Any], source: StateDict) -> tuple[dict[str, Any], StateDict]:
+    from comfy.utils import unet_to_diffusers
+
+    widths, layers, heads = config["block_out_channels"], config["layers_per_block"], config["attention_head_dim"]
+    head_channels = {width // count for width, count in zip(widths, heads, strict=True)}
+    if head_channels != {64}:
+        raise ValueError(f"UNet attention heads have {sorted(head_channels)} channels; ComfyUI's SD 2.x has 64")
+    depths = [int(kind.startswith("CrossAttn")) for kind in config["down_block_types"]]
+    unet_config = {
+        "image_size": 32,
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "model_channels": widths[0],
+        "channel_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": [layers] * len(widths),
+        "transformer_depth": [depth for depth in depths for _ in range(layers)],
+        "transformer_depth_output": [depth for depth in depths for _ in range(layers + 1)],
+        "transformer_depth_middle": 1,
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": config["use_linear_projection"],
+        "context_dim": config["cross_attention_dim"],
+        "num_heads": -1,
+        "num_head_channels": 64,
+        "adm_in_channels": None,
+        "use_temporal_attention": False,
+        "use_temporal_resblock": False,
+        "legacy": False,
+    }
+    names = unet_to_diffusers(unet_config)
+    if unknown := sorted(source.keys() - names.keys()):
+        raise ValueError(f"UNet keys that ComfyUI has no place for: {unknown}")
+    return unet_config, {names[key]: value for key, value in source.items()}
+
+
+def _convert_text(config: dict[str, Any], source: StateDict) -> tuple[dict[str, Any], StateDict]:
+    """Append a layer that adds nothing: ComfyUI takes SD 2.x's context one layer before the last."""
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    state = {key: value for key, value in source.items() if not key.endswith("position_ids")}
+    block = f"text_model.encoder.layers.{layers}"
+    idle = [
+        *_norm(f"{block}.layer_norm1", width),
+        *_norm(f"{block}.layer_norm2", width),
+        *(entry for name in "qkv" for entry in _layer(f"{block}.self_attn.{name}_proj", width, width, gain=0)),
+        *_layer(f"{block}.self_attn.out_proj", width, width, gain=0),
+        *_layer(f"{block}.mlp.fc1", inner, width, gain=0),
+        *_layer(f"{block}.mlp.fc2", width, inner, gain=0),
+        Entry("text_projection.weight", (width, width), mean=torch.eye(width)),
+    ]
+    state.update({entry.key: _draw(entry, 0, torch.float32) for entry in idle})
+    names = ("hidden_size", "intermediate_size", "num_attention_heads", "hidden_act", "max_position_embeddings")
+    text_config = {name: config[name] for name in names}
+    # The tokenizer's end token; the 2 in such folders is a relic that transformers replaces as well.
+    return {**text_config, "num_hidden_layers": layers + 1, "eos_token_id": 49407}, state
+
+
+def _convert_vae(config: dict[str, Any], source: StateDict) -> tuple[dict[str, Any], StateDict]:
+    from comfy.diffusers_convert import convert_vae_state_dict
+
+    widths = config["block_out_channels"]
+    ddconfig = {
+        "double_z": True,
+        "z_channels": config["latent_channels"],
+        "resolution": 256,
+        "in_channels": config["in_channels"],
+        "out_ch": config["out_channels"],
+        "ch": widths[0],
+        "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": config["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    return {"ddconfig": ddconfig, "embed_dim": config["latent_channels"]}, convert_vae_state_dict(source)
+
+
+def sd_from_diffusers(folder: Path | str) -> ComfyWeights:
+    """Read a small SD 2.x model from a diffusers folder into the key names of ComfyUI's modules.
+
+    Needs ComfyUI on sys.path. Raises FileNotFoundError if a part is missing, and ValueError for a UNet that
+    ComfyUI's SD 2.x modules cannot hold.
+    """
+    folder = Path(folder)
+    weights = "diffusion_pytorch_model.safetensors"
+    unet_config, unet = _convert_unet(*_read_part(folder, "unet", weights))
+    text_config, text = _convert_text(*_read_part(folder, "text_encoder", "model.safetensors"))
+    vae_config, vae = _convert_vae(*_read_part(folder, "vae", weights))
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    return ComfyWeights(unet, unet_config, text, text_config, vae, vae_config, scheduler["prediction_type"])
+
+
+def build_tiny_comfy(
+    folder: Path | str, *, embedding_directory: str | list[str] | None = None
+) -> tuple[ModelPatcher, CLIP, VAE]:
+    """Build ComfyUI's MODEL, CLIP and VAE, in float32, from a small SD 2.x model in a diffusers folder.
+
+    They are what Load Checkpoint gives, at another size: `BaseModel` with a SD20 configuration, `SD2ClipModel`,
+    `SD2Tokenizer` (which pads with 0). MODEL and CLIP can be cloned with `force_deepcopy=True`.
+    `embedding_directory` is where `embedding:NAME` looks. Needs ComfyUI on sys.path; raises as
+    `sd_from_diffusers` does.
+    """
+    import comfy.sd
+
+    weights = sd_from_diffusers(folder)
+    clip = _tiny_clip(weights, embedding_directory)
+    # Stock loaders leave a way to load a second copy; learning inside ComfyUI asks for it.
+    clip.patcher.cached_patcher_init = (_reload_tiny_clip, (folder,))
+    model = _tiny_model(weights)
+    model.cached_patcher_init = (_reload_tiny_model, (folder,))
+    vae = comfy.sd.VAE(sd=weights.vae, config={"params": weights.vae_config}, dtype=torch.float32)
+    return model, clip, vae
+
+
+def _tiny_model(weights: ComfyWeights, disable_dynamic: bool = False) -> ModelPatcher:
+    from comfy import model_base, model_management, model_patcher, supported_models
+
+    config = supported_models.SD20(weights.unet_config)
+    config.set_inference_dtype(torch.float32, None)
+    kind = {"epsilon": model_base.ModelType.EPS, "v_prediction": model_base.ModelType.V_PREDICTION}
+    offload_device = model_management.unet_offload_device()
+    model = model_base.BaseModel(config, model_type=kind[weights.prediction_type], device=offload_device)
+    patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, model_management.get_torch_device(), offload_device)
+    model.load_model_weights(dict(weights.unet), "", assign=patcher.is_dynamic())
+    return patcher
+
+
+def _tiny_clip(
+    weights: ComfyWeights, embedding_directory: str | list[str] | None = None, disable_dynamic: bool = False
+) -> CLIP:
+    import comfy.sd
+    from comfy.supported_models_base import ClipTarget
+    from comfy.text_encoders.sd2_clip import SD2ClipModel, SD2Tokenizer
+
+    clip = comfy.sd.CLIP(
+        ClipTarget(SD2Tokenizer, SD2ClipModel),
+        embedding_directory=embedding_directory,
+        parameters=sum(weight.numel() for weight in weights.text.values()),
+        state_dict=[weights.text],
+        model_options={"clip_h_model_config": weights.text_config, "dtype": torch.float32},
+        disable_dynamic=disable_dynamic,
+    )
+    # SD2Tokenizer fixes the width that it accepts for `embedding:NAME` at 1024, with no option for it.
+    clip.tokenizer.clip_h.embedding_size = weights.text_config["hidden_size"]
+    return clip
+
+
+def _reload_tiny_model(folder: Path | str, disable_dynamic: bool = False) -> ModelPatcher:
+    return _tiny_model(sd_from_diffusers(folder), disable_dynamic)
+
+
+def _reload_tiny_clip(folder: Path | str, disable_dynamic: bool = False) -> ModelPatcher:
+    return _tiny_clip(sd_from_diffusers(folder), disable_dynamic=disable_dynamic).patcher
