@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def install_browser(python: Path, run: Callable[[list[str]], None]) -> Path:
                 return found
             reasons.append("apt-get's chromium does not run")
         except RuntimeError as error:
-            reasons.append(f"apt-get: {_last_line(error)}")
+            reasons.append(f"apt-get: {_reason(error)}")
     try:
         run([str(python), "-m", "playwright", "install", "chromium"])
         asked = subprocess.run([str(python), "-c", _ASK_PLAYWRIGHT], capture_output=True, text=True, encoding="utf-8")
@@ -62,7 +63,7 @@ def install_browser(python: Path, run: Callable[[list[str]], None]) -> Path:
             return path
         reasons.append("playwright's chromium does not run: system libraries are missing")
     except RuntimeError as error:
-        reasons.append(f"playwright: {_last_line(error)}")
+        reasons.append(f"playwright: {_reason(error)}")
     raise RuntimeError("; ".join(reasons))
 
 
@@ -90,5 +91,8 @@ def _runs(path: Path) -> bool:
         return False
 
 
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+def _reason(error: Exception) -> str:
+    """The last line that speaks of a fault: what follows it is the stack of the tool."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    faults = [line for line in lines if re.search("error|failed|unable|not found", line, re.IGNORECASE)]
+    return (faults or lines or [type(error).__name__])[-1]

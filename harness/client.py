@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import queue
 import struct
 import threading
 import time
@@ -12,6 +11,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -81,7 +81,7 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.client_id = uuid.uuid4().hex
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events: SimpleQueue[Event] = SimpleQueue()
         self._listener: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -199,16 +199,17 @@ class Client:
         """Open the websocket before the first prompt, so that no event of it is missed."""
         if self._listener is not None and self._listener.is_alive():
             return
-        self._events = queue.SimpleQueue()
-        ready = threading.Event()
+        self._events = SimpleQueue()
+        opened: SimpleQueue[bool] = SimpleQueue()
         self._listener = threading.Thread(
-            target=lambda: asyncio.run(self._receive(ready)), name="comfyui-events", daemon=True
+            target=lambda: asyncio.run(self._receive(opened)), name="comfyui-events", daemon=True
         )
         self._listener.start()
-        if not ready.wait(30) or not self._listener.is_alive():
-            raise ConnectionError(f"{self.url}/ws cannot be opened. Does the server still run?")
+        if not opened.get():
+            reason = self._events.get().data["reason"]
+            raise ConnectionError(f"{self.url}/ws cannot be opened: {reason}. Does the server still run?")
 
-    async def _receive(self, ready: threading.Event) -> None:
+    async def _receive(self, opened: SimpleQueue[bool]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         reason = "closed by the server"
         try:
@@ -218,7 +219,7 @@ class Client:
             ):
                 await socket.send_json(_FEATURES)
                 stop = asyncio.create_task(self._stop.wait())
-                ready.set()
+                opened.put(True)
                 while not stop.done():
                     message = asyncio.create_task(socket.receive())
                     await asyncio.wait({message, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -234,7 +235,7 @@ class Client:
             reason = str(error)
         finally:
             self._events.put(Event(_CLOSED, {"reason": reason}))
-            ready.set()
+            opened.put(False)
 
     def _events_until(self, deadline: float, prompt_id: str) -> Iterator[Event]:
         """Events as they come. Ends where the history already knows the prompt's end."""
@@ -244,7 +245,7 @@ class Client:
                 raise TimeoutError(f"Prompt {prompt_id} did not finish in the time given.")
             try:
                 event = self._events.get(timeout=min(2.0, remaining))
-            except queue.Empty:
+            except Empty:
                 # The end may have been an event of an earlier `wait`, or lost with a connection.
                 if self.history(prompt_id) is not None:
                     return

@@ -35,6 +35,9 @@ def main(arguments: Sequence[str], root: str | Path, description: str | None = N
     """Run one command of run.py for the checkout at `root`; returns the exit code."""
     options, passed = parse(arguments, description)
     run: Command = options.command
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell script's background job starts so, and its children could then not be asked to stop.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return run(options, passed, Layout(Path(root)))
     except KeyboardInterrupt:
@@ -170,7 +173,7 @@ def run_serve(options: argparse.Namespace, passed: list[str], layout: Layout) ->
     # A ComfyUI of the user's own keeps its models, pictures and settings: no base directory.
     base = environment.base if environment.pinned else None
     server = ComfyServer(environment.comfyui, base, python=environment.python, port=options.port, extra_args=extra)
-    _on_terminate(lambda: signal.raise_signal(signal.SIGINT))
+    _on_terminate(_interrupt)
     try:
         with server:
             say(f"\nComfyUI with this pack: {server.url}  (Ctrl-C stops it)")
@@ -237,6 +240,10 @@ Command = Callable[[argparse.Namespace, list[str], Layout], int]
 
 def _on_terminate(action: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: action())
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def _lies_in(custom_nodes: Path, root: Path) -> bool:

@@ -66,22 +66,19 @@ def set_widget(workflow: Json, node: str | int, name: str, value: Any, object_in
         if slot.get("link") is not None and slot["name"] == name:
             raise ValueError(f"{where}, '{name}': a link feeds this input, so its widget has no effect.")
 
-    saved = found.get("widgets_values")
+    in_use = graph.widget_values(found)
+    positions = {widget.name: index for index, (widget, _) in enumerate(in_use) if widget.sent}
+    if name not in positions:
+        raise ValueError(f"{where} has no widget '{name}'. It has: {', '.join(positions) or 'none'}.")
+    _check_value(where, in_use[positions[name]][0], value)
+
+    saved = found.get("widgets_values") or []
     if isinstance(saved, dict):
         saved[name] = value
-        graph.widget_values(found)
-        return
-    # Padding with the values in use lets a workflow that was saved by an older version be changed too.
-    values = [used for _, used in graph.widget_values(found)]
-    widgets = [widget for widget, _ in graph.widget_values(found)]
-    names = [widget.name for widget in widgets if widget.sent]
-    if name not in names:
-        raise ValueError(f"{where} has no widget '{name}'. It has: {', '.join(names) or 'none'}.")
-    index = next(i for i, widget in enumerate(widgets) if widget.name == name)
-    _check_value(where, widgets[index], value)
-    extra = list(saved or [])[len(values) :]
-    values[index] = value
-    found["widgets_values"] = values + extra
+    else:  # written anew from the values in use, because a workflow of an older version has fewer
+        values = [used for _, used in in_use]
+        values[positions[name]] = value
+        found["widgets_values"] = values + saved[len(values) :]
 
 
 class _Graph:

