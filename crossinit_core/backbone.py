@@ -118,6 +118,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     return "fp32"
 
 
+@torch.no_grad()
 def weights_fingerprint(named_weights: Iterable[tuple[str, Tensor]]) -> str:
     """A hash over names, shapes and sixteen values of every weight.
 
@@ -128,7 +129,7 @@ def weights_fingerprint(named_weights: Iterable[tuple[str, Tensor]]) -> str:
     samples = []
     for name, weight in named_weights:
         digest.update(f"{name}{tuple(weight.shape)}".encode())
-        flat = weight.detach().reshape(-1)
-        samples.append(flat[:: max(1, flat.numel() // 16)][:16].float().cpu())
+        flat = weight.reshape(-1)
+        samples.append(flat[:: max(1, flat.numel() // 16)][:16].to("cpu", torch.float32))
     digest.update(torch.cat(samples).numpy().tobytes())
     return digest.hexdigest()

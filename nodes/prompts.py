@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken
 from ..crossinit_core.learned_token import check_token_name
-from .clip_tokens import clip_with_tokens
+from .comfy_tokens import clip_with_tokens
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
 
 _PLACE = re.compile(r"\{([^{}\s|]*)\}")

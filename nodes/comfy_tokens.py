@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..crossinit_core import LearnedToken
-from .comfy_backbone import clip_width, encoder_name
+from .comfy_models import clip_width, encoder_name
 
 _NAME = re.compile(r"\s*([^\s<\[]*)(.*)", re.DOTALL)
 

@@ -1,0 +1,177 @@
+"""Private, frozen copies of ComfyUI's modules, made from the weights of the graph's models.
+
+Why copies: the graph's own models may hold inference tensors, which refuse backpropagation; dynamic video memory and
+lowvram keep weights in buffers that are overwritten before a backward pass reads them; and whatever is changed on them
+(precision, checkpointing) would outlive the run. A copy costs a moment and has none of these troubles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.clip_model
+import comfy.lora
+import comfy.ops
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
+from comfy.ldm.modules.diffusionmodules.model import Encoder
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..crossinit_core.clip_text import encode_clip
+
+
+def patched_weights(patcher: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The weights below `prefix` as the graph means them: LoRA patches merged, whatever is loaded where.
+
+    A weight without patches is the host's own tensor: copy it before use.
+    """
+    for key, (base, *patches) in patcher.get_key_patches(prefix).items():
+        weight, convert = base
+        if weight.is_meta:  # absent from the file; the host makes these zeros as well
+            weight = torch.zeros(weight.shape, dtype=weight.dtype)
+        wrappers = getattr(patcher, "weight_wrapper_patches", {}).get(key, [])
+        if patches or wrappers:
+            weight = convert(weight.to(patcher.load_device, torch.float32, copy=True), inplace=True)
+            if patches:
+                weight = comfy.lora.calculate_weight(patches, weight, key)
+            for wrapper in wrappers:
+                weight = wrapper(weight)
+        yield key.removeprefix(prefix), weight
+
+
+class TextEncoder:
+    """`T(x)` and `E` of a CLIP, float32 on a device."""
+
+    def __init__(self, clip: Any, encoder_name: str, weights: Mapping[str, Tensor], device: torch.device) -> None:
+        encoder = getattr(clip.cond_stage_model, encoder_name)
+        source = encoder.transformer.text_model
+        self._model = _text_model(source, weights, device)
+        self._heads: int = source.encoder.layers[0].self_attn.heads
+        # SD 2.x reads the last layer but one; its final LayerNorm follows all the same.
+        layer, index, *_ = encoder.options_default
+        count = len(self._model.encoder.layers)
+        self._layers = self._model.encoder.layers[: count if layer == "last" else index % count + 1]
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """(...,) int64 -> (..., d)."""
+        return self._model.embeddings.token_embedding.weight[token_ids]
+
+    def encode(self, embeddings: Tensor) -> Tensor:
+        """(B, L, d) -> (B, L, d), differentiable."""
+        positions = self._model.embeddings.position_embedding.weight
+        return encode_clip(embeddings, positions, self._layers, self._model.final_layer_norm, self._heads)
+
+
+class UNet:
+    """The noise prediction network in one precision on a device."""
+
+    def __init__(
+        self,
+        model: Any,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+        gradient_checkpointing: bool,
+    ) -> None:
+        config = {**model.model_config.unet_config, "dtype": dtype}
+        config.pop("disable_unet_model_creation", None)
+        self._dtype = dtype
+        self._unet = type(model.diffusion_model)(**config, device="meta", operations=comfy.ops.disable_weight_init)
+        _fill(self._unet, weights, device, dtype)
+        self._checkpointed = _checkpoint_blocks(self._unet) if gradient_checkpointing else []
+
+    def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """(B, 4, h, w), (B,), (B, L, d) -> (B, 4, h, w) float32, differentiable."""
+        # A fresh dict each time: the UNet writes into it, and the host's default is one shared by all.
+        options = {"optimized_attention_override": _differentiable_attention}
+        dtype = self._dtype
+        out = self._unet(
+            noisy_latents.to(dtype), timesteps.float(), context=context.to(dtype), transformer_options=options
+        )
+        return out.float()
+
+    def close(self) -> None:
+        """Break the reference cycles of checkpointing, so that the memory goes at once and not at some collection."""
+        for block in self._checkpointed:
+            del block.forward
+
+
+@contextmanager
+def image_encoder(first_stage_model: Any, device: torch.device) -> Iterator[nn.Module | None]:
+    """The VAE's encoder up to the moments of its posterior, in float32; None for a VAE that has none.
+
+    (N, 3, H, W) in -1..1 -> (N, 2 * 4, H/8, W/8).
+    """
+    source = getattr(first_stage_model, "encoder", None)
+    quant_conv = getattr(first_stage_model, "quant_conv", None)
+    if type(source) is not Encoder or quant_conv is None or any(len(level.attn) for level in source.down):
+        yield None
+        return
+    with torch.device("meta"):
+        encoder = Encoder(
+            ch=source.ch,
+            out_ch=source.in_channels,
+            ch_mult=source.in_ch_mult[1:],
+            num_res_blocks=source.num_res_blocks,
+            attn_resolutions=[],
+            in_channels=source.in_channels,
+            resolution=source.resolution,
+            z_channels=source.conv_out.weight.shape[0] // 2,
+        )
+        moments = comfy.ops.disable_weight_init.Conv2d(*quant_conv.weight.shape[1::-1], 1)
+    model = nn.Sequential(encoder, moments)
+    weights = {f"0.{key}": weight for key, weight in source.state_dict().items()}
+    weights |= {f"1.{key}": weight for key, weight in quant_conv.state_dict().items()}
+    _fill(model, weights, device, torch.float32)
+    yield model
+
+
+def _text_model(source: Any, weights: Mapping[str, Tensor], device: torch.device) -> Any:
+    """Sizes are read off the live module, which keeps no configuration."""
+    layer = source.encoder.layers[0]
+    activations = comfy.clip_model.ACTIVATIONS
+    config = {
+        "num_hidden_layers": len(source.encoder.layers),
+        "hidden_size": source.embeddings.token_embedding.weight.shape[1],
+        "num_attention_heads": layer.self_attn.heads,
+        "intermediate_size": layer.mlp.fc1.weight.shape[0],
+        "hidden_act": next(name for name, function in activations.items() if function is layer.mlp.activation),
+        "max_position_embeddings": source.embeddings.position_embedding.weight.shape[0],
+        "eos_token_id": source.eos_token_id,
+    }
+    text = type(source)(config, torch.float32, "meta", comfy.ops.disable_weight_init)
+    return _fill(text, weights, device, torch.float32)
+
+
+def _fill(module: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Any:
+    """Give a module on the meta device ordinary tensors of its own.
+
+    Outside of inference mode a copy loses the flag that forbids backpropagation.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        copies = {key: weight.to(device, dtype, copy=True) for key, weight in weights.items()}
+    module.load_state_dict(copies, strict=True, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def _differentiable_attention(_host_choice: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """PyTorch's attention, which has a backward pass; sage and flash wrappers have none."""
+    return attention_pytorch(*args, **kwargs)
+
+
+def _checkpoint_blocks(unet: Any) -> list[Any]:
+    blocks = [block for block in unet.modules() if isinstance(block, (ResBlock, SpatialTransformer))]
+    for block in blocks:
+        block.forward = _checkpointed(block.forward)
+    return blocks
+
+
+def _checkpointed(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run
