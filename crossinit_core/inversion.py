@@ -23,7 +23,7 @@ from .backbone import Backbone, FrozenModel
 from .draws import PhotoDraws, TrainingBatch
 from .images import latent_masks, training_images
 from .learned_token import LearnedToken, check_token_name
-from .numerics import LossScale, deterministic, gradients_enabled, is_out_of_memory, release_memory
+from .numerics import Determinism, LossScale, gradients_enabled, is_out_of_memory, release_memory
 from .prompts import MAX_VECTORS, token_ids_with_placeholders, training_prompts
 from .provenance import VERSION, provenance
 from .resume import RunState, load_state, save_state
@@ -92,7 +92,7 @@ def invert(
     if (images is None) == (batches is None):
         raise ValueError("Give either images or batches to learn from, not both and not none.")
     began = time.perf_counter()
-    with gradients_enabled(), deterministic():
+    with gradients_enabled(), Determinism() as determinism:
         start = _checked_start(v0, backbone.width)
         draws: Iterator[TrainingBatch]
         if images is None:
@@ -107,7 +107,7 @@ def invert(
             resumed = None if folder is None else load_state(folder, fingerprint, start.shape)
             if resumed and resumed.step > settings.steps:
                 resumed = None
-            run = _Run(backbone, model, start, settings, draws, resumed)
+            run = _Run(backbone, model, start, settings, draws, resumed, determinism)
             saved = run.state.step
             try:
                 while run.state.step < settings.steps:
@@ -140,7 +140,9 @@ class _Run:
         settings: InversionSettings,
         draws: Iterator[TrainingBatch],
         resumed: RunState | None,
+        determinism: Determinism,
     ) -> None:
+        self._determinism = determinism
         self._model, self._settings, self._draws = model, settings, draws
         self._vocabulary_size, self._prediction_type = backbone.vocabulary_size, backbone.prediction_type
         self._abar = backbone.alphas_cumprod().to(model.device)
@@ -167,6 +169,8 @@ class _Run:
             raise ValueError(
                 f"The batches ended after {self.state.step}, but {self._settings.steps} steps were asked for."
             ) from None
+        if not len(batch):
+            raise ValueError(f"Batch {self.state.step + 1} is empty, but a step needs at least one sample.")
         loss, distance, estimate = self._gradient(batch)
         self._optimizer.step()
         if not torch.isfinite(self._v.detach()).all() or not torch.isfinite(loss):
@@ -200,19 +204,18 @@ class _Run:
         gradient that overflows float16 does the same with a smaller scale.
         """
         while True:
+            too_much = False
             try:
                 result = self._accumulate(batch)
-            except Exception as error:
-                if not is_out_of_memory(error):
+            except RuntimeError as error:
+                too_much = is_out_of_memory(error)
+                if not too_much and not self._determinism.relax(error):
                     raise
-                too_much = True
-            else:
-                too_much = False
+                result = None
             if too_much:
                 # Outside of the except clause, where the traceback no longer keeps the step's tensors alive.
                 self._shrink()
-                continue
-            if self._scale.unscale_(self._v):
+            if result and self._scale.unscale_(self._v):
                 return result
 
     def _accumulate(self, batch: TrainingBatch) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -18,30 +21,54 @@ def gradients_enabled() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """The same numbers in every run on one device; the caller's flags are put back afterwards.
+class Determinism:
+    """While open: the same numbers in every run on one device. The caller's flags are put back afterwards.
 
-    FlashAttention's backward pass, for one, adds in an order that varies unless it is told otherwise. Filling
-    fresh memory, which torch does in this mode by default, finds bugs but costs time, so it is off.
+    FlashAttention's backward pass, for one, adds in an order that varies unless torch is told to be strict about
+    it; and then torch wants cuBLAS' workspace fixed by an environment variable, or raises. Filling fresh memory, which
+    torch does in this mode by default, finds bugs but costs time, so it is off.
     """
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    tf32 = torch.backends.cudnn.allow_tf32
-    memory: Any = torch.utils.deterministic
-    fill = memory.fill_uninitialized_memory
-    with (
-        warnings.catch_warnings(),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32),
-    ):
-        warnings.filterwarnings("ignore", message=".*[Dd]eterministic.*")
+
+    _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+
+    def __enter__(self) -> Determinism:
+        memory: Any = torch.utils.deterministic
+        with ExitStack() as stack:
+            stack.callback(
+                torch.use_deterministic_algorithms,
+                torch.are_deterministic_algorithms_enabled(),
+                warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+            )
+            stack.callback(setattr, memory, "fill_uninitialized_memory", memory.fill_uninitialized_memory)
+            stack.callback(_set_environment, self._CUBLAS, os.environ.get(self._CUBLAS))
+            stack.enter_context(
+                torch.backends.cudnn.flags(
+                    enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
+                )
+            )
+            memory.fill_uninitialized_memory = False
+            os.environ.setdefault(self._CUBLAS, ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            self._undo = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._undo.close()
+
+    def relax(self, error: RuntimeError) -> bool:
+        """Whether a step failed only because an operation has no reproducible version here; if so, do without."""
+        if "deterministic" not in str(error) or torch.is_deterministic_algorithms_warn_only_enabled():
+            return False
+        log.warning("This device cannot repeat a run bit for bit: %s", str(error).split(". ")[0])
         torch.use_deterministic_algorithms(True, warn_only=True)
-        memory.fill_uninitialized_memory = False
-        try:
-            yield
-        finally:
-            memory.fill_uninitialized_memory = fill
-            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        return True
+
+
+def _set_environment(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
 
 
 class LossScale:
