@@ -253,25 +253,40 @@ def _single(name: str, values: list[Any]) -> Any:
 def _reporter(node: type[io.ComfyNode], backbone: ComfyBackbone, steps: int) -> Callable[[StepReport], None]:
     """Progress bar, a live picture of what the model sees, and the loss as text on the node."""
     bar = comfy.utils.ProgressBar(steps)
-    previewer = latent_preview.get_previewer(backbone.device, backbone.latent_format)
-    began = time.perf_counter()
-    first_step = last_shown = None
+    previewer = latent_preview.get_previewer(backbone.device, backbone.latent_format) or _plain_previewer(backbone)
+    shown = float("-inf")
+    first: tuple[int, float] | None = None
 
     def report(step: StepReport) -> None:
-        nonlocal first_step, last_shown
+        nonlocal shown, first
         now = time.perf_counter()
-        first_step = step.step if first_step is None else first_step
         preview = None
-        if last_shown is None or step.step == steps or now - last_shown >= SECONDS_BETWEEN_PREVIEWS:
-            last_shown = now
-            rate = (step.step - first_step + 1) / max(now - began, 1e-6)
+        if step.step == steps or now - shown >= SECONDS_BETWEEN_PREVIEWS:
+            shown = now
             show_text(
                 node,
-                f"step {step.step} of {steps} · loss {step.loss:.4f} · moved {step.regularization:.2f} · "
-                f"{rate:.2g} steps/s · {(steps - step.step) / rate:.0f} s left",
+                f"step {step.step} of {steps} · loss {step.loss:.4f} · moved {step.regularization:.2f}{_pace(step, first, now)}",
             )
             if previewer:
                 preview = previewer.decode_latent_to_preview_image("JPEG", step.denoised)
+        first = first or (step.step, now)
         bar.update_absolute(step.step, steps, preview)
 
     return report
+
+
+def _plain_previewer(backbone: ComfyBackbone) -> latent_preview.LatentPreviewer:
+    """ComfyUI shows no previews unless asked to; a face that takes shape is why one watches this node."""
+    latents = backbone.latent_format
+    return latent_preview.Latent2RGBPreviewer(
+        latents.latent_rgb_factors, getattr(latents, "latent_rgb_factors_bias", None)
+    )
+
+
+def _pace(step: StepReport, first: tuple[int, float] | None, now: float) -> str:
+    """Steps a second since the first step, which loading delays, and what that leaves to wait."""
+    if first is None:
+        return ""
+    rate = (step.step - first[0]) / max(now - first[1], 1e-6)
+    pace = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s a step"
+    return f" · {pace} · {(step.steps - step.step) / rate:.0f} s left"

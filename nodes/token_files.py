@@ -70,6 +70,14 @@ class CrossInitSave(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
+        """A name that cannot be is refused when the graph is queued, not after half a minute of learning."""
+        try:
+            return name is None or bool(check_token_name(name.strip()))
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
     def execute(
         cls,
         token: LearnedToken,
@@ -83,7 +91,7 @@ class CrossInitSave(io.ComfyNode):
         saved = token.renamed(path.stem)
         save_learned_token(saved, path)
         text = f"embedding:{saved.name} person"
-        show_text(cls, f"Saved {path.name}. In a prompt: {text}")
+        show_text(cls, f"Saved {path.name}\nIn a prompt: {text}")
         return io.NodeOutput(text, ui={"prompt_text": [text], "file": [path.name]})
 
 
