@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from .client import Client, Event, PromptError
+from .client import Client, Event, Interrupted, PromptError
 from .graphs import Json, set_widget, to_api
 from .links import prepare_base
 from .server import ComfyServer, ServerError
@@ -40,6 +40,9 @@ def main() -> int:
     except (PromptError, ServerError, OSError, ValueError) as error:
         print(f"\nThe demo stopped: {error}", file=sys.stderr)
         return 1
+    except (KeyboardInterrupt, Interrupted):
+        print("\nCancelled. What was learned is kept: the next demo goes on from there.", file=sys.stderr)
+        return 130
     return 0
 
 

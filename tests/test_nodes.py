@@ -1,0 +1,295 @@
+"""The nodes as the graph sees them: ids and sockets that saved workflows rely on, help on every input, prompts."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from harness import standins
+
+# Saved workflows name these. Adding an optional input is fine; a change here breaks somebody's graph.
+CONTRACT = {
+    "CrossInitCelebrityNames": (["list", "extra_names"], ["CELEBRITY_NAMES", "INT"]),
+    "CrossInitInitialize": (["clip", "names", "vectors", "method"], ["CROSS_INIT"]),
+    "CrossInitInitializeWords": (["clip", "words", "method"], ["CROSS_INIT"]),
+    "CrossInitLearn": (
+        [
+            "model",
+            "clip",
+            "vae",
+            "image",
+            "cross_init",
+            "preset",
+            "seed",
+            "mask",
+            "steps",
+            "learning_rate",
+            "regularization",
+            "weight_decay",
+            "batch_size",
+            "micro_batch_size",
+            "gradient_checkpointing",
+            "precision",
+            "resolution",
+            "flip_probability",
+            "resume",
+        ],
+        ["LEARNED_TOKEN", "LOSS_MAP"],
+    ),
+    "CrossInitApply": (["clip", "token", "name"], ["CLIP"]),
+    "CrossInitEncodePrompt": (["clip", "text", "tokens"], ["CONDITIONING"]),
+    "CrossInitSave": (["token", "name", "if_exists", "format"], ["STRING"]),
+    "CrossInitLoad": (["file"], ["LEARNED_TOKEN"]),
+}
+
+
+@pytest.fixture(scope="module")
+def nodes(pack: ModuleType) -> dict[str, Any]:
+    """The pack's node classes by id, as ComfyUI's loader gets them."""
+    extension = asyncio.run(pack.comfy_entrypoint())
+    classes = asyncio.run(extension.get_node_list())
+    return {node.GET_SCHEMA().node_id: node for node in classes}
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(reference: Path, pack: ModuleType) -> Any:
+    with torch.inference_mode():
+        return standins.build_tiny_comfy(reference / "tiny-eps")[1]
+
+
+def person(pack: ModuleType, name: str, seed: int = 0, vectors: int = 2, width: int = 32) -> Any:
+    values = torch.randn(vectors, width, generator=torch.Generator().manual_seed(seed))
+    return pack.crossinit_core.LearnedToken(values, name, "sd2")
+
+
+def conditioning(clip: Any, text: str) -> torch.Tensor:
+    with torch.inference_mode():
+        return clip.encode_from_tokens(clip.tokenize(text)).clone()
+
+
+@pytest.mark.parametrize("node_id", CONTRACT)
+def test_saved_workflows_find_the_same_sockets(nodes: dict[str, Any], node_id: str) -> None:
+    schema = nodes[node_id].define_schema()
+    inputs, outputs = CONTRACT[node_id]
+    assert [entry.id for entry in schema.inputs] == inputs
+    assert [entry.io_type for entry in schema.outputs] == outputs
+
+
+def test_no_node_is_without_a_contract(nodes: dict[str, Any]) -> None:
+    assert set(nodes) == set(CONTRACT)
+
+
+@pytest.mark.parametrize("node_id", CONTRACT)
+def test_every_socket_and_widget_explains_itself(nodes: dict[str, Any], node_id: str) -> None:
+    schema = nodes[node_id].define_schema()
+    assert schema.description and schema.category == "CrossInit"
+    for entry in (*schema.inputs, *schema.outputs):
+        template = getattr(entry, "template", None)
+        assert (template.input if template else entry).tooltip, f"{node_id}.{entry.id} has no tooltip"
+
+
+def test_the_page_does_not_draw_a_new_seed_by_itself(nodes: dict[str, Any]) -> None:
+    seed = next(entry for entry in nodes["CrossInitLearn"].define_schema().inputs if entry.id == "seed")
+    assert seed.control_after_generate is False
+
+
+def test_presets_decide_steps_and_learning_rate_unless_custom(pack: ModuleType) -> None:
+    settings = pack.nodes.learn._settings
+    full = settings(preset="full", seed=1, steps=7, learning_rate=0.5)
+    assert (full.steps, full.learning_rate, full.micro_batch_size) == (320, 0.005, None)
+    assert settings(preset="fast", seed=1).steps == 25
+    custom = settings(preset="custom", seed=1, steps=7, learning_rate=0.5, micro_batch_size=2)
+    assert (custom.steps, custom.learning_rate, custom.micro_batch_size) == (7, 0.5, 2)
+
+
+def test_a_list_where_one_value_belongs_is_refused(pack: ModuleType, nodes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="'seed' got a list of 2"):
+        nodes["CrossInitLearn"].execute(image=[torch.rand(1, 64, 64, 3)], seed=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("a photo of a {} person", "a photo of a embedding:alice person"),
+        ("{} person", "embedding:alice person"),
+        ("a photo of a ({}:1.2) person", "a photo of a (embedding:alice:1.2) person"),
+        ("a photo of a ({} person:0.7), smiling", "a photo of a (embedding:alice person:0.7), smiling"),
+        ("a portrait of {}, smiling", "a portrait of embedding:alice, smiling"),
+        ("a {alice} person", "a embedding:alice person"),
+        ("a {1} person and a {} person", "a embedding:alice person and a embedding:alice person"),
+        ("a word " * 40 + "and a {} person", "a word " * 40 + "and a embedding:alice person"),
+        ("portrait-{}-person", "portrait- embedding:alice -person"),
+    ],
+)
+def test_a_prompt_with_places_is_what_comfyui_reads_as_embedding(
+    pack: ModuleType, nodes: dict[str, Any], tiny_clip: Any, tmp_path: Path, text: str, typed: str
+) -> None:
+    alice = person(pack, "alice")
+    pack.crossinit_core.save_learned_token(alice, tmp_path / "alice.safetensors")
+    with_folder = tiny_clip.clone()
+    with_folder.tokenizer = _with_embeddings(tiny_clip, tmp_path)
+    by_comfyui = conditioning(with_folder, typed)
+    with torch.inference_mode():
+        applied = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, {"alice": alice})
+        prompt, used = pack.nodes.prompts.fill_prompt(text, [alice])
+        encoder = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, used)
+    assert torch.equal(conditioning(applied, typed), by_comfyui)
+    assert torch.equal(conditioning(encoder, prompt), by_comfyui)
+    assert not torch.equal(by_comfyui, conditioning(tiny_clip, typed.replace("embedding:alice", "someone")))
+
+
+def test_a_learned_token_wins_over_a_file_of_the_same_name(pack: ModuleType, tiny_clip: Any, tmp_path: Path) -> None:
+    old, new = person(pack, "alice", seed=1), person(pack, "alice", seed=2)
+    pack.crossinit_core.save_learned_token(old, tmp_path / "alice.safetensors")
+    clip = tiny_clip.clone()
+    clip.tokenizer = _with_embeddings(tiny_clip, tmp_path)
+    applied = pack.nodes.comfy_tokens.clip_with_tokens(clip, {"alice": new})
+    plain = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, {"alice": new})
+    text = "a embedding:alice person"
+    assert torch.equal(conditioning(applied, text), conditioning(plain, text))
+    assert not torch.equal(conditioning(applied, text), conditioning(clip, text))
+
+
+def test_applied_tokens_add_up_and_leave_the_first_clip_alone(pack: ModuleType, tiny_clip: Any) -> None:
+    apply = pack.nodes.comfy_tokens.clip_with_tokens
+    alice, bob = person(pack, "alice", seed=1), person(pack, "bob", seed=2)
+    before = conditioning(tiny_clip, "a embedding:alice person")
+    both = apply(apply(tiny_clip, {"alice": alice}), {"bob": bob})
+    text = "a embedding:alice person and a embedding:bob person"
+    prompt, used = pack.nodes.prompts.fill_prompt("a {} person and a {} person", [alice, bob])
+    assert torch.equal(conditioning(both, text), conditioning(apply(tiny_clip, used), prompt))
+    assert torch.equal(conditioning(tiny_clip, "a embedding:alice person"), before)
+
+
+def test_people_can_be_named_in_any_order(pack: ModuleType) -> None:
+    alice, bob = person(pack, "alice"), person(pack, "bob")
+    prompt, used = pack.nodes.prompts.fill_prompt("{bob} and {alice}, {2}", [alice, bob])
+    assert prompt.split() == ["embedding:crossinit-2", "and", "embedding:crossinit-1", ",", "embedding:crossinit-2"]
+    assert used == {"crossinit-1": alice, "crossinit-2": bob}
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "message"),
+    [
+        ("a photo", ["alice"], "has no {}"),
+        ("a {} and a {} and a {}", ["alice", "bob"], "3 times {}, but 2 tokens"),
+        ("a {} person", ["alice", "bob"], "1 times {}, but 2 tokens"),
+        ("a {carol} person", ["alice", "bob"], "{carol} in the prompt is no connected token"),
+        ("a {3} person", ["alice"], "{3} in the prompt is no connected token"),
+        ("a {alice} person", ["alice", "alice"], "is the name of several tokens"),
+        ("a {} person", [], "No learned token is connected"),
+    ],
+)
+def test_a_prompt_that_cannot_be_filled_says_why(pack: ModuleType, text: str, names: list[str], message: str) -> None:
+    people = [person(pack, name) for name in names]
+    with pytest.raises(ValueError) as caught:
+        pack.nodes.prompts.fill_prompt(text, people)
+    assert message in str(caught.value)
+
+
+def test_other_braces_in_a_prompt_stay(pack: ModuleType) -> None:
+    prompt, _ = pack.nodes.prompts.fill_prompt("a {} person, {red|blue} { } {a b}", [person(pack, "alice")])
+    assert prompt == "a embedding:crossinit-1 person, {red|blue} { } {a b}"
+
+
+def test_a_token_of_another_width_is_refused_with_both_widths(pack: ModuleType, tiny_clip: Any) -> None:
+    with pytest.raises(ValueError, match=r"width 32 .*learned on width 768 \(SD 1.x\)"):
+        pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, {"alice": person(pack, "alice", width=768)})
+
+
+def test_the_bundled_and_the_users_lists_are_offered(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import folder_paths
+
+    (tmp_path / "friends.txt").write_text("Ada Lovelace\nAlan Turing\n", encoding="utf-8")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, pack.nodes.names.FOLDER, ([str(tmp_path)], {".txt"}))
+    node = nodes["CrossInitCelebrityNames"]
+    options = node.define_schema().inputs[0].options
+    assert options[0] == "bundled list" and "friends.txt" in options
+    assert node.execute("friends.txt").result[0].names == ("Ada Lovelace", "Alan Turing")
+    assert node.execute("friends.txt", "Grace Hopper").result[1] == 3
+    assert node.execute("only the extra names", "Grace Hopper\n\n# nobody").result[0].names == ("Grace Hopper",)
+    assert node.execute("bundled list").result[1] >= 600
+    with pytest.raises(ValueError, match="holds no name"):
+        node.execute("only the extra names", "# nobody")
+    before = node.fingerprint_inputs("friends.txt")
+    (tmp_path / "friends.txt").write_text("Ada Lovelace\n", encoding="utf-8")
+    assert node.fingerprint_inputs("friends.txt") != before
+
+
+@pytest.mark.parametrize("name", ["../alice", "my face", "a[b]", "", "embedding:alice", "a/b", "CON"])
+def test_a_name_that_would_leave_the_folder_or_break_a_prompt_is_refused(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    _use_folder(monkeypatch, tmp_path)
+    with pytest.raises(ValueError, match="The token name"):
+        nodes["CrossInitSave"].execute(person(pack, "alice"), name)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_saving_never_overwrites_somebody_else(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_folder(monkeypatch, tmp_path)
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    alice, bob = person(pack, "x", seed=1), person(pack, "x", seed=2)
+
+    def save(token: Any, if_exists: str = "add a number") -> str:
+        return node.execute(token, "face", if_exists).result[0]
+
+    assert save(alice) == "embedding:face person"
+    assert save(bob) == "embedding:face-2 person"
+    assert save(alice) == "embedding:face person"
+    assert save(bob) == "embedding:face-2 person"
+    with pytest.raises(ValueError, match="already exists"):
+        save(bob, "stop with an error")
+    load = pack.crossinit_core.load_learned_token
+    assert torch.equal(load(tmp_path / "face.safetensors").vectors, alice.vectors)
+    save(bob, "replace it")
+    assert torch.equal(load(tmp_path / "face.safetensors").vectors, bob.vectors)
+
+
+def test_a_file_that_changed_is_read_again(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_folder(monkeypatch, tmp_path)
+    node = nodes["CrossInitLoad"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    path = tmp_path / "alice.safetensors"
+    pack.crossinit_core.save_learned_token(person(pack, "alice", vectors=1), path)
+    first = node.fingerprint_inputs("alice.safetensors")
+    assert len(node.execute("alice.safetensors").result[0].vectors) == 1
+    pack.crossinit_core.save_learned_token(person(pack, "alice", vectors=3), path)
+    assert node.fingerprint_inputs("alice.safetensors") != first
+    assert len(node.execute("alice.safetensors").result[0].vectors) == 3
+
+
+def _use_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    import folder_paths
+
+    extensions = folder_paths.folder_names_and_paths["embeddings"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "embeddings", ([str(folder)], extensions))
+
+
+def _with_embeddings(clip: Any, folder: Path) -> Any:
+    import copy
+
+    tokenizer = copy.copy(clip.tokenizer)
+    tokenizer.clip_h = copy.copy(clip.tokenizer.clip_h)
+    tokenizer.clip_h.embedding_directory = [str(folder)]
+    return tokenizer
+
+
+@pytest.fixture(autouse=True)
+def text_without_a_page(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes send text to the page; here there is none."""
+    import server
+
+    monkeypatch.setattr(
+        server.PromptServer, "instance", SimpleNamespace(send_progress_text=lambda *_: None), raising=False
+    )
