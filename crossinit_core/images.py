@@ -30,8 +30,10 @@ def load_photo(path: str | Path) -> Tensor:
     try:
         with Image.open(path) as opened:
             photo = ImageOps.exif_transpose(opened)
+            if photo.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
+                return as_rgb(torch.from_numpy(np.array(photo).astype(np.float32) / 65535)[None, ..., None])
             photo = photo.convert("RGBA" if photo.has_transparency_data else "RGB")
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"'{path.name}' is not a picture that can be read ({error}). Use a JPEG, PNG or WebP file."
         ) from error

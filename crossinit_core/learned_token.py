@@ -15,7 +15,11 @@ from .backbone import BASE_NAMES, WIDTH_TO_BASE
 MOST_VECTORS_IN_A_FILE = 75
 """What fits between BOS and EOS; other tools write more vectors than this pack learns."""
 
-_FORBIDDEN = re.compile(r"[\s,:;()<>\[\]{}\\/|?*\"'\x00-\x1f]")
+LONGEST_NAME = 100
+LONGEST_NAME_IN_BYTES = 200
+"""File systems allow 255 bytes, of which a suffix and the mark of a temporary file take some."""
+
+_FORBIDDEN = re.compile(r"[\s,:;()<>\[\]{}\\/|?*\"'\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
@@ -32,10 +36,12 @@ def check_token_name(name: str) -> str:
         problem = f"holds {what}, which ends a name inside a prompt or a path"
     elif name.startswith(".") or name.endswith("."):
         problem = "starts or ends with a dot"
-    elif name.split(".")[0].lower() in _WINDOWS_DEVICES:
+    elif _is_windows_device(name):
         problem = "is the name of a device on Windows"
-    elif len(name) > 100:
-        problem = f"is {len(name)} characters long (at most 100)"
+    elif len(name) > LONGEST_NAME:
+        problem = f"is {len(name)} characters long (at most {LONGEST_NAME})"
+    elif len(name.encode()) > LONGEST_NAME_IN_BYTES:
+        problem = f"takes {len(name.encode())} bytes as a file name (at most {LONGEST_NAME_IN_BYTES})"
     if problem:
         raise ValueError(
             f"The token name '{name}' {problem}. Use letters, digits, '-' and '_', "
@@ -46,8 +52,14 @@ def check_token_name(name: str) -> str:
 
 def suggest_token_name(text: str) -> str:
     """The nearest usable name to any text: `../My Face (1)` gives `My-Face-1`."""
-    name = re.sub(r"-{2,}", "-", _FORBIDDEN.sub("-", text)).strip("-.")[:100]
-    return f"{name or 'my'}-face" if not name or name.split(".")[0].lower() in _WINDOWS_DEVICES else name
+    name = re.sub(r"-{2,}", "-", _FORBIDDEN.sub("-", text)).strip("-.") or "my-face"
+    if _is_windows_device(name):
+        name = f"my-{name}"
+    return name[:LONGEST_NAME].encode()[:LONGEST_NAME_IN_BYTES].decode(errors="ignore").rstrip("-.")
+
+
+def _is_windows_device(name: str) -> bool:
+    return name.split(".")[0].lower() in _WINDOWS_DEVICES
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,6 +116,20 @@ def parse_prompts(text: str, source: str = "text") -> tuple[str, ...]:
 
 
 def load_prompts(path: str | Path) -> tuple[str, ...]:
-    """Prompts from a UTF-8 text file in the published format, one a line."""
+    """Prompts from a UTF-8 text file in the published format, one a line.
+
+    Raises FileNotFoundError where there is no such file, and ValueError where it is no UTF-8 text or holds no prompt.
+    """
     path = Path(path)
-    return parse_prompts(path.read_text(encoding="utf-8-sig"), path.name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no prompt file at '{path}'. Choose a text file with one prompt on each line."
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"The prompt file '{path.name}' is not UTF-8 text ({error}). Save it as UTF-8 "
+            "(in Notepad: Save as, Encoding, UTF-8)."
+        ) from error
+    return parse_prompts(text, path.name)

@@ -13,7 +13,6 @@ import json
 import pickle
 import re
 import uuid
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ def save_learned_token(token: LearnedToken, path: str | Path) -> Path:
             "string_to_token": {"*": 265},
             "string_to_param": {"*": token.vectors},
             "name": token.name,
-            "step": int(token.metadata.get("crossinit.steps", "0")),
+            "step": int(steps) if (steps := token.metadata.get("crossinit.steps", "")).isdecimal() else 0,
             "sd_checkpoint": None,
             "sd_checkpoint_name": token.metadata.get("crossinit.checkpoint") or None,
             "crossinit": json.dumps(dict(token.metadata)),
@@ -115,13 +114,17 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise ValueError(
+                f"'{path.name}' holds more than tensors: opening it could run foreign code, so it was not opened. "
+                "Ask for it in the safetensors format."
+            ) from error
+        # torch's own text on unpickling advises to trust the file.
+        reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0]
         raise ValueError(
-            f"'{path.name}' holds more than tensors: opening it could run foreign code, so it was not opened. "
-            "Ask for it in the safetensors format."
+            f"'{path.name}' is damaged or no token file ({reason or type(error).__name__}). Copy or download it again."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"'{path.name}' is damaged or no token file ({error}). Copy or download it again.") from error
 
 
 def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, str]]:
@@ -134,8 +137,7 @@ def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, 
         parameters = content["string_to_param"]
         found = [value for value in getattr(parameters, "values", list)() if isinstance(value, Tensor)]
         name = content.get("name")
-        stored = content.get("crossinit")
-        metadata = {str(k): str(v) for k, v in json.loads(stored).items()} if isinstance(stored, str) else {}
+        metadata = _stored_metadata(content.get("crossinit"))
         if len(found) != 1:
             raise ValueError(f"'{file}': 'string_to_param' holds {len(found)} tensors, but one was expected.")
         return _rows(found, file), name if isinstance(name, str) else None, metadata
@@ -158,9 +160,22 @@ def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, 
     )
 
 
+def _stored_metadata(stored: object) -> dict[str, str]:
+    """What `save_learned_token` put into a `.pt` file; nothing where another tool wrote something else there."""
+    try:
+        content = json.loads(stored) if isinstance(stored, str) else {}
+    except json.JSONDecodeError:
+        content = {}
+    return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}
+
+
 def _rows(tensors: list[Tensor], file: str) -> Tensor:
     """One (K, d) tensor from (d,) or (k, d) tensors of the same width."""
-    rows = [tensor.detach().float().reshape(-1, tensor.shape[-1]) for tensor in tensors if tensor.ndim in (1, 2)]
+    rows = [
+        tensor.detach().float().reshape(-1, tensor.shape[-1])
+        for tensor in tensors
+        if tensor.ndim in (1, 2) and tensor.numel()
+    ]
     if len(rows) != len(tensors) or len({row.shape[-1] for row in rows}) != 1:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ValueError(

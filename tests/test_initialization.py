@@ -1,0 +1,143 @@
+"""Where a learned token starts: from names, and from words."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from crossinit_core import (
+    celebrity_mean,
+    cross_initialize,
+    cross_initialize_words,
+    load_celebrity_names,
+    lookup_words,
+)
+from crossinit_core.diffusers_backbone import DiffusersBackbone
+
+NAMES = ["Cher", "Angelina Jolie", "Arnold Schwarzenegger", "Björk Guðmundsdóttir"]
+
+
+@pytest.fixture(scope="module")
+def backbone(reference: Path) -> DiffusersBackbone:
+    return DiffusersBackbone.from_pretrained(reference / "tiny-eps")
+
+
+def _rows(backbone: DiffusersBackbone, text: str) -> torch.Tensor:
+    return backbone.embed(torch.tensor(backbone.tokenize(text)))
+
+
+def test_the_text_encoder_gives_what_the_unet_is_used_to(backbone: DiffusersBackbone) -> None:
+    ids = backbone.tokenizer("a photo of a person", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = backbone.text_encoder(ids).last_hidden_state
+    torch.testing.assert_close(backbone.encode(backbone.embed(ids)), expected, atol=1e-5, rtol=0)
+
+
+def test_the_mean_is_over_each_place_of_the_names(backbone: DiffusersBackbone) -> None:
+    rows = [_rows(backbone, name) for name in NAMES]
+    mean = celebrity_mean(backbone, NAMES, 3)
+    assert len(rows[0]) == 1, "a name of one token must be left out of the later places"
+    for place in range(3):
+        expected = torch.stack([row[place] for row in rows if len(row) > place]).mean(dim=0)
+        torch.testing.assert_close(mean[place], expected)
+
+
+def test_a_name_that_occurs_twice_counts_twice(backbone: DiffusersBackbone) -> None:
+    cher, madonna = _rows(backbone, "Cher"), _rows(backbone, "Madonna")
+    mean = celebrity_mean(backbone, ["Cher", "Madonna", "Cher"], 1)
+    torch.testing.assert_close(mean, (2 * cher + madonna) / 3)
+    assert not torch.equal(
+        cross_initialize(backbone, ["Cher", "Madonna", "Cher"], 1), cross_initialize(backbone, ["Cher", "Madonna"], 1)
+    )
+
+
+def test_the_start_is_the_text_encoders_output(backbone: DiffusersBackbone) -> None:
+    """For a single name, T(BOS name EOS ...) without BOS: what the encoder makes of the name itself."""
+    ids = backbone.tokenizer("Angelina Jolie", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = backbone.text_encoder(ids).last_hidden_state[0, 1:3]
+    v0 = cross_initialize(backbone, ["Angelina Jolie"], 2)
+    assert v0.shape == (2, 32)
+    assert v0.dtype == torch.float32
+    torch.testing.assert_close(v0, expected, atol=1e-5, rtol=0)
+
+
+def test_every_number_of_vectors_that_the_names_allow(backbone: DiffusersBackbone, reference: Path) -> None:
+    names = load_celebrity_names(reference / "celebrity-names.txt").names
+    longest = max(names, key=lambda name: len(backbone.tokenize(name)))
+    most = min(8, len(backbone.tokenize(longest)))
+    starts = [cross_initialize(backbone, names, count) for count in range(1, most + 1)]
+    assert [len(v0) for v0 in starts] == list(range(1, most + 1))
+    # Attention is causal, so more vectors leave the first ones as they were.
+    torch.testing.assert_close(starts[-1][:2], starts[1], atol=1e-6, rtol=0)
+    if most < 8:
+        with pytest.raises(ValueError, match=rf"{most + 1} vectors were asked for, but the longest name, '"):
+            cross_initialize(backbone, names, most + 1)
+
+
+def test_more_vectors_than_any_name_has_tokens(backbone: DiffusersBackbone) -> None:
+    with pytest.raises(
+        ValueError, match=r"3 vectors were asked for, but the longest name, 'Angelina Jolie', has 2 tok"
+    ):
+        cross_initialize(backbone, ["Cher", "Angelina Jolie"], 3)
+
+
+@pytest.mark.parametrize("vectors", [0, -1, 9])
+def test_a_number_of_vectors_out_of_range(backbone: DiffusersBackbone, vectors: int) -> None:
+    with pytest.raises(ValueError, match=rf"vectors is {vectors}, but must be from 1 to 8"):
+        cross_initialize(backbone, NAMES, vectors)
+
+
+@pytest.mark.parametrize("names", [[], (), ""])
+def test_an_empty_list_of_names(backbone: DiffusersBackbone, names: list[str]) -> None:
+    with pytest.raises(ValueError, match="no name to start from"):
+        cross_initialize(backbone, names, 2)
+
+
+def test_a_single_string_is_not_taken_for_a_list_of_letters(backbone: DiffusersBackbone) -> None:
+    with pytest.raises(ValueError, match="Give a list"):
+        cross_initialize(backbone, "Angelina Jolie", 2)
+
+
+def test_what_a_name_holds_beyond_the_encoders_length_does_not_matter(backbone: DiffusersBackbone) -> None:
+    long = " ".join(["photo"] * 75)
+    torch.testing.assert_close(
+        cross_initialize(backbone, [long + " of Cher and many more"], 8), cross_initialize(backbone, [long], 8)
+    )
+
+
+def test_the_padding_of_sd1_gives_the_same_start(backbone: DiffusersBackbone) -> None:
+    sd1 = copy.copy(backbone)
+    sd1.pad = sd1.eos
+    assert sd1.pad != backbone.pad
+    torch.testing.assert_close(cross_initialize(sd1, NAMES, 2), cross_initialize(backbone, NAMES, 2), atol=1e-6, rtol=0)
+
+
+def test_words_give_one_vector_for_each_token(backbone: DiffusersBackbone) -> None:
+    words = "a human face"
+    v0 = cross_initialize_words(backbone, words)
+    assert len(v0) == len(backbone.tokenize(words)) == 3
+    torch.testing.assert_close(v0, cross_initialize(backbone, [words], 3), atol=1e-6, rtol=0)
+    word = "Björk"
+    assert len(cross_initialize_words(backbone, word)) == len(backbone.tokenize(word)) > 1
+
+
+def test_the_plain_start_is_the_words_rows_of_the_table(backbone: DiffusersBackbone) -> None:
+    ids = backbone.tokenizer("human face", add_special_tokens=False).input_ids
+    table = backbone.text_encoder.get_input_embeddings().weight
+    assert torch.equal(lookup_words(backbone, "human face"), table[ids].detach())
+
+
+@pytest.mark.parametrize("start", [cross_initialize_words, lookup_words])
+def test_wrong_words(backbone: DiffusersBackbone, start: Callable[..., torch.Tensor]) -> None:
+    with pytest.raises(ValueError, match="'human face' is 2 tokens long, but 3 vectors were asked for"):
+        start(backbone, "human face", 3)
+    with pytest.raises(ValueError, match=r"is 9 tokens long.*at most 8"):
+        start(backbone, "a b c d e f g h i")
+    for nothing in ("", "   "):
+        with pytest.raises(ValueError, match="no word to start from"):
+            start(backbone, nothing)
