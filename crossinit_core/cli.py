@@ -9,10 +9,8 @@ Nothing is downloaded. Wrong inputs end with one line on stderr and exit code 2.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,8 +29,8 @@ from .celebrity_names import load_celebrity_names
 from .images import load_photo
 from .initialization import cross_initialize, cross_initialize_words
 from .inversion import StepReport, invert
-from .learned_token import LearnedToken, check_token_name, describe_width, suggest_token_name
-from .prompts import load_prompts
+from .learned_token import check_token_name, describe_width, suggest_token_name
+from .prompts import PLACE, fill_places, load_prompts
 from .settings import PRESETS, InversionSettings
 from .token_files import SUFFIXES, load_learned_token, save_learned_token
 
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
 
 PROMPT = "a photo of a {} person"
 RESUME_FOLDER = "crossinit-resume"
-
-_PLACE = re.compile(r"\{([^{}\s|]*)\}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +114,8 @@ def generate(options: argparse.Namespace) -> None:
         raise ValueError("--steps and --count must be at least 1, and --seed from 0 to 2^63 - 1.")
     tokens = [load_learned_token(path) for path in options.tokens]
     prompts = load_prompts(options.prompts) if options.prompts else tuple(options.prompt or [PROMPT])
-    filled = [_fill(prompt, tokens) for prompt in prompts]
+    names = [token.name for token in tokens]
+    filled = [fill_places(prompt, names, lambda index, _: _placeholder(index)) for prompt in prompts]
     device = _device(options.device)
     pipeline = _pipeline(options.model, device, DTYPES[resolve_precision(options.precision, device)])
     for number, token in enumerate(tokens):
@@ -135,7 +132,7 @@ def generate(options: argparse.Namespace) -> None:
                 height=options.resolution,
                 width=options.resolution,
             ).images[0]
-            path = options.out / f"{number:03d}-{suggest_token_name(_PLACE.sub('', prompt))[:80]}-{seed}.png"
+            path = options.out / f"{number:03d}-{suggest_token_name(PLACE.sub('', prompt))[:80]}-{seed}.png"
             picture.save(path)
             print(path)
 
@@ -196,26 +193,6 @@ def _photos(paths: Sequence[Path]) -> list[Tensor]:
     if not photos:
         raise ValueError(f"There is no usable photo in {', '.join(map(str, paths))}. Use JPEG, PNG or WebP files.")
     return photos
-
-
-def _fill(prompt: str, tokens: Sequence[LearnedToken]) -> str:
-    """The prompt with a placeholder at each `{}`, which takes the tokens in order, and at each `{name}` of a token.
-
-    Raises ValueError where the places and the tokens do not match.
-    """
-    names, places = [token.name for token in tokens], _PLACE.findall(prompt)
-    if not places:
-        raise ValueError(f"The prompt '{prompt}' has no {{}} for the person. Write it where the person goes: {PROMPT}")
-    for place in places:
-        if place and names.count(place) != 1:
-            raise ValueError(f"{{{place}}} in the prompt '{prompt}' names none or several of: {', '.join(names)}.")
-    if len(names) > 1 and places.count("") not in (0, len(names)):
-        raise ValueError(
-            f"The prompt '{prompt}' has {places.count('')} times {{}}, but there are {len(names)} tokens. Write {{}} once "
-            f"for each of them, in order, or their names: {{{names[0]}}}"
-        )
-    following = itertools.cycle(range(len(names)))
-    return _PLACE.sub(lambda place: _placeholder(names.index(place[1]) if place[1] else next(following)), prompt)
 
 
 def _placeholder(number: int) -> str:

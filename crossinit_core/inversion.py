@@ -96,7 +96,7 @@ def invert(
         start = _checked_start(v0, backbone.width)
         draws: Iterator[TrainingBatch]
         if images is None:
-            draws, data = iter(batches or ()), b"batches"
+            draws, data = _draws_from_batches(batches or (), backbone.vocabulary_size + len(start))
         else:
             draws, data = _draws_from_photos(backbone, len(start), settings, images, masks)
         with backbone.training(
@@ -104,22 +104,20 @@ def invert(
         ) as model:
             fingerprint = _fingerprint(backbone, model, settings, start, data)
             folder = None if resume_folder is None else Path(resume_folder)
-            resumed = None if folder is None else load_state(folder, fingerprint, start.shape)
-            if resumed and resumed.step > settings.steps:
-                resumed = None
+            resumed = None if folder is None else load_state(folder, fingerprint, settings.steps, start.shape)
             run = _Run(backbone, model, start, settings, draws, resumed, determinism)
             saved = run.state.step
             try:
                 while run.state.step < settings.steps:
                     report = run.step()
                     if folder and (report.step % settings.resume_every == 0 or report.step == settings.steps):
-                        save_state(run.state, folder, fingerprint)
+                        save_state(run.state, folder, fingerprint, settings.steps)
                         saved = report.step
                     if on_step:
                         on_step(report)
             except BaseException:
                 if folder and run.state.step > saved:
-                    path = save_state(run.state, folder, fingerprint)
+                    path = save_state(run.state, folder, fingerprint, settings.steps)
                     log.info("Stopped after step %d; the next run continues from %s", run.state.step, path)
                 raise
             state = run.state
@@ -157,7 +155,14 @@ class _Run:
         )
         self._micro_batch = min(settings.micro_batch_size or settings.batch_size, settings.batch_size)
         self._scale = LossScale(enabled=model.dtype == torch.float16)
-        self.state = RunState(0, self._v.detach().clone(), {}, self._draws_state(), settings=asdict(settings))
+        self.state = RunState(
+            0,
+            self._v.detach().clone(),
+            {},
+            self._draws_state(),
+            loss_scale=self._scale.value,
+            settings=asdict(settings),
+        )
         if resumed:
             self._restore(resumed)
 
@@ -185,6 +190,7 @@ class _Run:
             vectors=self._v.detach().clone(),
             optimizer={key: adam[key].clone() for key in ("exp_avg", "exp_avg_sq")},
             draws=self._draws_state(),
+            loss_scale=self._scale.value,
             losses=(*self.state.losses, float(loss)),
             distances=(*self.state.distances, float(distance)),
         )
@@ -265,6 +271,7 @@ class _Run:
             self._draws.load_state(state.draws)
         else:
             next(itertools.islice(self._draws, state.step - 1, state.step), None)
+        self._scale.value = state.loss_scale
         self.state = replace(state, vectors=self._v.detach().clone(), settings=self.state.settings)
         log.info("Continuing after step %d of %d.", state.step, self._settings.steps)
 
@@ -282,6 +289,26 @@ def _checked_start(v0: Tensor, width: int) -> Tensor:
     if not torch.isfinite(start).all():
         raise ValueError("The initialization holds values that are not numbers (NaN or infinite).")
     return start
+
+
+def _draws_from_batches(batches: Iterable[TrainingBatch], ids: int) -> tuple[Iterator[TrainingBatch], bytes]:
+    """The batches, checked as they come, and a digest that tells one series of draws from another."""
+    draws = iter(batches)
+    first = list(itertools.islice(draws, 1))
+    digest = hashlib.sha256()
+    for batch in first:
+        for part in (batch.latents, batch.noise, batch.timesteps, batch.prompt_token_ids):
+            digest.update(part.cpu().numpy().tobytes())
+    return (_checked_batch(batch, ids) for batch in itertools.chain(first, draws)), digest.digest()
+
+
+def _checked_batch(batch: TrainingBatch, ids: int) -> TrainingBatch:
+    if len(batch) and not 0 <= int(batch.prompt_token_ids.min()) <= int(batch.prompt_token_ids.max()) < ids:
+        raise ValueError(
+            f"A batch has prompt token ids from {int(batch.prompt_token_ids.min())} to {int(batch.prompt_token_ids.max())}, "
+            f"but they must be from 0 to {ids - 1}: the vocabulary, then one for each learned vector."
+        )
+    return batch
 
 
 def _draws_from_photos(

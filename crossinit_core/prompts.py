@@ -7,6 +7,8 @@ times as likely as one that does.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -51,6 +53,9 @@ SUBJECT = "face of {} person"
 """What fills a training template; its `{}` is where the learned vectors go."""
 
 MAX_VECTORS = 8
+
+PLACE = re.compile(r"\{([^{}\s|]*)\}")
+"""`{}`, `{1}` or `{name}` in a prompt for pictures; other braces are left alone."""
 
 
 def training_prompts(templates: Sequence[str] = TEMPLATES, subject: str = SUBJECT) -> tuple[str, ...]:
@@ -101,6 +106,39 @@ def token_ids_with_placeholders(
             f"but the text encoder reads {length}. Shorten it."
         )
     return ids + [pad] * (length - len(ids))
+
+
+def fill_places(prompt: str, names: Sequence[str], write: Callable[[int, re.Match[str]], str]) -> str:
+    """A prompt for pictures with its people in place: `write(index, match)` gives the text for person `index`.
+
+    `{}` is the person; with several people each `{}` takes the next one. `{name}` is the person of that name, `{1}` the
+    first. Raises ValueError where places and people do not match.
+    """
+    if not names:
+        raise ValueError("There is no learned token for the prompt. Give at least one.")
+    places = PLACE.findall(prompt)
+    if not places:
+        raise ValueError(
+            f"The prompt '{prompt}' has no {{}} for the person. Write it where the person goes: a photo of a {{}} person"
+        )
+    if len(names) > 1 and places.count("") not in (0, len(names)):
+        raise ValueError(
+            f"The prompt has {places.count('')} times {{}}, but there are {len(names)} tokens. Write {{}} once for each of "
+            f"them, in order, or use {{1}}, {{2}} and so on, or their names: {', '.join(names)}."
+        )
+    following = itertools.cycle(range(len(names)))
+    return PLACE.sub(lambda match: write(_person(match[1], names) if match[1] else next(following), match), prompt)
+
+
+def _person(wanted: str, names: Sequence[str]) -> int:
+    if names.count(wanted) == 1:
+        return names.index(wanted)
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(names):
+        return int(wanted) - 1
+    reason = "is the name of several tokens" if wanted in names else "is no token that is there"
+    raise ValueError(
+        f"{{{wanted}}} in the prompt {reason}: {', '.join(names)}. Use {{}}, a name, or {{1}} to {{{len(names)}}}."
+    )
 
 
 def parse_prompts(text: str, source: str = "text") -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Resume files: a run that was cancelled, crashed or ran out of memory goes on where it stopped.
 
 A resume file is safetensors (a file from elsewhere cannot run code) and is named by a fingerprint
-of everything that decides the result: settings, start vectors, photos, masks and model weights. The
-number of steps is not part of it: a longer run continues a shorter one.
+of everything that decides the result: settings, start vectors, photos, masks and model weights, and
+by the number of steps. A longer run continues a shorter one, and never the other way round.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ KEEP = 30
 class RunState:
     """A run between two steps: `step` steps are done.
 
-    `optimizer` has AdamW's `exp_avg` and `exp_avg_sq` (K, d); `draws` is what the draws' state() gave.
+    `optimizer` has AdamW's `exp_avg` and `exp_avg_sq` (K, d); `draws` is what the draws' state() gave; `loss_scale` is
+    that of float16.
     """
 
     step: int
@@ -40,16 +41,16 @@ class RunState:
     draws: dict[str, Tensor]
     losses: tuple[float, ...] = ()
     distances: tuple[float, ...] = ()
+    loss_scale: float = 1.0
     settings: dict[str, object] = field(default_factory=dict)
 
 
-def resume_path(folder: Path, fingerprint: str) -> Path:
-    """Where the resume file of a run lies."""
-    return folder / f"{fingerprint[:24]}{SUFFIX}"
+def save_state(state: RunState, folder: Path, fingerprint: str, steps: int) -> Path | None:
+    """Write a resume file in one step, and drop the oldest ones beyond `KEEP`.
 
-
-def save_state(state: RunState, folder: Path, fingerprint: str) -> Path:
-    """Write a resume file in one step, and drop the oldest ones beyond `KEEP`."""
+    `steps` is what the run is to reach. Returns the path, or None after a warning where the folder cannot be written:
+    a full disk must not end a run.
+    """
     tensors = {"vectors": state.vectors}
     tensors |= {f"optimizer.{key}": value for key, value in state.optimizer.items()}
     tensors |= {f"draws.{key}": value for key, value in state.draws.items()}
@@ -60,21 +61,33 @@ def save_state(state: RunState, folder: Path, fingerprint: str) -> Path:
         "step": str(state.step),
         "losses": json.dumps(state.losses),
         "distances": json.dumps(state.distances),
+        "loss_scale": repr(state.loss_scale),
         "settings": json.dumps(state.settings),
     }
-    path = resume_path(folder, fingerprint)
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-    newest_first = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for old in newest_first[KEEP:]:
-        old.unlink(missing_ok=True)
+    path = folder / f"{_stem(fingerprint)}{steps}{SUFFIX}"
+    try:
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        newest_first = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in newest_first[KEEP:]:
+            old.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        log.warning("The resume file %s could not be written (%s); a cancelled run would start anew.", path, error)
+        return None
     return path
 
 
-def load_state(folder: Path, fingerprint: str, shape: torch.Size) -> RunState | None:
-    """The state of this very run, or None where there is none that fits."""
-    path = resume_path(folder, fingerprint)
-    if not path.is_file():
-        return None
+def load_state(folder: Path, fingerprint: str, steps: int, shape: torch.Size) -> RunState | None:
+    """The state of this very run that is farthest on, but not beyond `steps`; None where there is none."""
+    found = [_read(path, fingerprint, shape) for path in folder.glob(f"{_stem(fingerprint)}*{SUFFIX}")]
+    fitting = [state for state in found if state and state.step <= steps]
+    return max(fitting, key=lambda state: state.step, default=None)
+
+
+def _stem(fingerprint: str) -> str:
+    return f"{fingerprint[:24]}-"
+
+
+def _read(path: Path, fingerprint: str, shape: torch.Size) -> RunState | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -90,10 +103,11 @@ def load_state(folder: Path, fingerprint: str, shape: torch.Size) -> RunState | 
             draws=_under("draws.", tensors),
             losses=tuple(json.loads(metadata["losses"])),
             distances=tuple(json.loads(metadata["distances"])),
+            loss_scale=float(metadata["loss_scale"]),
             settings=json.loads(metadata["settings"]),
         )
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        log.warning("The resume file %s cannot be used (%s); learning starts from the beginning.", path, error)
+        log.warning("The resume file %s cannot be used (%s).", path, error)
         return None
 
 

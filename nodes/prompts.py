@@ -9,10 +9,9 @@ from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken
 from ..crossinit_core.learned_token import check_token_name
+from ..crossinit_core.prompts import fill_places
 from .comfy_tokens import clip_with_tokens
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
-
-_PLACE = re.compile(r"\{([^{}\s|]*)\}")
 
 
 class CrossInitApply(io.ComfyNode):
@@ -102,22 +101,11 @@ class CrossInitEncodePrompt(io.ComfyNode):
 def fill_prompt(text: str, people: list[LearnedToken]) -> tuple[str, dict[str, LearnedToken]]:
     """`{}`, `{1}` and `{name}` in a prompt -> ComfyUI's `embedding:ALIAS`, and the tokens by alias.
 
-    Raises ValueError where a place has no token, or where several tokens are there and the `{}` do not match them.
+    Raises ValueError as `fill_places` does.
     """
-    if not people:
-        raise ValueError("No learned token is connected. Connect one from Learn Face or Load Learned Token.")
-    open_places = sum(1 for match in _PLACE.finditer(text) if not match.group(1))
-    if len(people) > 1 and open_places not in (0, len(people)):
-        raise ValueError(
-            f"The prompt has {open_places} times {{}}, but {len(people)} tokens are connected. Write {{}} once for each of "
-            "them, in order, or use {1}, {2} and so on."
-        )
     used: dict[str, LearnedToken] = {}
-    following = iter(range(open_places))
 
-    def place(match: re.Match[str]) -> str:
-        wanted = match.group(1)
-        index = next(following) % len(people) if not wanted else _index_of(wanted, people)
+    def write(index: int, match: re.Match[str]) -> str:
         alias = f"crossinit-{index + 1}"
         used[alias] = people[index]
         # ComfyUI finds embedding: at the start of a piece or after a space, and ends its name at a space.
@@ -127,21 +115,4 @@ def fill_prompt(text: str, people: list[LearnedToken]) -> tuple[str, dict[str, L
         after = "" if match.end() == len(text) or text[match.end()].isspace() or text[match.end()] in ":)" else " "
         return f"{before}embedding:{alias}{after}"
 
-    prompt = _PLACE.sub(place, text)
-    if not used:
-        raise ValueError(
-            f"The prompt '{text}' has no {{}} for the person. Write it where the person goes: a photo of a {{}} person"
-        )
-    return prompt, used
-
-
-def _index_of(wanted: str, people: list[LearnedToken]) -> int:
-    if wanted.isdecimal() and 1 <= int(wanted) <= len(people):
-        return int(wanted) - 1
-    names = [person.name for person in people]
-    if names.count(wanted) == 1:
-        return names.index(wanted)
-    reason = "is the name of several tokens" if wanted in names else "is no connected token"
-    raise ValueError(
-        f"{{{wanted}}} in the prompt {reason}. Connected: {', '.join(names)}. Use {{}}, a name, or {{1}} to {{{len(people)}}}."
-    )
+    return fill_places(text, [person.name for person in people], write), used

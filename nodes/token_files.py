@@ -91,7 +91,7 @@ class CrossInitSave(io.ComfyNode):
         saved = token.renamed(path.stem)
         save_learned_token(saved, path)
         text = f"embedding:{saved.name} person"
-        show_text(cls, f"Saved {path.name}\nIn a prompt: {text}")
+        show_text(cls, f"Saved {path.name}.\nIn a prompt: {text}")
         return io.NodeOutput(text, ui={"prompt_text": [text], "file": [path.name]})
 
 

@@ -242,7 +242,6 @@ def _to_float8(unet: Any) -> None:
 
 
 def _sampling(kind: str) -> Any:
-    import comfy.model_sampling
     import comfy_extras.nodes_model_advanced as advanced
 
     class Sampling(advanced.ModelSamplingDiscreteDistilled, getattr(advanced, kind)):  # type: ignore[misc]

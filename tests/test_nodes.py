@@ -177,12 +177,12 @@ def test_people_can_be_named_in_any_order(pack: ModuleType) -> None:
     ("text", "names", "message"),
     [
         ("a photo", ["alice"], "has no {}"),
-        ("a {} and a {} and a {}", ["alice", "bob"], "3 times {}, but 2 tokens"),
-        ("a {} person", ["alice", "bob"], "1 times {}, but 2 tokens"),
-        ("a {carol} person", ["alice", "bob"], "{carol} in the prompt is no connected token"),
-        ("a {3} person", ["alice"], "{3} in the prompt is no connected token"),
+        ("a {} and a {} and a {}", ["alice", "bob"], "3 times {}, but there are 2 tokens"),
+        ("a {} person", ["alice", "bob"], "1 times {}, but there are 2 tokens"),
+        ("a {carol} person", ["alice", "bob"], "{carol} in the prompt is no token"),
+        ("a {3} person", ["alice"], "{3} in the prompt is no token"),
         ("a {alice} person", ["alice", "alice"], "is the name of several tokens"),
-        ("a {} person", [], "No learned token is connected"),
+        ("a {} person", [], "There is no learned token"),
     ],
 )
 def test_a_prompt_that_cannot_be_filled_says_why(pack: ModuleType, text: str, names: list[str], message: str) -> None:

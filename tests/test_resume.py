@@ -84,6 +84,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _step_in(folder: Path) -> int | None:
+    """The step of the only resume file."""
     files = _files(folder)
     if not files:
         return None
@@ -209,6 +210,8 @@ def test_a_shorter_run_starts_anew(backbone: DiffusersBackbone, v0: torch.Tensor
     result = invert(backbone, v0, shorter, images=PHOTO, resume_folder=tmp_path)
     assert result.resumed_from == 0
     assert _same(result, invert(backbone, v0, shorter, images=PHOTO))
+    # The longer run's result is still there.
+    assert invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path).resumed_from == SETTINGS.steps
 
 
 def test_a_finished_run_returns_at_once(
@@ -334,7 +337,25 @@ def test_a_damaged_resume_file_is_replaced_with_a_warning(
     assert path.name in caplog.text
     assert result.resumed_from == 0
     assert _same(result, uninterrupted)
+    path.unlink()
     assert _step_in(tmp_path) == 5
+
+
+def test_a_folder_that_cannot_be_written_does_not_end_the_run(
+    backbone: DiffusersBackbone,
+    v0: torch.Tensor,
+    uninterrupted: InversionResult,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    taken = tmp_path / "resume"
+    taken.write_text("a file where the folder should be", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        result = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=taken)
+    assert _same(result, uninterrupted)
+    assert "could not be written" in caplog.text
+    with pytest.raises(Cancel):
+        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=taken, on_step=_stop_after(3))
 
 
 def test_ready_made_batches_are_resumed_too(
@@ -356,6 +377,15 @@ def test_ready_made_batches_are_resumed_too(
     result = invert(backbone, v0, SETTINGS, batches=iter(batches), resume_folder=tmp_path)
     assert result.resumed_from == 3
     assert _same(result, invert(backbone, v0, SETTINGS, batches=batches))
+    others = list(reversed(batches))
+    assert invert(backbone, v0, SETTINGS, batches=others, resume_folder=tmp_path).resumed_from == 0
+
+
+def test_batches_with_ids_beyond_the_learned_vectors_are_refused(backbone: DiffusersBackbone, v0: torch.Tensor) -> None:
+    latents = torch.zeros(1, 4, 8, 8)
+    batch = TrainingBatch(latents, latents, torch.zeros(1, dtype=torch.long), torch.full((1, 77), 49410))
+    with pytest.raises(ValueError, match="from 0 to 49409"):
+        invert(backbone, v0, SETTINGS, batches=[batch])
 
 
 def test_resume_files_do_not_pile_up(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
