@@ -20,11 +20,10 @@ from torch import Tensor
 
 from . import objective
 from .backbone import Backbone, FrozenModel
-from .draws import PhotoDraws, TrainingBatch
-from .images import latent_masks, training_images
+from .draws import PhotoDraws, TrainingBatch, draws_from_batches, draws_from_photos
 from .learned_token import LearnedToken, check_token_name
 from .numerics import Determinism, LossScale, gradients_enabled, is_out_of_memory, release_memory
-from .prompts import MAX_VECTORS, token_ids_with_placeholders, training_prompts
+from .prompts import MAX_VECTORS
 from .provenance import VERSION, provenance
 from .resume import RunState, load_state, save_state
 from .settings import InversionSettings
@@ -96,9 +95,9 @@ def invert(
         start = _checked_start(v0, backbone.width)
         draws: Iterator[TrainingBatch]
         if images is None:
-            draws, data = _draws_from_batches(batches or (), backbone.vocabulary_size + len(start))
+            draws, data = draws_from_batches(batches or (), backbone.vocabulary_size + len(start))
         else:
-            draws, data = _draws_from_photos(backbone, len(start), settings, images, masks)
+            draws, data = draws_from_photos(backbone, len(start), settings, images, masks)
         with backbone.training(
             precision=settings.precision, gradient_checkpointing=settings.gradient_checkpointing
         ) as model:
@@ -289,69 +288,6 @@ def _checked_start(v0: Tensor, width: int) -> Tensor:
     if not torch.isfinite(start).all():
         raise ValueError("The initialization holds values that are not numbers (NaN or infinite).")
     return start
-
-
-def _draws_from_batches(batches: Iterable[TrainingBatch], ids: int) -> tuple[Iterator[TrainingBatch], bytes]:
-    """The batches, checked as they come, and a digest that tells one series of draws from another."""
-    draws = iter(batches)
-    first = list(itertools.islice(draws, 1))
-    digest = hashlib.sha256()
-    for batch in first:
-        for part in (batch.latents, batch.noise, batch.timesteps, batch.prompt_token_ids):
-            digest.update(part.cpu().numpy().tobytes())
-    return (_checked_batch(batch, ids) for batch in itertools.chain(first, draws)), digest.digest()
-
-
-def _checked_batch(batch: TrainingBatch, ids: int) -> TrainingBatch:
-    if len(batch) and not 0 <= int(batch.prompt_token_ids.min()) <= int(batch.prompt_token_ids.max()) < ids:
-        raise ValueError(
-            f"A batch has prompt token ids from {int(batch.prompt_token_ids.min())} to {int(batch.prompt_token_ids.max())}, "
-            f"but they must be from 0 to {ids - 1}: the vocabulary, then one for each learned vector."
-        )
-    return batch
-
-
-def _draws_from_photos(
-    backbone: Backbone,
-    vectors: int,
-    settings: InversionSettings,
-    images: Tensor | Sequence[Tensor],
-    masks: Tensor | Sequence[Tensor] | None,
-) -> tuple[PhotoDraws, bytes]:
-    """The draws, and a digest of the pixels and masks that they come from."""
-    photos = training_images(images, settings.resolution)
-    weights = None
-    if masks is not None:
-        batches = [images] if isinstance(images, Tensor) else images
-        sizes = [(int(image.shape[0]), int(image.shape[1])) for batch in batches for image in batch]
-        weights = latent_masks(masks, sizes, settings.resolution)
-    prompts = [
-        token_ids_with_placeholders(
-            prompt,
-            vectors,
-            tokenize=backbone.tokenize,
-            bos=backbone.bos,
-            eos=backbone.eos,
-            pad=backbone.pad,
-            vocabulary_size=backbone.vocabulary_size,
-        )
-        for prompt in training_prompts(settings.templates, settings.subject)
-    ]
-    upright, mirrored = backbone.posterior(photos), backbone.posterior(photos.flip(2))
-    digest = hashlib.sha256(photos.numpy().tobytes())
-    digest.update(upright.vae.encode())
-    if weights is not None:
-        digest.update(weights.numpy().tobytes())
-    draws = PhotoDraws(
-        upright,
-        mirrored,
-        torch.tensor(prompts),
-        batch_size=settings.batch_size,
-        flip_probability=settings.flip_probability,
-        seed=settings.seed,
-        masks=weights,
-    )
-    return draws, digest.digest()
 
 
 def _fingerprint(
