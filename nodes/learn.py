@@ -146,7 +146,7 @@ class CrossInitLearn(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Needs much less video memory and about a third more time. The result is the same.",
+                    tooltip="Needs about half the video memory and 60 % more time. The result is the same.",
                 ),
                 io.Combo.Input(
                     "precision",
