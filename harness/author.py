@@ -20,9 +20,14 @@ Link = tuple[str, int]
 """A node's key and the index of its output."""
 
 GROUP_COLORS = {"load": "#3f789e", "learn": "#8A8", "use": "#b58b2a", "look": "#a1309b"}
-NOTE_COLORS = {"color": "#432", "bgcolor": "#653"}
+NOTE_COLORS = {"color": "#222", "bgcolor": "#000"}
 TITLE_HEIGHT = 30
+BADGE_HEIGHT = 20
+"""The page writes a node's pack above its title."""
+GROUP_TITLE_HEIGHT = 36
 GROUP_MARGIN = 20
+VIEW = {"scale": 0.8, "offset": [100, 170]}
+"""Where the page looks when it opens a workflow: the top left corner, clear of the page's bars."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Group:
-    """A frame around nodes and notes, by their keys."""
+    """A frame around nodes and notes, by their keys. Frames that begin at one height end at one height."""
 
     title: str
     keys: Sequence[str]
@@ -89,9 +94,9 @@ def build(nodes: Sequence[Node], notes: Mapping[str, Note], groups: Sequence[Gro
         "last_link_id": len(links),
         "nodes": saved,
         "links": links,
-        "groups": [_saved_group(group, number, boxes) for number, group in enumerate(groups, start=1)],
+        "groups": _saved_groups(groups, boxes),
         "config": {},
-        "extra": {"ds": {"scale": 0.7, "offset": [40, 80]}},
+        "extra": {"ds": VIEW},
         "version": 0.4,
     }
 
@@ -125,7 +130,7 @@ def _saved_node(node: Node, number: int, order: int, info: Json) -> Json:
         {"name": name, "type": type_, "links": []}
         for name, type_ in zip(definition["output_name"], definition["output"], strict=True)
     ]
-    saved = {
+    saved: Json = {
         "id": number,
         "type": node.type,
         "pos": list(node.pos),
@@ -184,38 +189,49 @@ def _saved_note(note: Note, number: int, order: int) -> Json:
     }
 
 
-def _saved_group(group: Group, number: int, boxes: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]) -> Json:
-    chosen = [boxes[key] for key in group.keys]
-    left = min(pos[0] for pos, _ in chosen) - GROUP_MARGIN
-    top = min(pos[1] for pos, _ in chosen) - TITLE_HEIGHT - GROUP_MARGIN - 24
-    right = max(pos[0] + size[0] for pos, size in chosen) + GROUP_MARGIN
-    bottom = max(pos[1] + size[1] for pos, size in chosen) + GROUP_MARGIN
-    return {
-        "id": number,
-        "title": group.title,
-        "bounding": [left, top, right - left, bottom - top],
-        "color": group.color,
-        "font_size": 24,
-        "flags": {},
-    }
+def _saved_groups(groups: Sequence[Group], boxes: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]) -> list[Json]:
+    saved: list[Json] = []
+    for number, group in enumerate(groups, start=1):
+        chosen = [boxes[key] for key in group.keys]
+        left = min(pos[0] for pos, _ in chosen) - GROUP_MARGIN
+        top = min(pos[1] for pos, _ in chosen) - TITLE_HEIGHT - BADGE_HEIGHT - GROUP_TITLE_HEIGHT
+        right = max(pos[0] + size[0] for pos, size in chosen) + GROUP_MARGIN
+        bottom = max(pos[1] + size[1] for pos, size in chosen) + GROUP_MARGIN
+        saved.append(
+            {
+                "id": number,
+                "title": group.title,
+                "bounding": [left, top, right - left, bottom - top],
+                "color": group.color,
+                "font_size": 24,
+                "flags": {},
+            }
+        )
+    for frame in saved:
+        row = [other["bounding"] for other in saved if other["bounding"][1] == frame["bounding"][1]]
+        frame["bounding"][3] = max(bounding[3] for bounding in row)
+    return saved
 
 
 def main() -> None:
     """Write every workflow file anew."""
+    from .client import Client
+    from .links import prepare_base
     from .server import ComfyServer
     from .shipped import WORKFLOWS
 
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI folder to ask for its nodes")
+    parser.add_argument("--base", type=Path, required=True, help="a folder of its own for the server")
     arguments = parser.parse_args()
-    from .client import Client
 
-    folder = Path(__file__).parent.parent / "workflows"
-    with ComfyServer(arguments.comfyui, arguments.base) as server, Client(server.url) as client:
+    root, base = Path(__file__).resolve().parent.parent, arguments.base.resolve()
+    prepare_base(base, root)
+    log = base / "author-server.log"
+    with ComfyServer(arguments.comfyui.resolve(), base, log=log) as server, Client(server.url) as client:
         info = client.object_info()
     for name, (nodes, notes, groups) in WORKFLOWS.items():
-        write_workflow(folder / f"{name}.json", nodes, notes, groups, info)
+        write_workflow(root / "workflows" / f"{name}.json", nodes, notes, groups, info)
         print(f"workflows/{name}.json: {len(nodes)} nodes")
 
 

