@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     prepare_base(arguments.base, PACK)
     standin = arguments.checkpoint is None
     checkpoint = _checkpoint(arguments.checkpoint, arguments.base)
-    photo = _photo(arguments.photo, arguments.base / "input")
+    photo = portrait(arguments.photo, arguments.base / "input")
     shutil.copyfile(photo, out / f"photo{photo.suffix}")
 
     print("Starting ComfyUI ...", flush=True)
@@ -131,7 +131,7 @@ def _checkpoint(given: Path | None, base: Path) -> str:
     return given.name
 
 
-def _photo(given: Path | None, folder: Path) -> Path:
+def portrait(given: Path | None, folder: Path) -> Path:
     """The photo in ComfyUI's input folder. By default the portrait that scikit-image carries (NASA, public domain)."""
     if given is not None:
         if not given.is_file():

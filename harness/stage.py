@@ -16,7 +16,7 @@ import torch
 from crossinit_core import LearnedToken, save_learned_token
 
 from . import standins
-from .demo import _photo
+from .demo import portrait
 from .links import prepare_base
 from .shipped import CHECKPOINT, CONTROLNET, PHOTO, TOKEN_FILE
 
@@ -51,7 +51,7 @@ def set_stage(base: Path, cached: Cached) -> None:
     ):
         target.parent.mkdir(parents=True, exist_ok=True)
         _put(source, target)
-    _photo(None, base / "input").replace(base / "input" / PHOTO)
+    portrait(None, base / "input").replace(base / "input" / PHOTO)
     somebody = torch.randn(2, 1024, generator=torch.Generator().manual_seed(0))
     token = LearnedToken(somebody, Path(TOKEN_FILE).stem, "sd2")
     save_learned_token(token, models / "embeddings" / TOKEN_FILE)
