@@ -76,12 +76,7 @@ def train(options: argparse.Namespace) -> None:
     else:
         names = load_celebrity_names(options.names)
         v0 = cross_initialize(backbone, names.names, 2 if options.vectors is None else options.vectors)
-        facts = {
-            "crossinit.initialization": "cross initialization from names",
-            "crossinit.names": names.source,
-            "crossinit.names_count": str(len(names)),
-            "crossinit.names_sha256": names.sha256,
-        }
+        facts = {"crossinit.initialization": "cross initialization from names", **names.facts}
     resume_folder = options.resume_folder or out.parent / RESUME_FOLDER
     done = 0
     try:

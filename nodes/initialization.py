@@ -70,12 +70,7 @@ class CrossInitInitialize(io.ComfyNode):
         start = cross_initialize if method == CROSS else celebrity_mean
         v0 = start(ComfyBackbone(None, clip), names.names, vectors)
         show_text(cls, f"{vectors} vectors from {len(names)} names, norm {_norms(v0)}")
-        facts = {
-            "crossinit.initialization": f"{method} from names",
-            "crossinit.names": names.source,
-            "crossinit.names_count": str(len(names)),
-            "crossinit.names_sha256": names.sha256,
-        }
+        facts = {"crossinit.initialization": f"{method} from names", **names.facts}
         return io.NodeOutput(CrossInit(v0, facts))
 
 
