@@ -71,9 +71,12 @@ def pack(comfyui: Path) -> ModuleType:
     return module
 
 
-@pytest.fixture(autouse=True)
-def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Threads that wait for each other make tiny models several times slower on a busy machine."""
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tiny models several times slower on a busy machine.
+
+    For the whole session: sums over several threads differ in their last bits from those of one.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

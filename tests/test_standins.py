@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,44 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-# Last, never first: the pack has a folder `nodes`, and so has ComfyUI a module.
-if str(REPOSITORY) not in sys.path:
-    sys.path.append(str(REPOSITORY))
-
-from harness import standins  # noqa: E402
-
-COMFYUI = Path(os.environ.get("COMFYUI_PATH", REPOSITORY / ".host" / "ComfyUI"))
-REFERENCE = Path(os.environ.get("CROSSINIT_REFERENCE", REPOSITORY.parent / "shared" / "reference"))
-
-
-@pytest.fixture(scope="session")
-def comfyui() -> None:
-    """ComfyUI on sys.path, ahead of this repository, in CPU mode."""
-    if not (COMFYUI / "comfy" / "sd.py").is_file():
-        pytest.skip(f"no ComfyUI at {COMFYUI}; set COMFYUI_PATH")
-    sys.path.insert(0, str(COMFYUI))
-    from comfy.cli_args import args
-
-    args.cpu = True
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other make this four times slower on a busy machine, and gain little on an idle one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from harness import standins
 
 
 @pytest.fixture(scope="module")
-def sd2(comfyui: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def sd2(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     yield from _loaded(tmp_path_factory, standins.make_sd2_checkpoint)
 
 
 @pytest.fixture(scope="module")
-def sd1(comfyui: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def sd1(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     yield from _loaded(tmp_path_factory, standins.make_sd1_checkpoint)
 
 
@@ -151,7 +121,7 @@ def test_load_checkpoint_takes_it_for_sd2_and_nothing_is_missing(sd2: SimpleName
     assert not [message for message in sd2.messages if "missing" in message.lower() or "unexpected" in message]
 
 
-def test_load_checkpoint_takes_it_for_v_prediction(comfyui: None, tmp_path: Path) -> None:
+def test_load_checkpoint_takes_it_for_v_prediction(comfyui: Path, tmp_path: Path) -> None:
     import comfy.model_base
     import comfy.sd
 
@@ -260,10 +230,8 @@ def test_what_comfyui_could_not_recognise_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["tiny-eps", "tiny-v"])
-def tiny(request: pytest.FixtureRequest, comfyui: None) -> SimpleNamespace:
-    folder = REFERENCE / request.param
-    if not folder.is_dir():
-        pytest.skip(f"no reference model at {folder}; set CROSSINIT_REFERENCE")
+def tiny(request: pytest.FixtureRequest, comfyui: Path, reference: Path) -> SimpleNamespace:
+    folder = reference / request.param
     model, clip, vae = standins.build_tiny_comfy(folder)
     return SimpleNamespace(folder=folder, model=model, clip=clip, vae=vae)
 
