@@ -70,6 +70,7 @@ def invert(
     batches: Iterable[TrainingBatch] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     resume_folder: str | Path | None = None,
+    resume: bool = True,
     name: str = "learned-face",
     metadata: Mapping[str, str] | None = None,
 ) -> InversionResult:
@@ -78,8 +79,8 @@ def invert(
     images: (N, H, W, C) in 0..1, or a sequence of such batches of different sizes; see `images.as_rgb`.
     masks: (N, H, W) in 0..1 or a sequence of such batches; the loss counts where they are white.
     batches: at least `settings.steps` TrainingBatches instead of images.
-    resume_folder: where resume files lie; a run with the same inputs continues from there. An exception of any
-    kind (a cancel is one) writes the last complete step there before it goes on to the caller.
+    resume_folder: where resume files lie; a run with the same inputs continues from there, unless `resume` is off. An
+    exception of any kind (a cancel is one) writes the last complete step there before it goes on to the caller.
     metadata: strings to add to the token's.
 
     Raises ValueError for a wrong input before any long work, FloatingPointError where the numbers overflow, and
@@ -103,7 +104,7 @@ def invert(
         ) as model:
             fingerprint = _fingerprint(backbone, model, settings, start, data)
             folder = None if resume_folder is None else Path(resume_folder)
-            resumed = None if folder is None else load_state(folder, fingerprint, settings.steps, start.shape)
+            resumed = load_state(folder, fingerprint, settings.steps, start.shape) if folder and resume else None
             run = _Run(backbone, model, start, settings, draws, resumed, determinism)
             saved = run.state.step
             try:

@@ -198,7 +198,7 @@ class CrossInitLearn(io.ComfyNode):
         one = {name: _single(name, values) for name, values in inputs.items()}
         start: CrossInit = one.pop("cross_init")
         backbone = ComfyBackbone(one.pop("model"), one.pop("clip"), one.pop("vae"))
-        resume = one.pop("resume", True)
+        resume: bool = one.pop("resume", True)
         settings = _settings(**one)
         result = invert(
             backbone,
@@ -207,7 +207,8 @@ class CrossInitLearn(io.ComfyNode):
             images=image,
             masks=mask or None,
             on_step=_reporter(cls, backbone, settings.steps),
-            resume_folder=resume_folder() if resume else None,
+            resume_folder=resume_folder(),
+            resume=resume,
             metadata=start.facts,
         )
         done = settings.steps - result.resumed_from

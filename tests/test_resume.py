@@ -341,6 +341,17 @@ def test_a_damaged_resume_file_is_replaced_with_a_warning(
     assert _step_in(tmp_path) == 5
 
 
+def test_a_run_that_shall_start_anew_does_so_and_is_protected_all_the_same(
+    backbone: DiffusersBackbone, v0: torch.Tensor, uninterrupted: InversionResult, tmp_path: Path
+) -> None:
+    with pytest.raises(Cancel):
+        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=_stop_after(3))
+    with pytest.raises(Cancel):
+        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, resume=False, on_step=_stop_after(2))
+    assert _step_in(tmp_path) == 2
+    assert _same(invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path), uninterrupted)
+
+
 def test_a_folder_that_cannot_be_written_does_not_end_the_run(
     backbone: DiffusersBackbone,
     v0: torch.Tensor,
