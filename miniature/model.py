@@ -6,6 +6,7 @@ diffusers and transformers are imported when something is built, so that paintin
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,8 +202,7 @@ def smooth_noise(count: int, cells: int, like: Tensor) -> Tensor:
 
 _PLACES = (
     Path(__file__).parent / "weights",
-    Path(__file__).parents[1] / ".host/ComfyUI/comfy/sd1_tokenizer",
-    Path("/tmp/h/ComfyUI/comfy/sd1_tokenizer"),
+    Path(os.environ.get("COMFYUI_PATH", Path(__file__).parents[1] / ".host/ComfyUI")) / "comfy/sd1_tokenizer",
 )
 
 
