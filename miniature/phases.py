@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from .train import Losses, Training
 
 
-UNTIL = {"features": 0.045, "vae": 0.2, "judges": 0.27, "diffusion": 0.96}
+UNTIL = {"features": 0.035, "vae": 0.36, "judges": 0.47, "diffusion": 0.96}
 """The part of the minutes at which each phase ends; the rest is for writing and judging."""
 
 
@@ -182,6 +183,7 @@ def train_diffusion(training: Training) -> None:
             grids[0] = progress
             name = f"grid-{int(training.elapsed()):02d}min.png"
             attempt(training, lambda: save_unseen_grid(training, name))
+            attempt(training, lambda: keep_so_far(training))
 
     others = [parameter for parameter in text.parameters() if parameter is not rows]
     rate = training.settings.lr
@@ -193,19 +195,21 @@ def train_diffusion(training: Training) -> None:
     training.run(loss_of, groups, ["unet", "text_encoder", "virtual"], keep_rows_short, every)
 
 
+def keep_so_far(training: Training) -> None:
+    """The weights as they are, for `--start`: a few MB, where a checkpoint is hundreds."""
+    export(training, training.out / "so-far")
+
+
 def save_unseen_grid(training: Training, name: str) -> None:
     wishes = report.unseen_wishes(training.world, 4 if training.settings.toy else 24)
     report.save_grid(averaged_painting(training), wishes, training.out / name)
 
 
-def write_and_judge(training: Training) -> None:
-    """Write the weights, load them back as they will be shipped, and judge those."""
-    folder = training.out / "model"
+def export(training: Training, folder: Path) -> dict[str, int]:
+    """Write the averaged weights as they are; gives the sizes of the files."""
     virtual: Any = training.averages["virtual"].module
-    keep = {
-        k: v for k, v in vars(training.settings).items() if k not in ("out", "tokenizer", "started", "start", "resume")
-    }
-    sizes = pack.export(
+    leave_out = ("out", "tokenizer", "started", "start", "resume")
+    return pack.export(
         folder,
         training.averaged(),
         training.judges,
@@ -215,13 +219,20 @@ def write_and_judge(training: Training) -> None:
         other_row=virtual.unknown * (ROW_NORM / virtual.unknown.norm().clamp(min=ROW_NORM)),
         merges=training.merges,
         training={
-            **keep,
+            **{name: value for name, value in vars(training.settings).items() if name not in leave_out},
             "sizes": asdict(training.sizes),
             "phases": UNTIL,
             "used minutes": round(training.elapsed(), 2),
         },
     )
+
+
+def write_and_judge(training: Training) -> None:
+    """Write the weights, load them back as they will be shipped, and judge those."""
+    folder = training.out / "model"
+    sizes = export(training, folder)
     training.log(sizes=sizes, total=sum(sizes.values()), rows=int((training.seen | training.pool.seen).sum()))
+    virtual: Any = training.averages["virtual"].module
     shipped = pack.load(folder)
     for module in shipped.modules().values():
         module.to(training.device)

@@ -220,6 +220,8 @@ class Training:
         self.log(finished=self.phase)
         self.phase, self.phase_began, self.step = following, self.elapsed(), 0
         self.save()
+        if following == "diffusion":
+            phases.keep_so_far(self)
 
     def main(self) -> None:
         names = list(UNTIL)
@@ -265,7 +267,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--virtual", type=float, default=Mixture.virtual, help="share of people known by a map alone")
     parser.add_argument("--batch", type=int, default=768)
     parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--vae-batch", type=int, default=64)
+    parser.add_argument("--vae-batch", type=int, default=96)
     parser.add_argument("--judge-batch", type=int, default=512)
     parser.add_argument("--max-steps", type=int, default=0, help="end every phase after so many steps")
     parser.add_argument("--stop-after", choices=list(UNTIL), help="end the run after this phase")
