@@ -160,7 +160,7 @@ MOST_WAITING = 96
 
 def work(folder: Path, worker: int, workers: int, shards: int, merges: Path, mixture: Mixture, parent: int) -> None:
     """Paint every `workers`-th shard into `folder`, until all are painted or the trainer is gone."""
-    from .model import load_tokenizer
+    from crossinit_core.compact_folder import load_tokenizer
 
     world, encoder = load_world(), Encoder(load_tokenizer(merges))
     for index in range(worker, shards, workers):

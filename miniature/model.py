@@ -1,17 +1,13 @@
-"""The miniature's networks: Stable Diffusion 2's modules at small sizes, their tokenizer and a sampler.
+"""The miniature's networks: Stable Diffusion 2's modules at small sizes, and the mathematics around them.
 
 diffusers and transformers are imported when something is built, so that painting needs neither.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,10 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossinit_core.clip_text import encode_clip
-
-VOCABULARY, POSITIONS = 49408, 77
-BOS, EOS, PAD = 49406, 49407, 0
-"""Special tokens of CLIP; SD 2.x pads with 0."""
+from crossinit_core.compact_folder import BOS, EOS, PAD, POSITIONS, VOCABULARY, build_modules
 
 LATENT_SCALE = 0.18215
 """ComfyUI's latent format of SD 1.x and 2.x fixes this number, so the VAE is trained and then brought to it."""
@@ -49,7 +42,7 @@ class Sizes:
 
     unet: tuple[int, ...] = (128, 128)
     unet_layers: int = 2
-    vae: tuple[int, ...] = (32, 64, 64, 96)
+    vae: tuple[int, ...] = (64, 64, 128, 64)
     vae_layers: int = 1
     width: int = 256
     text_inner: int = 320
@@ -120,14 +113,7 @@ def configurations(sizes: Sizes) -> dict[str, dict[str, Any]]:
 
 def build(configs: dict[str, dict[str, Any]]) -> Parts:
     """Fresh networks of these configurations, with the host's random state."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return Parts(
-        CLIPTextModel(CLIPTextConfig(**configs["text_encoder"])),
-        UNet2DConditionModel(**configs["unet"]),
-        AutoencoderKL(**configs["vae"]),
-    )
+    return Parts(**build_modules(configs))
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -198,8 +184,6 @@ def smooth_noise(count: int, cells: int, like: Tensor) -> Tensor:
     return F.interpolate(coarse, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
-# ---------------------------------------------------------------------------------------------- tokenizer
-
 _PLACES = (
     Path(__file__).parent / "weights",
     Path(os.environ.get("COMFYUI_PATH", Path(__file__).parents[1] / ".host/ComfyUI")) / "comfy/sd1_tokenizer",
@@ -219,38 +203,3 @@ def find_merges(folder: str | Path | None = None) -> Path:
         f"CLIP's merges.txt is in none of {', '.join(map(str, places))}. "
         "Give a folder that holds it, such as comfy/sd1_tokenizer of a ComfyUI."
     )
-
-
-def write_tokenizer(merges: Path, folder: Path) -> None:
-    """A transformers folder of SD 2.x's tokenizer. The vocabulary follows from the merges (openai/CLIP,
-    simple_tokenizer.py): bytes, bytes that end a word, what each merge makes, and two special tokens."""
-    lines = merges.read_text(encoding="utf-8").splitlines()
-    joined = ["".join(line.split()) for line in lines if line and not line.startswith("#version")]
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    letters = [chr(byte) for byte in plain] + [chr(256 + n) for n in range(256 - len(plain))]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *joined, "<|startoftext|>", "<|endoftext|>"]
-    if len(words) != VOCABULARY:
-        raise ValueError(f"'{merges}' gives {len(words)} tokens, but CLIP has {VOCABULARY}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    vocabulary = {word: number for number, word in enumerate(words)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    special = {"bos_token": words[BOS], "eos_token": words[EOS], "unk_token": words[EOS], "pad_token": words[PAD]}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
-    config = {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": POSITIONS, "do_lower_case": True}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-
-
-@contextmanager
-def _tokenizer_folder(merges: Path) -> Iterator[Path]:
-    with TemporaryDirectory() as folder:
-        write_tokenizer(merges, Path(folder))
-        yield Path(folder)
-
-
-def load_tokenizer(merges: Path) -> Any:
-    """transformers' CLIPTokenizer with CLIP's whole vocabulary, padding as SD 2.x does."""
-    from transformers import CLIPTokenizer
-
-    with _tokenizer_folder(merges) as folder:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

@@ -1,11 +1,10 @@
-"""The shipped layout: a few small files, and back to a diffusers folder or to networks in memory.
+"""The shipped files: written, and back to a diffusers folder or to networks in memory.
 
-config.json             configurations of all parts, and how they were trained
-model-1.safetensors ... unet.*, vae.*, text_encoder.* in float16, each file below 15 MB. Of the token table only
-                        the rows that captions use are stored (`text_encoder.rows`, ids in `text_encoder.row_ids`);
-                        all other words share one row (`text_encoder.other_row`), learned as a word without meaning
+They are a compact folder (`crossinit_core.compact_folder`) in float16, each file below 15 MB. Its token table keeps the
+rows that captions use; the row of all other words was learned as a word without meaning. With them come:
+
+config.json             also `judges`, the widths of both, and `training`, how all was trained
 judges.safetensors      0.*, 1.*: both judges
-merges.txt              CLIP's merges (openai/CLIP, MIT licence), from which the tokenizer is made
 """
 
 from __future__ import annotations
@@ -20,17 +19,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from crossinit_core.compact_folder import FORMAT, TABLE, load_modules, read_config, read_states, write_tokenizer
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 
 from .judge import Judge, build_judges
-from .model import SCHEDULER, VOCABULARY, Parts, build, load_tokenizer, table, write_tokenizer
+from .model import SCHEDULER, Parts, table
 
-FORMAT = 1
+WEIGHTS = Path(__file__).parent / "weights"
+"""Where the shipped files lie."""
+
 LARGEST_FILE = 14_500_000
-LARGEST_FOLDER = 29_200_000
+LARGEST_FOLDER = 29_400_000
 """Leaves room for sample grids and the log within 30 MB."""
 
-_TABLE = "text_model.embeddings.token_embedding.weight"
 _WEIGHTS = {
     "text_encoder": "model.safetensors",
     "unet": "diffusion_pytorch_model.safetensors",
@@ -64,7 +65,7 @@ def export(
                 name = key if part != "text_encoder" or key.startswith("text_model.") else f"text_model.{key}"
                 tensors[f"{part}.{name}"] = _half(value)
     ids = used.nonzero()[:, 0].to(torch.int32)
-    rows = tensors.pop(f"text_encoder.{_TABLE}")
+    rows = tensors.pop(f"text_encoder.{TABLE}")
     tensors["text_encoder.rows"] = rows[ids.long()].contiguous()
     tensors["text_encoder.row_ids"] = ids
     tensors["text_encoder.other_row"] = _half(other_row)
@@ -110,51 +111,9 @@ def _groups(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return groups
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a shipped folder.
-
-    Raises FileNotFoundError where there is none, and ValueError where it is of another format.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"'{folder}' holds no miniature: it has no config.json.")
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("format") != FORMAT:
-        raise ValueError(f"'{path}' has format {config.get('format')!r}, but this version reads {FORMAT}.")
-    return config
-
-
-def read_states(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, dict[str, Tensor]]:
-    """The weights of `unet`, `vae` and `text_encoder` under their usual names, with the whole token table."""
-    states: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "text_encoder": {}}
-    for path in sorted(folder.glob("model-*.safetensors")):
-        for key, value in load_file(path).items():
-            part, name = key.split(".", 1)
-            states[part][name] = value if name == "row_ids" else value.to(dtype)
-    text = states["text_encoder"]
-    ids, rows = text.pop("row_ids").long(), text.pop("rows")
-    everything = text.pop("other_row").repeat(VOCABULARY, 1)
-    everything[ids] = rows
-    text[_TABLE] = everything
-    return states
-
-
 def load(folder: Path) -> Parts:
     """The networks in float32 on the CPU, in evaluation mode."""
-    config, states = read_config(folder), read_states(folder)
-    parts = build({name: config[name] for name in _WEIGHTS})
-    for name, module in parts.modules().items():
-        state, own = states[name], module.state_dict()
-        if name == "text_encoder" and not any(key.startswith("text_model.") for key in own):
-            state = {key.removeprefix("text_model."): value for key, value in state.items()}
-        left = module.load_state_dict(state, strict=False)
-        missing = [key for key in left.missing_keys if not key.endswith("position_ids")]
-        if missing or left.unexpected_keys:
-            raise ValueError(
-                f"'{folder}' does not fit its config.json: {name} lacks {missing}, has {left.unexpected_keys}"
-            )
-        module.eval().requires_grad_(False)
-    return parts
+    return Parts(**load_modules(folder))
 
 
 def load_judges(folder: Path) -> list[Judge]:
@@ -168,15 +127,8 @@ def load_judges(folder: Path) -> list[Judge]:
 
 
 def load_backbone(folder: Path, device: str | torch.device = "cpu") -> DiffusersBackbone:
-    """The shipped model as the core's backbone, without writing an expanded folder."""
-    parts = load(folder)
-    return DiffusersBackbone(
-        tokenizer=load_tokenizer(folder / "merges.txt"),
-        **parts.modules(),
-        scheduler_config=SCHEDULER,
-        checkpoint="crossinit-miniature",
-        device=device,
-    )
+    """The shipped model as the core's backbone."""
+    return DiffusersBackbone.from_pretrained(folder, device)
 
 
 def expand(folder: Path, target: Path, dtype: torch.dtype = torch.float16) -> Path:

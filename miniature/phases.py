@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .train import Losses, Training
 
 
-UNTIL = {"features": 0.035, "vae": 0.36, "judges": 0.47, "diffusion": 0.96}
+UNTIL = {"features": 0.035, "vae": 0.38, "judges": 0.48, "diffusion": 0.96}
 """The part of the minutes at which each phase ends; the rest is for writing and judging."""
 
 
@@ -125,16 +125,16 @@ def painting_of(training: Training, parts: Parts) -> report.Painting:
 
 
 @torch.no_grad()
-def encode_pool(training: Training, vae: Any, most: int, chunk: int = 512) -> None:
-    """Latents of up to `most` more chunks of the pool."""
+def encode_pool(training: Training, encode: Callable[[Tensor], Tensor], most: int, chunk: int = 512) -> None:
+    """Latents of up to `most` more chunks of the pool. `encode`: pictures to means and log variances, (B, 8, h, w)."""
     for _ in range(most):
         start, end = training.pool.encoded, min(training.pool.encoded + chunk, training.pool.count)
         if start >= end:
             return
         pixels = to_pixels(training.pool.columns["pictures"][start:end])
         with torch.autocast(training.device.type, torch.bfloat16, enabled=training.device.type == "cuda"):
-            posterior = vae.encode(pixels).latent_dist
-        moments = torch.cat([posterior.mean.float(), posterior.logvar.float().mul(0.5).exp()], 1) * LATENT_SCALE
+            mean, logvar = encode(pixels).float().chunk(2, dim=1)
+        moments = torch.cat([mean, logvar.mul(0.5).exp()], 1) * LATENT_SCALE
         training.pool.moments[start:end] = moments.half()
         training.pool.encoded = end
 
@@ -147,13 +147,18 @@ def train_diffusion(training: Training) -> None:
         training.parts.text_encoder.train(),
         training.settings.batch,
     )
-    vae = training.averages["vae"].module
+    vae: Any = training.averages["vae"].module
+    encoder = torch.compile(vae.encoder, dynamic=False) if training.settings.compile else vae.encoder
     rows = table(text)
     abar = alphas_cumprod(training.device)
     empty = torch.zeros(77, dtype=torch.long, device=training.device)
     empty[:2] = torch.tensor([BOS, EOS])
+
+    def encode(pixels: Tensor) -> Tensor:
+        return vae.quant_conv(encoder(pixels))
+
     # Pictures that came last are at the end of the pool, so a part of it is a fair sample too.
-    encode_pool(training, vae, 200)
+    encode_pool(training, encode, 200)
     training.log(encoded=pool.encoded)
 
     def loss_of() -> Losses:
@@ -178,7 +183,7 @@ def train_diffusion(training: Training) -> None:
     grids = [0.0]
 
     def every(progress: float) -> None:
-        encode_pool(training, vae, 2)
+        encode_pool(training, encode, 2)
         if progress - grids[0] >= 1 / 6:
             grids[0] = progress
             name = f"grid-{int(training.elapsed()):02d}min.png"

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crossinit_core.compact_folder import load_tokenizer
+
 from . import pack, phases
 from .data import (
     HELD_OUT_SHARDS,
@@ -41,7 +43,6 @@ from .model import (
     build,
     configurations,
     find_merges,
-    load_tokenizer,
     parameter_count,
     table,
 )
@@ -267,7 +268,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--virtual", type=float, default=Mixture.virtual, help="share of people known by a map alone")
     parser.add_argument("--batch", type=int, default=768)
     parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--vae-batch", type=int, default=96)
+    parser.add_argument("--vae-batch", type=int, default=64)
     parser.add_argument("--judge-batch", type=int, default=512)
     parser.add_argument("--max-steps", type=int, default=0, help="end every phase after so many steps")
     parser.add_argument("--stop-after", choices=list(UNTIL), help="end the run after this phase")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,9 @@ from numpy.typing import NDArray
 from crossinit_core.celebrity_names import load_celebrity_names
 
 from .captions import caption, posed, training_caption
-from .identity import Identity, random_identity, similarity
+from .identity import Identity, random_identity
+from .people import held_out_person, named_identity, named_vectors
 from .scene import Scene, plain_scene, random_scene
-
-HELD_OUT_LIMIT = 0.86
-"""A held-out person is less similar than this to every named one."""
 
 PLAIN_SHARE, UNNAMED_SHARE, COMPANION_SHARE = 0.45, 0.10, 0.22
 
@@ -30,12 +27,6 @@ class Sample(NamedTuple):
     identities: tuple[Identity, ...]
     scene: Scene
     caption: str
-
-
-def named_identity(name: str) -> Identity:
-    """The face that belongs to a name, always the same one."""
-    digest = hashlib.sha256(f"crossinit miniature name: {name}".encode()).digest()
-    return random_identity(np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big"))))
 
 
 @dataclass(frozen=True)
@@ -50,14 +41,8 @@ class World:
         return tuple(self.people)
 
     def held_out(self, index: int) -> Identity:
-        """Test person number `index` (0 or more): from a seed space of its own, and far from every named person."""
-        attempt = 0
-        while True:
-            digest = hashlib.sha256(f"crossinit miniature held out: {index} {attempt}".encode()).digest()
-            person = random_identity(np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big"))))
-            if float(np.max(similarity(person.to_vector(), self.vectors))) < HELD_OUT_LIMIT:
-                return person
-            attempt += 1
+        """Test person number `index`: `people.held_out_person`."""
+        return held_out_person(index, self.vectors)
 
     def sample(self, rng: np.random.Generator) -> Sample:
         """One draw of the training mixture.
@@ -87,4 +72,4 @@ class World:
 def load_world(path: str | Path | None = None) -> World:
     """The world of a list of names, by default the bundled celebrities."""
     people = {name: named_identity(name) for name in load_celebrity_names(path).names}
-    return World(MappingProxyType(people), np.stack([person.to_vector() for person in people.values()]))
+    return World(MappingProxyType(people), named_vectors(people))
