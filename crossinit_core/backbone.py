@@ -23,8 +23,11 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-WIDTH_TO_BASE = {768: "sd1", 1024: "sd2"}
-BASE_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x"}
+WIDTH_TO_BASE = {768: "sd1", 1024: "sd2", 256: "miniature"}
+BASE_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "miniature": "the drawn miniature"}
+
+MINIATURE = "crossinit-miniature"
+"""The checkpoint's name of the miniature that is shipped."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,12 @@ class Backbone(Protocol):
     """A Stable Diffusion 1.x or 2.x model: one CLIP text encoder, 4 latent channels."""
 
     base: str
-    """`sd1` or `sd2`."""
+    """`sd1`, `sd2` or `miniature`; `width-D` for a model of another width."""
     checkpoint: str
     """The checkpoint's name for the metadata, or an empty string where it is not known."""
     prediction_type: PredictionType
+    resolution: int
+    """The size in pixels of the pictures that the model was trained on."""
     width: int
     """d, the width of a token embedding."""
     vocabulary_size: int

@@ -220,7 +220,7 @@ def _pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
             text_encoder=backbone.text_encoder,
             tokenizer=backbone.tokenizer,
             unet=backbone.unet,
-            scheduler=DPMSolverMultistepScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+            scheduler=DPMSolverMultistepScheduler.from_config(backbone.scheduler_config),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -247,10 +247,15 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     def add_model(command: argparse.ArgumentParser) -> None:
-        command.add_argument("model", type=Path, metavar="MODEL_FOLDER", help="Stable Diffusion 1.x or 2.x")
+        command.add_argument(
+            "model",
+            type=Path,
+            metavar="MODEL_FOLDER",
+            help="Stable Diffusion 1.x or 2.x in diffusers' layout, or miniature/weights",
+        )
         command.add_argument("--device", help="default: cuda where there is one, else cpu")
         command.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: %(default)s")
-        command.add_argument("--resolution", type=int, metavar="PX", help="default: 512 to learn, else the model's own")
+        command.add_argument("--resolution", type=int, metavar="PX", help="default: the model's own")
 
     command = add(train)
     add_model(command)

@@ -1,4 +1,4 @@
-"""The backbone over a diffusers folder: `tokenizer/`, `text_encoder/`, `unet/`, `vae/`, `scheduler/`."""
+"""The backbone over a diffusers folder: `tokenizer/`, `text_encoder/`, `unet/`, `vae/`, `scheduler/`; or a compact one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backbone import DTYPES, Posterior, Precision, PredictionType, resolve_precision, weights_fingerprint
+from .backbone import DTYPES, MINIATURE, Posterior, Precision, PredictionType, resolve_precision, weights_fingerprint
 from .clip_text import encode_clip
+from .compact_folder import is_compact, load_modules, load_tokenizer, read_config
+from .images import RESOLUTION_RANGE, RESOLUTION_STEP
 from .learned_token import base_of_width
 
 
@@ -37,8 +39,10 @@ class DiffusersBackbone:
         self.unet = unet.to(self.device).eval().requires_grad_(False)
         self.vae = vae.to(self.device).eval().requires_grad_(False)
         self.checkpoint = checkpoint
+        self.scheduler_config = scheduler_config
         self.width: int = text_encoder.config.hidden_size
         self.base = base_of_width(self.width)
+        self.resolution = _resolution(unet.config)
         self._check()
         # transformers 4 keeps the encoder one level down.
         self._text_model = getattr(self.text_encoder, "text_model", self.text_encoder)
@@ -51,15 +55,18 @@ class DiffusersBackbone:
     def from_pretrained(
         cls, folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> DiffusersBackbone:
-        """Load from a local folder; nothing is downloaded.
+        """Load from a local folder, in diffusers' layout or in that of the miniature; nothing is downloaded.
 
         Raises FileNotFoundError where the folder is no diffusers model, and ValueError where the model is not SD 1.x
         or 2.x.
         """
+        folder = Path(folder)
+        if is_compact(folder):
+            return cls._from_compact(folder, device, dtype)
+
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        folder = Path(folder)
         for part in ("tokenizer", "text_encoder", "unet", "vae", "scheduler/scheduler_config.json"):
             if not (folder / part).exists():
                 raise FileNotFoundError(f"'{folder}' is no diffusers model folder: it has no '{part}'.")
@@ -73,6 +80,17 @@ class DiffusersBackbone:
             vae=AutoencoderKL.from_pretrained(folder / "vae", **options),
             scheduler_config=json.loads((folder / "scheduler/scheduler_config.json").read_text(encoding="utf-8")),
             checkpoint=folder.name,
+            device=device,
+        )
+
+    @classmethod
+    def _from_compact(cls, folder: Path, device: str | torch.device, dtype: torch.dtype) -> DiffusersBackbone:
+        parts: dict[str, Any] = load_modules(folder, dtype)
+        return cls(
+            tokenizer=load_tokenizer(folder / "merges.txt"),
+            **parts,
+            scheduler_config=read_config(folder)["scheduler"],
+            checkpoint=MINIATURE,
             device=device,
         )
 
@@ -170,6 +188,13 @@ class _DiffusersModel:
             parts = (*self._backbone.text_encoder.named_parameters(), *self._unet.named_parameters())
             self._fingerprint = weights_fingerprint(parts)
         return self._fingerprint
+
+
+def _resolution(config: Any) -> int:
+    """Pixels of the pictures that a UNet was made for, eight to a latent pixel; 512 where it does not say."""
+    low, high = RESOLUTION_RANGE
+    size = config.sample_size * 8 if isinstance(config.sample_size, int) else 512
+    return min(max(round(size / RESOLUTION_STEP) * RESOLUTION_STEP, low), high)
 
 
 def _prediction_type(config: dict[str, Any]) -> PredictionType:

@@ -162,12 +162,13 @@ def draws_from_photos(
     masks: Tensor | Sequence[Tensor] | None,
 ) -> tuple[PhotoDraws, bytes]:
     """The draws, and a digest of the pixels and masks that they come from."""
-    photos = training_images(images, settings.resolution)
+    resolution = settings.resolution or backbone.resolution
+    photos = training_images(images, resolution)
     weights = None
     if masks is not None:
         batches = [images] if isinstance(images, Tensor) else images
         sizes = [(int(image.shape[0]), int(image.shape[1])) for batch in batches for image in batch]
-        weights = latent_masks(masks, sizes, settings.resolution)
+        weights = latent_masks(masks, sizes, resolution)
     prompts = [
         token_ids_with_placeholders(
             prompt,

@@ -88,6 +88,7 @@ def invert(
     """
     settings = settings or InversionSettings()
     settings.check()
+    settings = settings.sized(backbone.resolution)
     check_token_name(name)
     if (images is None) == (batches is None):
         raise ValueError("Give either images or batches to learn from, not both and not none.")

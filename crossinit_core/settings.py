@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from .backbone import PRECISIONS, Precision
 from .images import check_resolution
@@ -16,8 +16,8 @@ class InversionSettings:
 
     `learning_rate` is the one that AdamW gets: the published 0.000625 times the batch of 8. `regularization` is
     lambda. `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
-    whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resume_every` is the number of
-    steps between resume files.
+    whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resolution` is the size in pixels
+    at which photos are learned; None means the model's own. `resume_every` is the number of steps between resume files.
     """
 
     steps: int = 320
@@ -29,7 +29,7 @@ class InversionSettings:
     precision: Precision = "auto"
     micro_batch_size: int | None = None
     gradient_checkpointing: bool = False
-    resolution: int = 512
+    resolution: int | None = None
     flip_probability: float = 0.5
     templates: tuple[str, ...] = TEMPLATES
     subject: str = SUBJECT
@@ -56,7 +56,20 @@ class InversionSettings:
             raise ValueError(f"seed is {self.seed}, but must be from 0 to 2^64 - 1.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is '{self.precision}', but must be one of {', '.join(PRECISIONS)}.")
-        check_resolution(self.resolution)
+        if self.resolution is not None:
+            check_resolution(self.resolution)
+
+    def sized(self, own: int) -> InversionSettings:
+        """These settings at a resolution that suits a model whose own is `own`.
+
+        Raises ValueError where they name one at which the model would draw nothing sensible.
+        """
+        if self.resolution is not None and self.resolution > 2 * own:
+            raise ValueError(
+                f"resolution is {self.resolution}, but this model draws {own} px, and nothing sensible at more than twice "
+                f"that. Set resolution to {own}."
+            )
+        return replace(self, resolution=self.resolution or own)
 
     def identity(self) -> dict[str, object]:
         """The settings that decide the result, for the fingerprint of a run."""

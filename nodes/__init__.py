@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .initialization import CrossInitInitialize, CrossInitInitializeWords
 from .learn import CrossInitLearn
+from .miniature import CrossInitDrawnPerson, CrossInitMiniature
 from .names import CrossInitCelebrityNames
 from .prompts import CrossInitApply, CrossInitEncodePrompt
 from .token_files import CrossInitLoad, CrossInitSave
@@ -19,6 +20,8 @@ NODES: list[type[io.ComfyNode]] = [
     CrossInitEncodePrompt,
     CrossInitSave,
     CrossInitLoad,
+    CrossInitMiniature,
+    CrossInitDrawnPerson,
 ]
 
 

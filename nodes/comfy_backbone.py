@@ -23,9 +23,9 @@ from ..crossinit_core.backbone import (
     resolve_precision,
     weights_fingerprint,
 )
+from ..crossinit_core.learned_token import base_of_width
 from .comfy_copies import TextEncoder, UNet, image_encoder, patched_weights
 from .comfy_models import (
-    ENCODERS,
     check_layer,
     check_model,
     check_vae,
@@ -33,6 +33,7 @@ from .comfy_models import (
     clip_width,
     encoder_name,
     ignored_patches,
+    own_resolution,
     prediction_type,
 )
 
@@ -59,14 +60,15 @@ class ComfyBackbone:
         self._model, self._clip, self._vae = model, clip, vae
         self._tokenizer = getattr(clip.tokenizer, self._encoder)
         self._text_prefix = f"{self._encoder}.transformer.text_model."
-        self.base = ENCODERS[self._encoder]
         self.width: int = clip_width(clip)
+        self.base = base_of_width(self.width)
         self.vocabulary_size: int = self._table().shape[0]
         self.bos: int = self._tokenizer.start_token
         self.eos: int = self._tokenizer.end_token
         self.pad: int = self._tokenizer.pad_token
         self.prediction_type: PredictionType = "epsilon" if model is None else prediction_type(model)
         self.checkpoint = checkpoint_name(clip.patcher if model is None else model)
+        self.resolution = own_resolution(clip.patcher if model is None else model, self.base, self.prediction_type)
 
     @property
     def device(self) -> torch.device:

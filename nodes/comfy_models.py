@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,19 @@ ENCODERS = {"clip_h": "sd2", "clip_l": "sd1"}
 
 FAMILY = {"sd1": comfy.supported_models.SD15, "sd2": comfy.supported_models.SD20}
 
+ORIGIN = "crossinit_origin"
+"""The attachment of a ModelPatcher that holds its `Origin`."""
+
 _USE_INSTEAD = "Load a Stable Diffusion 2.x or 1.x checkpoint (for example v2-1_512-ema-pruned.safetensors)."
 _PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model is from that no core loader read: the checkpoint's name, and the size of its pictures in pixels."""
+
+    checkpoint: str
+    resolution: int
 
 
 def encoder_name(clip: Any) -> str:
@@ -118,6 +130,13 @@ def prediction_type(model: Any) -> PredictionType:
     )
 
 
+def own_resolution(patcher: Any, base: str, prediction: PredictionType) -> int:
+    """The size in pixels of the pictures that a model was trained on. Of SD 2.x, the 768 px one predicts v."""
+    if origin := patcher.get_attachment(ORIGIN):
+        return origin.resolution
+    return 768 if (base, prediction) == ("sd2", "v_prediction") else 512
+
+
 def _check_plain_weights(patcher: Any, prefix: str, socket: str) -> None:
     for key, weight in patcher.model.named_parameters():
         if key.startswith(prefix) and (
@@ -134,6 +153,8 @@ def _check_plain_weights(patcher: Any, prefix: str, socket: str) -> None:
 
 def checkpoint_name(patcher: Any) -> str:
     """The file stem of the checkpoint that a core loader read, or an empty string."""
+    if origin := patcher.get_attachment(ORIGIN):
+        return origin.checkpoint
     loaded = getattr(patcher, "cached_patcher_init", None)
     if not loaded or not inspect.isroutine(loaded[0]) or not loaded[1]:
         return ""

@@ -158,13 +158,16 @@ class CrossInitLearn(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "resolution",
-                    default=_FULL.resolution,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=1024,
                     step=64,
                     optional=True,
                     advanced=True,
-                    tooltip="The photo is learned at this size in pixels. 512 for most checkpoints, 768 for SD 2.1-768.",
+                    tooltip=(
+                        "The photo is learned at this size in pixels. 0: the checkpoint's own, 512 for most and 768 for SD "
+                        "2.1-768."
+                    ),
                 ),
                 io.Float.Input(
                     "flip_probability",
@@ -230,6 +233,7 @@ def _settings(
     micro_batch_size: int = 0,
     steps: int | None = None,
     learning_rate: float | None = None,
+    resolution: int = 0,
     **more: Any,
 ) -> InversionSettings:
     """The node's inputs as settings; steps and learning rate count for the custom preset alone."""
@@ -239,7 +243,9 @@ def _settings(
     else:
         chosen |= {} if steps is None else {"steps": steps}
         chosen |= {} if learning_rate is None else {"learning_rate": learning_rate}
-    return InversionSettings(**chosen, seed=seed, micro_batch_size=micro_batch_size or None, **more)
+    # Zero is how a widget says None.
+    chosen |= {"micro_batch_size": micro_batch_size or None, "resolution": resolution or None}
+    return InversionSettings(**chosen, seed=seed, **more)
 
 
 def _single(name: str, values: list[Any]) -> Any:

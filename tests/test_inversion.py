@@ -552,7 +552,7 @@ def test_numbers_that_overflow_stop_the_run(eps: Published, value: float) -> Non
 
 # Wrong inputs
 
-NOTHING_HEAVY = SimpleNamespace(width=32)
+NOTHING_HEAVY = SimpleNamespace(width=32, resolution=64)
 """Every long work on this backbone is an AttributeError, so a ValueError was raised before it."""
 
 
@@ -578,6 +578,7 @@ NOTHING_HEAVY = SimpleNamespace(width=32)
         ({"resolution": 100}, "resolution is 100, but must be a multiple of 64 from 64 to 1024"),
         ({"resolution": 0}, "resolution is 0"),
         ({"resolution": 1088}, "resolution is 1088"),
+        ({"resolution": 512}, "resolution is 512, but this model draws 64 px.* Set resolution to 64"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_at_once(change: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from crossinit_core.compact_folder import load_tokenizer
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from miniature import pack
 from miniature.data import FIRST_PLACEHOLDER, STAND_IN, UNKNOWN, Encoder, Mixture, draw, paint_shard, reserved
@@ -28,7 +29,6 @@ from miniature.model import (
     configurations,
     encode_text,
     find_merges,
-    load_tokenizer,
     parameter_count,
     table,
     to_pixels,

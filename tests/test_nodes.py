@@ -45,6 +45,8 @@ CONTRACT = {
     "CrossInitEncodePrompt": (["clip", "text", "tokens"], ["CONDITIONING"]),
     "CrossInitSave": (["token", "name", "if_exists", "format"], ["STRING"]),
     "CrossInitLoad": (["file"], ["LEARNED_TOKEN"]),
+    "CrossInitMiniature": ([], ["MODEL", "CLIP", "VAE"]),
+    "CrossInitDrawnPerson": (["seed"], ["IMAGE"]),
 }
 
 

@@ -17,8 +17,9 @@ from crossinit_core.prompts import training_prompts
 from miniature.captions import PROMPTS, asked, caption, posed, training_caption
 from miniature.identity import CONTINUOUS, VALUES, VECTOR_SIZE, Identity, changed, random_identity, similarity
 from miniature.painter import contact_sheet, paint, paint_batch
+from miniature.people import HELD_OUT_LIMIT
 from miniature.scene import ATTRIBUTES, PLACES, PLAIN_BACKGROUNDS, Scene, plain_scene, random_scene
-from miniature.world import HELD_OUT_LIMIT, World, load_world
+from miniature.world import World, load_world
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Box = tuple[int, int, int, int]  # left, top, right, bottom

@@ -1,0 +1,152 @@
+"""ComfyUI's own MODEL, CLIP and VAE from a compact model folder.
+
+ComfyUI's loaders know Stable Diffusion 2.x at its own size alone. This makes the objects that they would make, of the
+same classes, at the sizes of the folder's config.json.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import folder_paths
+import torch
+from comfy.diffusers_convert import convert_vae_state_dict
+from comfy.supported_models_base import ClipTarget
+from comfy.text_encoders.sd2_clip import SD2ClipModel, SD2Tokenizer
+from torch import Tensor
+
+from ..crossinit_core.backbone import MINIATURE
+from ..crossinit_core.compact_folder import check_complete, read_config, read_states
+from .comfy_models import ORIGIN, Origin
+
+State = dict[str, Tensor]
+
+
+def load_miniature(folder: Path) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE in float32, as Load Checkpoint gives them.
+
+    Raises FileNotFoundError where the folder holds no model, and ValueError where its files do not belong together.
+    """
+    config, states = read_config(folder), read_states(folder)
+    model = _model(folder, config["unet"], states["unet"])
+    clip = _clip(folder, config["text_encoder"], states["text_encoder"])
+    origin = Origin(MINIATURE, config["unet"]["sample_size"] * 8)
+    for patcher, load_again in ((model, _model_again), (clip.patcher, _clip_again)):
+        patcher.set_attachments(ORIGIN, origin)
+        # Core loaders leave a way to a second copy; nodes that change weights ask for it.
+        patcher.cached_patcher_init = (load_again, (folder,))
+    return model, clip, _vae(folder, config["vae"], states["vae"])
+
+
+def _model(folder: Path, config: dict[str, Any], state: State, disable_dynamic: bool = False) -> Any:
+    unet_config = _unet_config(config)
+    names = comfy.utils.unet_to_diffusers(unet_config)
+    weights = {names.get(key, key): value for key, value in state.items()}
+    model_config = comfy.supported_models.SD20(unet_config)
+    model_config.set_inference_dtype(torch.float32, None)
+    device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
+    model = comfy.model_base.BaseModel(model_config, model_type=comfy.model_base.ModelType.EPS, device=offload_device)
+    check_complete(folder, "unet", weights, model.diffusion_model.state_dict())
+    # Hosts before 0.20 have one class of patchers.
+    host_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    patcher = (comfy.model_patcher.ModelPatcher if disable_dynamic else host_class)(model, device, offload_device)
+    dynamic = getattr(patcher, "is_dynamic", bool)()
+    model.load_model_weights(weights, "", **({"assign": True} if dynamic else {}))
+    return patcher
+
+
+def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What ComfyUI would detect of a SD 2.x checkpoint with this diffusers configuration."""
+    widths, layers = config["block_out_channels"], config["layers_per_block"]
+    depths = [int(kind.startswith("CrossAttn")) for kind in config["down_block_types"]]
+    return {
+        "image_size": 32,
+        "in_channels": config["in_channels"],
+        "out_channels": config["out_channels"],
+        "model_channels": widths[0],
+        "channel_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": [layers] * len(widths),
+        "transformer_depth": [depth for depth in depths for _ in range(layers)],
+        "transformer_depth_output": [depth for depth in depths for _ in range(layers + 1)],
+        "transformer_depth_middle": 1,
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": config["use_linear_projection"],
+        "context_dim": config["cross_attention_dim"],
+        "adm_in_channels": None,
+        "use_temporal_attention": False,
+        "use_temporal_resblock": False,
+        "legacy": False,
+    }
+
+
+def _clip(folder: Path, config: dict[str, Any], state: State, disable_dynamic: bool = False) -> Any:
+    state = _with_idle_layer(config, state)
+    names = ("hidden_size", "intermediate_size", "num_attention_heads", "hidden_act", "max_position_embeddings")
+    text_config = {
+        **{name: config[name] for name in names},
+        "num_hidden_layers": config["num_hidden_layers"] + 1,
+        "eos_token_id": config["eos_token_id"],
+    }
+    clip = comfy.sd.CLIP(
+        ClipTarget(SD2Tokenizer, SD2ClipModel),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=sum(weight.numel() for weight in state.values()),
+        model_options={"clip_h_model_config": text_config, "dtype": torch.float32},
+        **({"disable_dynamic": True} if disable_dynamic else {}),
+    )
+    check_complete(folder, "text_encoder", state, clip.cond_stage_model.clip_h.transformer.state_dict())
+    clip.load_sd(state)
+    # SD2Tokenizer fixes the width that it accepts for `embedding:NAME` at 1024, with no option for it.
+    clip.tokenizer.clip_h.embedding_size = config["hidden_size"]
+    return clip
+
+
+def _with_idle_layer(config: dict[str, Any], state: State) -> State:
+    """ComfyUI takes SD 2.x's context one layer before the last, so one that is never heard comes at the end."""
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    block = f"text_model.encoder.layers.{config['num_hidden_layers']}"
+    idle: State = {"text_projection.weight": torch.eye(width)}
+    for norm in ("layer_norm1", "layer_norm2"):
+        idle |= {f"{block}.{norm}.weight": torch.ones(width), f"{block}.{norm}.bias": torch.zeros(width)}
+    linears = {f"self_attn.{name}_proj": (width, width) for name in ("q", "k", "v", "out")}
+    linears |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
+    for name, shape in linears.items():
+        idle |= {f"{block}.{name}.weight": torch.zeros(shape), f"{block}.{name}.bias": torch.zeros(shape[0])}
+    return {key: value for key, value in state.items() if not key.endswith("position_ids")} | idle
+
+
+def _vae(folder: Path, config: dict[str, Any], state: State) -> Any:
+    widths = config["block_out_channels"]
+    params = {
+        "double_z": True,
+        "z_channels": config["latent_channels"],
+        "resolution": 256,
+        "in_channels": config["in_channels"],
+        "out_ch": config["out_channels"],
+        "ch": widths[0],
+        "ch_mult": [width // widths[0] for width in widths],
+        "num_res_blocks": config["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    whole = {"params": {"ddconfig": params, "embed_dim": config["latent_channels"]}}
+    weights = convert_vae_state_dict(state)
+    vae = comfy.sd.VAE(sd=weights, config=whole, dtype=torch.float32)
+    check_complete(folder, "vae", weights, vae.first_stage_model.state_dict())
+    return vae
+
+
+def _model_again(folder: Path, disable_dynamic: bool = False) -> Any:
+    return _model(folder, read_config(folder)["unet"], read_states(folder)["unet"], disable_dynamic)
+
+
+def _clip_again(folder: Path, disable_dynamic: bool = False) -> Any:
+    config, states = read_config(folder), read_states(folder)
+    return _clip(folder, config["text_encoder"], states["text_encoder"], disable_dynamic).patcher
