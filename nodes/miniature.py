@@ -86,5 +86,5 @@ class CrossInitDrawnPerson(io.ComfyNode):
     @classmethod
     def execute(cls, seed: int) -> io.NodeOutput:
         person = held_out_person(seed, named_vectors(load_celebrity_names().names))
-        image = torch.from_numpy(portrait(person, seed)).float()[None] / 255
+        image = torch.tensor(portrait(person, seed)).float()[None] / 255
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
