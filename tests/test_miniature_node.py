@@ -188,7 +188,11 @@ def test_stock_samplers_and_lora_nodes_accept_it(parts: tuple[Any, Any, Any]) ->
     ("harm", "error", "message"),
     [
         (lambda folder: shutil.rmtree(folder), FileNotFoundError, "holds no miniature.*download the pack again"),
-        (lambda folder: (folder / "model-1.safetensors").unlink(), ValueError, "lacks weights.*download the pack again"),
+        (
+            lambda folder: (folder / "model-1.safetensors").unlink(),
+            ValueError,
+            "lacks weights.*download the pack again",
+        ),
         (lambda folder: _cut(folder / "model-1.safetensors"), ValueError, "is damaged.*download the pack again"),
         (lambda folder: _other_sizes(folder / "config.json"), ValueError, "does not fit its config.json"),
     ],
