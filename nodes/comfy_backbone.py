@@ -76,6 +76,11 @@ class ComfyBackbone:
         return self._model.load_device
 
     @property
+    def vae(self) -> Any:
+        """The VAE of the graph, or None."""
+        return self._vae
+
+    @property
     def latent_format(self) -> Any:
         """ComfyUI's description of the latents, for previews."""
         return self._model.model.latent_format

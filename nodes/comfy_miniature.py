@@ -16,6 +16,7 @@ import comfy.sd
 import comfy.supported_models
 import comfy.utils
 import folder_paths
+import numpy as np
 import torch
 from comfy.diffusers_convert import convert_vae_state_dict
 from comfy.supported_models_base import ClipTarget
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from ..crossinit_core.backbone import MINIATURE
 from ..crossinit_core.compact_folder import check_complete, read_config, read_states
+from ..miniature.identity import random_identity
+from ..miniature.people import portrait
 from .comfy_models import ORIGIN, Origin
 
 State = dict[str, Tensor]
@@ -42,7 +45,9 @@ def load_miniature(folder: Path) -> tuple[Any, Any, Any]:
         patcher.set_attachments(ORIGIN, origin)
         # Core loaders leave a way to a second copy; nodes that change weights ask for it.
         patcher.cached_patcher_init = (load_again, (folder,))
-    return model, clip, _vae(folder, config["vae"], states["vae"])
+    vae = _vae(folder, config["vae"], states["vae"])
+    _show_true_colours(model, vae)
+    return model, clip, vae
 
 
 def _model(folder: Path, config: dict[str, Any], state: State, disable_dynamic: bool = False) -> Any:
@@ -141,6 +146,16 @@ def _vae(folder: Path, config: dict[str, Any], state: State) -> Any:
     vae = comfy.sd.VAE(sd=weights, config=whole, dtype=torch.float32)
     check_complete(folder, "vae", weights, vae.first_stage_model.state_dict())
     return vae
+
+
+def _show_true_colours(model: Any, vae: Any) -> None:
+    """Fit the colours with which ComfyUI previews latents: those of SD's VAE would be wrong here."""
+    person, format_ = random_identity(np.random.Generator(np.random.PCG64(0))), model.model.latent_format
+    pictures = torch.from_numpy(np.stack([portrait(person, seed) for seed in range(4)])).float() / 255
+    latents = format_.process_in(vae.encode(pictures)).movedim(1, -1).reshape(-1, 4).cpu()
+    colours = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 8).movedim(1, -1).reshape(-1, 3) * 2 - 1
+    fit = torch.linalg.lstsq(torch.cat([latents, torch.ones(len(latents), 1)], dim=1), colours).solution
+    format_.latent_rgb_factors, format_.latent_rgb_factors_bias = fit[:4].tolist(), fit[4].tolist()
 
 
 def _model_again(folder: Path, disable_dynamic: bool = False) -> Any:

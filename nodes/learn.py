@@ -10,18 +10,17 @@ from typing import Any
 
 import comfy.utils
 import folder_paths
-import latent_preview
 from comfy_api.latest import io
 
 from ..crossinit_core import PRESETS, InversionSettings, StepReport, invert
 from ..crossinit_core.backbone import PRECISIONS
 from .comfy_backbone import ComfyBackbone
+from .comfy_previews import Previews
 from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket, show_text
 
 log = logging.getLogger(__name__)
 
 CUSTOM = "custom"
-SECONDS_BETWEEN_PREVIEWS = 0.5
 
 _FULL = PRESETS["full"]
 
@@ -260,34 +259,23 @@ def _single(name: str, values: list[Any]) -> Any:
 def _reporter(node: type[io.ComfyNode], backbone: ComfyBackbone, steps: int) -> Callable[[StepReport], None]:
     """Progress bar, a live picture of what the model sees, and the loss as text on the node."""
     bar = comfy.utils.ProgressBar(steps)
-    previewer = latent_preview.get_previewer(backbone.device, backbone.latent_format) or _plain_previewer(backbone)
-    shown = float("-inf")
+    previews = Previews(backbone)
     first: tuple[int, float] | None = None
 
     def report(step: StepReport) -> None:
-        nonlocal shown, first
+        nonlocal first
         now = time.perf_counter()
         preview = None
-        if step.step == steps or now - shown >= SECONDS_BETWEEN_PREVIEWS:
-            shown = now
+        if step.step == steps or previews.due():
             show_text(
                 node,
                 f"step {step.step} of {steps} · loss {step.loss:.4f} · moved {step.regularization:.2f}{_pace(step, first, now)}",
             )
-            if previewer:
-                preview = previewer.decode_latent_to_preview_image("JPEG", step.denoised)
+            preview = previews.picture(step.denoised)
         first = first or (step.step, now)
         bar.update_absolute(step.step, steps, preview)
 
     return report
-
-
-def _plain_previewer(backbone: ComfyBackbone) -> latent_preview.LatentPreviewer:
-    """ComfyUI shows no previews unless asked to; a face that takes shape is why one watches this node."""
-    latents = backbone.latent_format
-    return latent_preview.Latent2RGBPreviewer(
-        latents.latent_rgb_factors, getattr(latents, "latent_rgb_factors_bias", None)
-    )
 
 
 def _pace(step: StepReport, first: tuple[int, float] | None, now: float) -> str:

@@ -66,6 +66,8 @@ class CrossInitDrawnPerson(io.ComfyNode):
                 "another person."
             ),
             search_aliases=[*SEARCH_ALIASES, "demo", "drawn", "photo"],
+            # So that the portrait is there after every run, and without anything connected.
+            is_output_node=True,
             inputs=[
                 io.Int.Input(
                     "seed",
