@@ -104,6 +104,19 @@ class Backbone(Protocol):
         """The VAE posterior of (N, H, W, 3) float32 images in 0..1."""
         ...
 
+    def memory_needed(
+        self, *, precision: Precision, samples: int, resolution: int, gradient_checkpointing: bool
+    ) -> int:
+        """Bytes on the compute device for a step over so many samples at once, weights included: an estimate."""
+        ...
+
+    def free_memory(self, needed: int) -> int | None:
+        """Bytes of the compute device that can be had once the host has tried to make room for `needed`.
+
+        None where memory is not the limit, or not known.
+        """
+        ...
+
     def training(self, *, precision: Precision, gradient_checkpointing: bool) -> AbstractContextManager[FrozenModel]:
         """Bring text encoder and UNet to the compute device as constants; leave no trace afterwards."""
         ...
@@ -121,6 +134,25 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16"
     return "fp32"
+
+
+def precision_of(dtype: torch.dtype) -> Precision:
+    """The name of what a model computes in."""
+    return next(name for name in PRECISIONS if DTYPES.get(name) == dtype)
+
+
+def safer_precision(dtype: torch.dtype, device: torch.device) -> Precision | None:
+    """What holds larger numbers than `dtype`: bfloat16 where a GPU computes it natively, float32 last; else None."""
+    if dtype == torch.float16 and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return None if dtype == torch.float32 else "fp32"
+
+
+def activation_memory(samples: int, resolution: int, dtype: torch.dtype, gradient_checkpointing: bool) -> int:
+    """Bytes that a step of a full-size model keeps beside its weights: an estimate from measurements at 512 px."""
+    a_sample, rest = (0.25, 0.5) if gradient_checkpointing else (0.75, 0.4)
+    halves = dtype.itemsize / 2
+    return int((a_sample * samples * (resolution / 512) ** 2 * halves + rest) * 1024**3)
 
 
 @torch.no_grad()

@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backbone import DTYPES, MINIATURE, Posterior, Precision, PredictionType, resolve_precision, weights_fingerprint
+from .backbone import (
+    DTYPES,
+    MINIATURE,
+    Posterior,
+    Precision,
+    PredictionType,
+    activation_memory,
+    resolve_precision,
+    weights_fingerprint,
+)
 from .clip_text import encode_clip
 from .compact_folder import is_compact, load_modules, load_tokenizer, read_config
 from .images import RESOLUTION_RANGE, RESOLUTION_STEP
@@ -123,6 +132,21 @@ class DiffusersBackbone:
         return Posterior(
             torch.cat(means) * scale, torch.cat(stds) * scale, weights_fingerprint(self.vae.named_parameters())
         )
+
+    def memory_needed(
+        self, *, precision: Precision, samples: int, resolution: int, gradient_checkpointing: bool
+    ) -> int:
+        """Bytes for a step over so many samples at once, beyond what is loaded already."""
+        dtype = DTYPES[resolve_precision(precision, self.device)]
+        copied = 0 if self.unet.dtype == dtype else sum(weight.numel() for weight in self.unet.parameters())
+        return copied * dtype.itemsize + activation_memory(samples, resolution, dtype, gradient_checkpointing)
+
+    def free_memory(self, needed: int) -> int | None:
+        """What is free on a CUDA device; None elsewhere."""
+        if self.device.type != "cuda":
+            return None
+        cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + cached
 
     @contextmanager
     def training(self, *, precision: Precision, gradient_checkpointing: bool) -> Iterator[_DiffusersModel]:

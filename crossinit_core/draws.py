@@ -53,22 +53,24 @@ class TrainingBatch:
                 None if self.mask is None else self.mask[piece],
             )
 
-    def to(self, device: torch.device) -> TrainingBatch:
-        """The batch on another device, in tensors that may be saved for a backward pass.
+    def ready(self, pin: bool) -> TrainingBatch:
+        """The batch in the types above, in tensors that may be saved for a backward pass.
 
-        A clone outside of inference mode drops the flag that ComfyUI's tensors carry.
+        A clone outside of inference mode drops the flag that ComfyUI's tensors carry. `pin` puts tensors of the CPU where
+        a GPU can fetch them without being waited for.
         """
 
-        def move(tensor: Tensor) -> Tensor:
-            moved = tensor.to(device)
-            return moved.clone() if moved.is_inference() else moved
+        def make(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+            made = tensor.to(dtype)
+            made = made.clone() if made.is_inference() else made
+            return made.pin_memory() if pin and made.device.type == "cpu" else made
 
         return TrainingBatch(
-            move(self.latents.float()),
-            move(self.noise.float()),
-            move(self.timesteps.long()),
-            move(self.prompt_token_ids.long()),
-            None if self.mask is None else move(self.mask.float()),
+            make(self.latents, torch.float32),
+            make(self.noise, torch.float32),
+            make(self.timesteps, torch.int64),
+            make(self.prompt_token_ids, torch.int64),
+            None if self.mask is None else make(self.mask, torch.float32),
         )
 
 

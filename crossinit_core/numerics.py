@@ -1,4 +1,4 @@
-"""Torch's modes around a run: gradients inside ComfyUI, determinism, loss scaling, memory."""
+"""Torch's modes around a run: gradients inside ComfyUI, determinism, memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -69,26 +68,6 @@ def _set_environment(name: str, value: str | None) -> None:
         os.environ.pop(name, None)
     else:
         os.environ[name] = value
-
-
-class LossScale:
-    """Keeps float16 gradients in range: the loss is multiplied by `value`, the gradient divided by it.
-
-    A loss that is a mean over 100,000 latent values has gradients below float16's smallest number. Source of the
-    recipe: Micikevicius et al., "Mixed Precision Training", ICLR 2018.
-    """
-
-    def __init__(self, *, enabled: bool) -> None:
-        self.value = 2.0**16 if enabled else 1.0
-
-    def unscale_(self, parameter: Tensor) -> bool:
-        """Divide the gradient by the scale; False where it overflowed and the step must be done again."""
-        assert parameter.grad is not None
-        if self.value > 1 and not torch.isfinite(parameter.grad).all():
-            self.value /= 4
-            return False
-        parameter.grad.div_(self.value)
-        return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:

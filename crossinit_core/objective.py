@@ -19,9 +19,10 @@ def splice(vectors: Tensor, embedded: Tensor, token_ids: Tensor, vocabulary_size
     vectors (K, d), embedded (B, L, d) rows of the frozen table, token_ids (B, L) where the id V + k
     stands for vector k. Returns (B, L, d); gradients flow to `vectors`.
     """
-    placeholder = token_ids >= vocabulary_size
-    chosen = vectors[(token_ids - vocabulary_size).clamp_min(0)]
-    return torch.where(placeholder[..., None], chosen, embedded)
+    # One vector at a time: the gradient of an indexing would be added up in any order.
+    for k, vector in enumerate(vectors):
+        embedded = torch.where((token_ids == vocabulary_size + k)[..., None], vector, embedded)
+    return embedded
 
 
 def add_noise(latents: Tensor, noise: Tensor, abar: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .backbone import Precision
 from .token_files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,8 @@ KEEP = 30
 class RunState:
     """A run between two steps: `step` steps are done.
 
-    `optimizer` has AdamW's `exp_avg` and `exp_avg_sq` (K, d); `draws` is what the draws' state() gave; `loss_scale` is
-    that of float16.
+    `optimizer` has AdamW's `exp_avg` and `exp_avg_sq` (K, d); `draws` is what the draws' state() gave; `precision` is
+    what the next step computes in, and `loss_scale` that of float16.
     """
 
     step: int
@@ -41,6 +43,7 @@ class RunState:
     draws: dict[str, Tensor]
     losses: tuple[float, ...] = ()
     distances: tuple[float, ...] = ()
+    precision: Precision | Literal[""] = ""
     loss_scale: float = 1.0
     settings: dict[str, object] = field(default_factory=dict)
 
@@ -61,6 +64,7 @@ def save_state(state: RunState, folder: Path, fingerprint: str, steps: int) -> P
         "step": str(state.step),
         "losses": json.dumps(state.losses),
         "distances": json.dumps(state.distances),
+        "precision": state.precision,
         "loss_scale": repr(state.loss_scale),
         "settings": json.dumps(state.settings),
     }
@@ -103,6 +107,7 @@ def _read(path: Path, fingerprint: str, shape: torch.Size) -> RunState | None:
             draws=_under("draws.", tensors),
             losses=tuple(json.loads(metadata["losses"])),
             distances=tuple(json.loads(metadata["distances"])),
+            precision=cast(Any, metadata.get("precision", "")),
             loss_scale=float(metadata["loss_scale"]),
             settings=json.loads(metadata["settings"]),
         )

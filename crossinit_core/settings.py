@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from .backbone import PRECISIONS, Precision
 from .images import check_resolution
 from .prompts import SUBJECT, TEMPLATES
+
+MemoryMode = Literal["auto", "normal", "low"]
+MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "normal", "low")
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,8 @@ class InversionSettings:
     lambda. `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
     whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resolution` is the size in pixels
     at which photos are learned; None means the model's own. `resume_every` is the number of steps between resume files.
+    `memory` is `auto` (checkpointing and smaller pieces only where the device has too little memory), `normal` (never) or
+    `low` (always). `cuda_graph` lets a GPU replay a step that was recorded once; the result is the same.
     """
 
     steps: int = 320
@@ -34,6 +40,8 @@ class InversionSettings:
     templates: tuple[str, ...] = TEMPLATES
     subject: str = SUBJECT
     resume_every: int = 20
+    memory: MemoryMode = "auto"
+    cuda_graph: bool = True
 
     def check(self) -> None:
         """Raises ValueError for the first setting that cannot be: its name, its value, what is expected."""
@@ -56,6 +64,8 @@ class InversionSettings:
             raise ValueError(f"seed is {self.seed}, but must be from 0 to 2^64 - 1.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is '{self.precision}', but must be one of {', '.join(PRECISIONS)}.")
+        if self.memory not in MEMORY_MODES:
+            raise ValueError(f"memory is '{self.memory}', but must be one of {', '.join(MEMORY_MODES)}.")
         if self.resolution is not None:
             check_resolution(self.resolution)
 
@@ -73,7 +83,7 @@ class InversionSettings:
 
     def identity(self) -> dict[str, object]:
         """The settings that decide the result, for the fingerprint of a run."""
-        apart = ("steps", "micro_batch_size", "gradient_checkpointing", "resume_every")
+        apart = ("steps", "micro_batch_size", "gradient_checkpointing", "resume_every", "memory", "cuda_graph")
         return {key: value for key, value in asdict(self).items() if key not in apart}
 
 

@@ -20,6 +20,7 @@ from ..crossinit_core.backbone import (
     Posterior,
     Precision,
     PredictionType,
+    activation_memory,
     resolve_precision,
     weights_fingerprint,
 )
@@ -124,6 +125,21 @@ class ComfyBackbone:
         return Posterior(
             self.latent_format.process_in(mean), std * scale, weights_fingerprint(first_stage.state_dict().items())
         )
+
+    def memory_needed(
+        self, *, precision: Precision, samples: int, resolution: int, gradient_checkpointing: bool
+    ) -> int:
+        """Bytes for a step over so many samples at once, private copies included."""
+        dtype = DTYPES[_host_precision(precision, self.device)]
+        weights = _size(self._model.model, dtype) + _size(self._clip.patcher.model)
+        return weights + activation_memory(samples, resolution, dtype, gradient_checkpointing)
+
+    def free_memory(self, needed: int) -> int | None:
+        """What ComfyUI reports as free after it has moved other models out of the way; None on a CPU."""
+        if mm.is_device_cpu(self.device):
+            return None
+        _make_room(self.device, needed)
+        return int(mm.get_free_memory(self.device))
 
     @contextmanager
     def training(self, *, precision: Precision, gradient_checkpointing: bool) -> Iterator[_ComfyModel]:
