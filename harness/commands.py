@@ -75,9 +75,16 @@ def parse(arguments: Sequence[str], description: str | None = None) -> tuple[arg
         command.set_defaults(command=run)
         return command
 
-    demo = add("demo", run_demo, "Learn a face through a live ComfyUI; leaves the token, pictures and a plot.")
-    demo.add_argument("--checkpoint", type=Path, metavar="FILE", help="a Stable Diffusion 2.x or 1.x checkpoint")
-    demo.add_argument("--photo", type=Path, metavar="FILE", help="a portrait photo")
+    demo = add(
+        "demo", run_demo, "Learn a face through a live ComfyUI; leaves a contact sheet, the token and the workflow."
+    )
+    demo.add_argument(
+        "--person", type=int, metavar="N", help="which drawn person to learn, from 0; needs no checkpoint"
+    )
+    demo.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="a Stable Diffusion 2.x or 1.x checkpoint, to learn a photo"
+    )
+    demo.add_argument("--photo", type=Path, metavar="FILE", help="a portrait photo, with --checkpoint")
     demo.add_argument("--preset", choices=("fast", "full"), help="how long to learn")
     demo.add_argument("--out", type=Path, metavar="FOLDER", help="default: demo-output beside run.py")
 
@@ -120,8 +127,9 @@ def run_demo(options: argparse.Namespace, passed: list[str], layout: Layout) -> 
     for name, path in paths.items():
         if path is not None:
             command += [f"--{name}", str(path.absolute())]
-    if options.preset:
-        command += ["--preset", options.preset]
+    for name in ("preset", "person"):
+        if getattr(options, name) is not None:
+            command += [f"--{name}", str(getattr(options, name))]
     return run_child(command + passed, layout, environment)
 
 

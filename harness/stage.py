@@ -16,9 +16,10 @@ import torch
 from crossinit_core import LearnedToken, save_learned_token
 
 from . import standins
-from .demo import portrait
+from .demo_photo import portrait
 from .links import prepare_base
 from .shipped import CHECKPOINT, CONTROLNET, PHOTO, TOKEN_FILE
+from .shipped_miniature import DRESSED_SAMPLER, PLAIN_SAMPLER
 
 PACK = Path(__file__).resolve().parent.parent
 SD1_CHECKPOINT = "standin-sd15.safetensors"
@@ -34,6 +35,15 @@ SMALL: Sequence[tuple[str, str, Any]] = (
     ("KSampler", "steps", 2),
 )
 """The least work with which a workflow still does everything: node type, widget, value."""
+
+SMALL_MINIATURE: Sequence[tuple[str, str, Any]] = (
+    ("CrossInitLearn", "steps", 2),
+    ("CrossInitLearn", "batch_size", 1),
+    ("EmptyLatentImage", "batch_size", 1),
+    (PLAIN_SAMPLER, "steps", 2),
+    (DRESSED_SAMPLER, "steps", 2),
+)
+"""The same for the workflow on the miniature, which needs no stand-ins."""
 
 Cached = Callable[[str, Callable[[Path], Any]], Path]
 """Returns the path of a file by name, and makes it with the function where it is not there yet."""

@@ -16,14 +16,17 @@ from harness.browser import find_browser
 from harness.graphs import Json
 from harness.links import PACK_NAME
 from harness.page import ComfyPage, PageError, chromium
-from harness.shipped import WORKFLOWS
-from harness.stage import SMALL
+from harness.shipped import MINIATURE, WORKFLOWS
+from harness.shipped_miniature import DRESSED_PICTURES, DRESSED_SAMPLER, PLAIN_PICTURES, PLAIN_SAMPLER
+from harness.stage import SMALL, SMALL_MINIATURE
+from miniature.pack import WEIGHTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = [REPOSITORY / "workflows" / f"{name}.json" for name in WORKFLOWS]
 SCREENSHOTS = REPOSITORY / "test-output"
 HELP_PAGES = sorted((REPOSITORY / "web" / "docs").glob("*.md"))
 LEARN = "CrossInitLearn"
+SAMPLERS = (PLAIN_SAMPLER, DRESSED_SAMPLER)
 
 # The page says this of itself, with or without the pack.
 _ITS_OWN = ("ComfyApp graph accessed before initialization", "missingModelDownload")
@@ -62,8 +65,11 @@ def modern(live: Any, browser: Any) -> Iterator[ComfyPage]:
 def _load_small(page: ComfyPage, workflow: Path, seed: int) -> None:
     """A shipped workflow, unchanged but for its sizes; the seeds keep ComfyUI from answering out of its cache."""
     page.load(workflow)
-    nodes = {node.type for node in WORKFLOWS[workflow.stem][0]}
-    for node, name, value in (*SMALL, (LEARN, "seed", seed), ("KSampler", "seed", seed)):
+    changes: tuple[Any, ...] = (*SMALL, (LEARN, "seed", seed), ("KSampler", "seed", seed))
+    if workflow.stem == MINIATURE:
+        changes = (*SMALL_MINIATURE, (LEARN, "seed", seed), *((node, "seed", seed) for node in SAMPLERS))
+    nodes = {node.title or node.type for node in WORKFLOWS[workflow.stem][0]}
+    for node, name, value in changes:
         if node in nodes:
             page.set_widget(node, name, value)
 
@@ -77,13 +83,18 @@ def _crowded(page: ComfyPage) -> list[str]:
 
 @pytest.mark.parametrize("workflow", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_workflow_is_opened_run_and_finishes_with_its_picture(classic: ComfyPage, workflow: Path) -> None:
+    if workflow.stem == MINIATURE and not WEIGHTS.is_dir():
+        pytest.skip("there are no weights of the miniature")
     _load_small(classic, workflow, seed=1001)
     assert not classic.errors()
     assert not _crowded(classic)
     classic.screenshot(SCREENSHOTS / f"{workflow.stem}-opened.png")
     classic.run()
     assert not classic.errors()
-    assert classic.pictures("SaveImage") == [[64, 64]]
+    if workflow.stem == MINIATURE:
+        assert [classic.pictures(node) for node in (PLAIN_PICTURES, DRESSED_PICTURES)] == [[[128, 128]]] * 2
+    else:
+        assert classic.pictures("SaveImage") == [[64, 64]]
     assert not _crowded(classic)
     classic.screenshot(SCREENSHOTS / f"{workflow.stem}-done.png")
 

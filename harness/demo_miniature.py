@@ -1,0 +1,187 @@
+"""The demo on the miniature: the shipped workflow `04-try-it-without-downloads` with one prompt after the other."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from miniature import pack
+from miniature.captions import Prompt
+
+from .client import Client, Event
+from .demo_parts import PACK, Progress, fetch, list_results, running
+from .graphs import Json, set_widget, to_api
+from .jury import Findings, Jury, Pictures
+from .sheet import Tile, contact_sheet
+from .shipped_miniature import DRESSED, DRESSED_PICTURES, PLAIN, PLAIN_PICTURES, WORKFLOW
+
+PERSON = 0
+TOKEN = "demo-drawn-person"
+EACH = 2
+"""Pictures of each prompt; the sheet shows the first."""
+
+PROMPTS = (
+    Prompt("a photo of a {} person", {}),
+    Prompt("a {} person with a happy expression", {"expression": "happy"}),
+    Prompt("a {} person with a sad expression", {"expression": "sad"}),
+    Prompt("a {} person with a surprised expression", {"expression": "surprised"}),
+    Prompt("a {} person with an angry expression", {"expression": "angry"}),
+    Prompt("a {} person wearing sunglasses on the beach", {"eyewear": "sunglasses", "background": "beach"}),
+    Prompt("a {} person wearing headphones", {"headphones": "yes"}),
+    Prompt("a {} person wearing a spacesuit in space", {"clothing": "spacesuit", "background": "space"}),
+    Prompt("a pencil sketch of a {} person", {"style": "sketch"}),
+    Prompt("a watercolour painting of a {} person", {"style": "watercolour"}),
+    Prompt("a {} person and Anne Hathaway in the snow", {"companion": "yes", "background": "snow"}),
+)
+
+COLUMNS = 4
+SAID = {"headphones": "headphones", "companion": "two people"}
+"""What is said of an attribute instead of its value."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came out: the portrait, the pictures of every prompt, how long learning took, and the saved file's name."""
+
+    portrait: Pictures
+    drawn: list[Pictures]
+    learning: str
+    loss: Sequence[Json]
+    file: str
+    prompt_text: str
+    workflow: Json
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Learn the person, draw it in every prompt, have it judged; leave a contact sheet and all that it came from."""
+    began = time.monotonic()
+    person = PERSON if arguments.person is None else arguments.person
+    if person < 0:
+        raise ValueError(f"--person is {person}, but must be 0 or more.")
+    pack.read_config(pack.WEIGHTS)
+    jury, out = Jury(pack.WEIGHTS, person), arguments.out
+    with running(arguments.comfyui, arguments.base) as client:
+        made = learn_and_draw(client, person, PROMPTS, preset=arguments.preset)
+        paintings = through_vae(client, jury.paintings(list(PROMPTS)), arguments.base / "input")
+        findings = jury.findings(list(PROMPTS), made.drawn, paintings)
+        fetch(client, list(made.loss), out / "loss")
+    shutil.copyfile(arguments.base / "models" / "embeddings" / made.file, out / made.file)
+    (out / "workflow.json").write_text(json.dumps(made.workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    Image.fromarray(made.portrait[0]).save(out / "portrait.png")
+    sheet(jury, made, findings).save(out / "contact-sheet.png", optimize=True)
+    print(f"\n\n{made.learning[0].upper()}{made.learning[1:]}.")
+    print("\n".join(described(findings)))
+    print(f"The demo took {time.monotonic() - began:.0f} s.")
+    list_results(out)
+    print(f"\nLook at {out / 'contact-sheet.png'}, and drop workflow.json onto ComfyUI's page (python3 run.py serve).")
+
+
+def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], preset: str | None = None) -> Run:
+    """Run the workflow once for every prompt; only the first run learns. The first prompt is the plain one."""
+    info = client.object_info()
+    workflow: Json = json.loads((PACK / "workflows" / f"{WORKFLOW}.json").read_text(encoding="utf-8"))
+    changes: list[tuple[str, str, object]] = [
+        ("CrossInitDrawnPerson", "seed", person),
+        ("CrossInitSave", "name", TOKEN),
+        ("EmptyLatentImage", "batch_size", EACH),
+        (PLAIN, "text", prompts[0].text),
+    ]
+    if preset:
+        changes.append(("CrossInitLearn", "preset", preset))
+    for node, name, value in changes:
+        set_widget(workflow, node, name, value, info)
+    ids = {key: str(node["id"]) for node in workflow["nodes"] for key in (node["type"], node.get("title"))}
+    said = _LastWords(ids["CrossInitLearn"], Progress(workflow))
+    drawn: list[Pictures] = []
+    portrait = saved = loss = None
+    for number, prompt in enumerate(prompts[1:], start=1):
+        set_widget(workflow, DRESSED, "text", prompt.text, info)
+        began = time.monotonic()
+        history = client.run(to_api(workflow, info), workflow, on_event=None if drawn else said, timeout=24 * 3600)
+        if not drawn:
+            print("\n\nDrawing:", flush=True)
+            drawn.append(_pictures(client, history.images(ids[PLAIN_PICTURES])))
+            portrait = _pictures(client, history.images(ids["CrossInitDrawnPerson"]))
+            saved, loss = history.outputs[ids["CrossInitSave"]], history.images(ids["LossGraphNode"])
+        drawn.append(_pictures(client, history.images(ids[DRESSED_PICTURES])))
+        print(f"  {number:2d} of {len(prompts) - 1}  {prompt.text}  {time.monotonic() - began:.0f} s", flush=True)
+    assert portrait is not None and saved is not None and loss is not None
+    return Run(portrait, drawn, said.text, loss, saved["file"][0], saved["prompt_text"][0], workflow)
+
+
+def through_vae(client: Client, pictures: Pictures, folder: Path) -> Pictures:
+    """The pictures as the miniature's VAE gives them back. `folder` is the server's input folder."""
+    graph: Json = {"vae": {"class_type": "CrossInitMiniature", "inputs": {}}}
+    paths = []
+    for number, picture in enumerate(pictures):
+        paths.append(folder / f"crossinit-demo-{number}.png")
+        Image.fromarray(picture).save(paths[-1])
+        graph |= {
+            f"load{number}": {"class_type": "LoadImage", "inputs": {"image": paths[-1].name}},
+            f"encode{number}": {
+                "class_type": "VAEEncode",
+                "inputs": {"pixels": [f"load{number}", 0], "vae": ["vae", 2]},
+            },
+            f"decode{number}": {
+                "class_type": "VAEDecode",
+                "inputs": {"samples": [f"encode{number}", 0], "vae": ["vae", 2]},
+            },
+            f"show{number}": {"class_type": "PreviewImage", "inputs": {"images": [f"decode{number}", 0]}},
+        }
+    try:
+        history = client.run(graph)
+        return np.concatenate([_pictures(client, history.images(f"show{number}")) for number in range(len(pictures))])
+    finally:
+        for path in paths:
+            path.unlink()
+
+
+def described(findings: Findings) -> list[str]:
+    """The numbers, as lines for people."""
+    return [
+        f"Likeness {findings.likeness:.2f} of 1: a repainted picture of the same person gets {findings.ceiling:.2f}, the most "
+        f"similar celebrity {findings.nearest_name:.2f}, somebody else {findings.floor:.2f}.",
+        f"Plain pictures are more like this person than like {findings.rank:.0%} of random people.",
+        f"Editability {findings.editability:.0%}: so many pictures show all that their prompt asks.",
+    ]
+
+
+def sheet(jury: Jury, made: Run, findings: Findings) -> Image.Image:
+    """The portrait, and the first picture of each prompt with what the judge sees in it."""
+    tiles = [Tile(made.portrait[0], "The portrait: all that was learned from", framed=True)]
+    for prompt, pictures in zip(PROMPTS, made.drawn, strict=True):
+        verdict = jury.look(pictures[:1])
+        marks: list[tuple[str, bool | None]] = [
+            (SAID.get(name, value), bool(verdict.shows({name: value})[0])) for name, value in prompt.asks.items()
+        ]
+        marks.append((f"likeness {float(verdict.likeness(jury.person)[0]):.2f}", None))
+        tiles.append(Tile(pictures[0], prompt.text, marks))
+    lines = [f"{{}} is the person. The miniature model, in ComfyUI: {made.learning}.", *described(findings)]
+    return contact_sheet("A face, learned from one portrait", lines, tiles, COLUMNS)
+
+
+def _pictures(client: Client, images: list[Json]) -> Pictures:
+    opened = [Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in images]
+    return np.stack([np.asarray(image) for image in opened])
+
+
+class _LastWords:
+    """Passes events on, and keeps the last text of one node."""
+
+    def __init__(self, node: str, further: Progress) -> None:
+        self._node, self._further, self.text = node, further, ""
+
+    def __call__(self, event: Event) -> None:
+        if event.type == "progress_text" and event.node_id == self._node:
+            self.text = re.sub(r", loss.*", "", str(event.data["text"]))
+        self._further(event)
