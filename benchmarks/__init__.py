@@ -1,0 +1,1 @@
+"""Programs that measure. They assert nothing."""

@@ -1,0 +1,221 @@
+"""The page for people: tables, verdicts, what shaped the numbers, and how they came about."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from miniature.identity import CATEGORICAL, CONTINUOUS
+from miniature.scene import ATTRIBUTES
+
+from .plan import LAMBDA, LEARNING_RATE, Group, Plan, Run, Table
+from .results import ASKING, EXPRESSIONS, HEADLINE, JUDGES, Summary
+from .statistics import Estimate, Numbers
+from .verdicts import RATE_RULE, fast_learning_rate, verdicts
+
+DISCLOSURES = """\
+- **The world is drawn.** People, portraits and scenes come from the pack's own painter, at 128 px, and the model is a
+  small one with Stable Diffusion 2's architecture, trained on them. What holds here need not hold for photographs, and
+  the other way round.
+- **The scale disparity is partly built in.** While the miniature was trained, every row of its token table was kept at a
+  norm of at most 0.4, the mean norm in Stable Diffusion's encoders. What its text encoder puts out goes through a
+  LayerNorm and is many times longer. That rows are short and outputs long is therefore a property of the design, as it
+  is in Stable Diffusion; how far learned vectors travel from either is measured.
+- **Faces between the names can be reached, by design.** A quarter of the training pictures show people without a name,
+  whose token rows (1, 2 or 3 of them) come from a linear map of their face. Without them the encoder would know 792
+  points and little between them. Stable Diffusion saw far more people than that, but no such map.
+- **Judges are networks too.** Both learned from paintings alone, and their errors (below) limit what can be told. The
+  headline judge had no part in training the generator; the other one's features served the VAE's loss.
+- **Plain textual inversion** starts at the row of "person" for each of its K vectors, and has lambda 0, since it knows no
+  regularizer; the other runs have the paper's lambda. Everything else is equal for all: photo, draws, seeds, AdamW.
+- **One learning per person.** Seeds vary the pictures, not the learning; a person's number is the seed of the learning."""
+
+_HEADS = ("likeness", "to others", "rank", "editability", "expressions", "no portrait")
+_MOVES = ("norm, start → end", "× start", "angle", "seconds", "people")
+
+
+def document(summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]], command: str) -> str:
+    """`docs/paper-claims.md`. images: alternative text and path of pictures, `plot` and perhaps `people`."""
+    numbers = Numbers(summary)
+    parts = [
+        "# The paper's claims in the drawn world",
+        "This page is written by `benchmarks/paper_claims.py` from its own results; do not edit it.",
+        _introduction(plan, numbers),
+        "## Which claims hold",
+        *_verdicts(numbers, plan),
+        "## Initializations and steps",
+        f"![{images['plot'][0]}]({images['plot'][1]})",
+        _table(numbers, plan.series("main"), references=True),
+    ]
+    if "people" in images:
+        parts.append(f"![{images['people'][0]}]({images['people'][1]})")
+    parts += [
+        "## Lambda",
+        _table(numbers, plan.series("lambda"), "lambda"),
+        "## The fast preset's learning rate",
+        _table(numbers, plan.series("fast"), "fast"),
+        _rate(numbers, plan),
+        "## Number of vectors",
+        _table(numbers, plan.series("vectors"), "vectors"),
+        "## The other judge",
+        "The judge whose features served the VAE's loss, on the same pictures.",
+        _table(numbers, _everything(plan), judge=1 - HEADLINE, references=True, moves=False),
+        "## How good the judges are",
+        *_judges(summary["judges"]),
+        "## What shaped these numbers",
+        DISCLOSURES,
+        "## How they came about",
+        *_sessions(summary, plan, command),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _introduction(plan: Plan, numbers: Numbers) -> str:
+    return f"""\
+{plan.identities} people who were kept from the miniature's training, one painted portrait each. Each is learned by
+`crossinit_core.invert` in every way listed here, then {len(ASKING) + 1} prompts (the paper's, translated) are drawn {plan.seeds} times each.
+All runs have batch 8, K = 2, learning rate {LEARNING_RATE} and lambda {LAMBDA:g} where nothing else is said.
+
+- **Likeness**: similarity (0..1) between the face that a judge sees in a picture and the person's true parameters, mean
+  over all prompts and pictures, those that are no portraits included. *Floor*: repainted pictures of a random other
+  person. *Ceiling*: the person repainted in scenes that fulfil the prompts, through the VAE.
+- **To others**: likeness of the same pictures to random people. **Rank**: the share of these whom a picture resembles less
+  than the person meant; a picture of somebody else has 0.5 on average.
+- **Editability**: share of pictures in which the judge sees everything that the prompt asks for ({len(ASKING)} prompts ask);
+  **expressions**: the same for the {len(EXPRESSIONS)} prompts that ask for an expression alone.
+- **No portrait**: share of pictures that the judge does not take for a clean portrait.
+- **Norm, angle**: Euclidean norm of the learned vectors and their angle to the start, mean over the K vectors.
+
+± is the standard error over people; square brackets are 95 % intervals of the bootstrap over people. Differences are
+paired: the same person, portrait, draws and noise on both sides."""
+
+
+def _verdicts(numbers: Numbers, plan: Plan) -> list[str]:
+    found = verdicts(numbers, plan)
+    return ["\n".join(f"- {v.claim} **{v.word.capitalize()}.** {v.evidence} *Criterion: {v.criterion}*" for v in found)]
+
+
+def _everything(plan: Plan) -> list[tuple[Run, int]]:
+    found: dict[str, tuple[Run, int]] = {}
+    tables: tuple[Table, ...] = ("main", "lambda", "fast", "vectors")
+    for group in tables:
+        for run, steps in plan.series(group):
+            found.setdefault(run.config(steps), (run, steps))
+    return list(found.values())
+
+
+def _table(
+    numbers: Numbers,
+    series: Sequence[tuple[Run, int]],
+    group: Group | None = None,
+    judge: int = HEADLINE,
+    references: bool = False,
+    moves: bool = True,
+) -> str:
+    rows = []
+    if references and numbers.column("reference", "floor"):
+        shown = [_value(numbers.mean("reference", n, judge)) for n in ("editability", "expressions", "no_portrait")]
+        ends = ["", "", "", "", str(numbers.mean("reference", "floor").count)] if moves else []
+        rows.append(["*floor: somebody else*", "", _value(numbers.mean("reference", "floor", judge)), *[""] * 5, *ends])
+        top = (numbers.mean("reference", name, judge) for name in ("likeness", "others", "rank"))
+        rows.append(["*ceiling: repainted*", "", *map(_value, top), *shown, *ends])
+    for run, steps in series:
+        if run.config(steps) in numbers:
+            rows.append(
+                [_label(run, group or run.group), f"{steps:,}", *_measured(numbers, run.config(steps), judge, moves)]
+            )
+    if not rows:
+        return "Not measured."
+    return _markdown(("", "steps", *_HEADS, *(_MOVES if moves else ())), rows)
+
+
+def _measured(numbers: Numbers, config: str, judge: int, moves: bool) -> list[str]:
+    names = ("likeness", "others", "rank", "editability", "expressions", "no_portrait")
+    cells = [_value(numbers.mean(config, name, judge)) for name in names]
+    if not moves:
+        return cells
+    start, norm, ratio, angle, seconds = (
+        numbers.mean(config, name) for name in ("start_norm", "norm", "norm_ratio", "angle", "seconds")
+    )
+    return [
+        *cells,
+        f"{start.mean:.2f} → {norm.mean:.2f}",
+        f"{ratio.mean:.2f} ± {ratio.error:.2f}",
+        f"{angle.mean:.1f}°",
+        f"{seconds.mean:.3g}" if seconds.count else "",
+        str(numbers.mean(config, "likeness").count),
+    ]
+
+
+def _label(run: Run, group: Group) -> str:
+    """What sets a run apart in the table of a group."""
+    if group == "lambda":
+        return f"lambda {run.regularization:g}"
+    if group == "fast":
+        return f"learning rate {run.learning_rate}"
+    return f"{run.label}, K = {run.vectors}" if group == "vectors" else run.label
+
+
+def _value(found: Estimate) -> str:
+    if not found.count:
+        return ""
+    return f"{found.mean:.3f}" if math.isnan(found.error) else found.plus_minus()
+
+
+def _rate(numbers: Numbers, plan: Plan) -> str:
+    rate, means = fast_learning_rate(numbers, plan)
+    listed = ", ".join(f"{rate}: {_value(mean)}" for rate, mean in sorted(means.items()) if mean.count)
+    result = (
+        f"By this rule: **{rate}**." if rate is not None else "Not all rates are measured, so the rule gives nothing."
+    )
+    return f"{RATE_RULE} The paper's rate is {LEARNING_RATE}.\n\nMean scores: {listed or 'none'}. {result}"
+
+
+def _judges(found: Any) -> list[str]:
+    if not found:
+        return ["Not measured."]
+    parts = [
+        "On fresh paintings of people and scenes that neither saw, and on the same paintings after the VAE. Numbers lie in "
+        "0..1; always saying 0.5 errs by 0.25 where they are uniform."
+    ]
+    heads = [f"judge {i}{' (headline)' if i == HEADLINE else ''}, {kind}" for i in range(JUDGES) for kind in found[i]]
+
+    def rows(names: Iterable[tuple[str, str]]) -> list[list[str]]:
+        return [[label, *(f"{each[key]:.3f}" for judge in found for each in judge.values())] for key, label in names]
+
+    numbers = [(f"error {name}", name.replace("_", " ")) for name in CONTINUOUS]
+    parts.append(_markdown(("mean error of a number", *heads), rows(numbers)))
+    shares = [(name, name.replace("_", " ")) for name in (*CATEGORICAL, *ATTRIBUTES)]
+    shares += [("portrait", "portraits known as such"), ("no portrait", "ruins known as such")]
+    shares += [("likeness of held-out people", "likeness to the truth")]
+    parts.append(_markdown(("share right", *heads), rows(shares)))
+    return parts
+
+
+def _sessions(summary: Summary, plan: Plan, command: str) -> list[str]:
+    parts = [f"```\n{command}\n```"]
+    alone = summary["alone"]
+    if alone:
+        took = ", ".join(f"{steps} steps {seconds:.1f} s" for steps, seconds in alone["learning"].items())
+        parts.append(
+            f"With nothing beside it, on {alone['device']}: learning {took}; drawing the {len(ASKING) + 1} prompts once "
+            f"({plan.sampling_steps} steps, guidance {plan.guidance:g}) {alone['pictures']:.1f} s. float32."
+        )
+    else:
+        parts.append("Seconds with nothing beside it were not measured (`--alone`).")
+    parts.append(
+        "Seconds in the tables are the wall clock of learning one person while other workers shared the machine, the "
+        "encoding of the portrait included. Runs of one way are one trajectory that was looked at on the way."
+    )
+    rows = [
+        (s["when"], s["devices"], str(s["workers"]), f"{s['seconds']:.0f}", str(s["jobs"]), s["versions"])
+        for s in summary["sessions"]
+    ]
+    heads = ("when", "devices", "workers", "seconds", "jobs", "versions")
+    return [*parts, _markdown(heads, rows) if rows else "No session is on record."]
+
+
+def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

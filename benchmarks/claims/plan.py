@@ -1,0 +1,174 @@
+"""What is measured: runs of the learning, the steps at which each is looked at, and the order of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from crossinit_core import InversionSettings
+
+Start = Literal["words", "mean", "cross names", "cross words"]
+Table = Literal["main", "fast", "lambda", "vectors"]
+Group = Literal["main", "fast", "lambda", "vectors", "long"]
+
+LABELS: dict[Start, str] = {
+    "words": "plain textual inversion",
+    "mean": "celebrity mean, no encoder pass",
+    "cross names": "cross initialization, names",
+    "cross words": "cross initialization, words",
+}
+
+WORD = "person"
+"""Plain textual inversion starts at this word, once for each vector: with equal K, only the start differs."""
+
+LEARNING_RATE, LAMBDA = InversionSettings.learning_rate, InversionSettings.regularization
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to learn, at every one of `marks` steps: since the learning rate is constant, 25 steps of a run of 320
+    are the run of 25."""
+
+    name: str
+    start: Start
+    marks: tuple[int, ...]
+    group: Group
+    vectors: int = 2
+    learning_rate: float = LEARNING_RATE
+    regularization: float = LAMBDA
+
+    def config(self, steps: int) -> str:
+        """The name of this run after so many steps."""
+        return f"{self.name}-{steps}"
+
+    @property
+    def label(self) -> str:
+        """For tables and plots."""
+        return LABELS[self.start]
+
+    @property
+    def words(self) -> str:
+        """What a start at words starts at."""
+        return " ".join([WORD] * self.vectors)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured. Defaults are those of issue and paper; tests make everything small.
+
+    `steps` are fast, middle and full; `long` is how far plain textual inversion goes. `seeds` is the number of
+    pictures of each prompt. `sampling_steps` and `guidance` are those of drawing; `examination` is the number of
+    paintings that the judges are examined on.
+    """
+
+    identities: int = 40
+    seeds: int = 3
+    steps: tuple[int, ...] = (25, 100, 320)
+    long: int = 5000
+    sampling_steps: int = 20
+    guidance: float = 3.0
+    examination: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("identities", "seeds", "sampling_steps", "examination"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.sampling_steps < 2:
+            raise ValueError(f"sampling_steps is {self.sampling_steps}, but the solver needs at least 2.")
+        order = (0, *self.steps, self.long)
+        if not self.steps or sorted(set(order)) != list(order):
+            raise ValueError(
+                f"steps are {' '.join(map(str, self.steps))} and long is {self.long}, but they must grow: 25 100 320, and 5000."
+            )
+
+    @property
+    def fast(self) -> int:
+        return self.steps[0]
+
+    @property
+    def full(self) -> int:
+        return self.steps[-1]
+
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, in the order of their importance."""
+        full, fast = (self.full,), (self.fast,)
+        # Textual inversion (Gal et al., 2022) knows no regularizer.
+        main = (
+            Run("plain", "words", self.steps, "main", regularization=0.0),
+            Run("mean", "mean", self.steps, "main"),
+            Run("cross-words", "cross words", self.steps, "main"),
+            Run("cross-names", "cross names", self.steps, "main"),
+        )
+        rates = [Run(f"rate-{rate}", "cross names", fast, "fast", learning_rate=rate) for rate in (0.01, 0.02, 0.04)]
+        weights = [
+            Run(f"lambda-{weight:g}", "cross names", full, "lambda", regularization=weight)
+            for weight in (0.0, 1e-4, 1e-3, 1e-2)
+        ]
+        counts = (
+            Run("vectors-1", "cross names", full, "vectors", vectors=1),
+            Run("vectors-3", "cross names", full, "vectors", vectors=3),
+            Run("plain-K1", "words", full, "vectors", vectors=1, regularization=0.0),
+        )
+        long = Run("plain", "words", (self.long,), "long", regularization=0.0)
+        return (*main, *rates, *weights, *counts, long)
+
+    def series(self, group: Table) -> list[tuple[Run, int]]:
+        """The runs that a table compares, with their steps: those of the group, and the default among them.
+
+        "main" has the long run as well, after the shorter ones of the same start.
+        """
+        runs = self.runs()
+        default = next(run for run in runs if run.name == "cross-names")
+        own = [run for run in runs if run.group == group]
+        if group == "fast":
+            return [(default, self.fast), *((run, self.fast) for run in own)]
+        if group == "lambda":
+            compared = sorted([default, *own], key=lambda run: run.regularization)
+            return [(run, self.full) for run in compared]
+        if group == "vectors":
+            crossed = sorted([default, *(r for r in own if r.start != "words")], key=lambda run: run.vectors)
+            plain = [r for r in own if r.start == "words"] + [run for run in runs if run.name == "plain"][:1]
+            return [(run, self.full) for run in (*crossed, *plain)]
+        long = [run for run in runs if run.group == "long"]
+        everything = [run for main in own for run in (main, *(run for run in long if run.name == main.name))]
+        return [(run, steps) for run in everything for steps in run.marks]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work for one worker. `kind` "learn" is a run for a person; "reference" paints the person's floor
+    and ceiling; "judges" examines the judges."""
+
+    kind: Literal["learn", "reference", "judges"]
+    identity: int = 0
+    run: Run | None = None
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """The results that come of it."""
+        return (self.kind,) if self.run is None else tuple(self.run.config(steps) for steps in self.run.marks)
+
+    @property
+    def trajectory(self) -> str:
+        """Two jobs of one trajectory must not run at once: the second continues the first."""
+        return f"{self.kind if self.run is None else self.run.name}-{self.identity:04d}"
+
+
+def jobs(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
+    """All work, such that stopping early is useful: group by group, and in a group person by person.
+
+    only: names of runs, or of what they make such as `plain-5000`; empty for everything.
+
+    Raises ValueError for a name that is neither.
+    """
+    runs = plan.runs()
+    known = {run.name for run in runs} | {run.config(steps) for run in runs for steps in run.marks}
+    for name in only:
+        if name not in known:
+            raise ValueError(f"--only is '{name}', but must be one of {', '.join(sorted(known))}.")
+    wanted = [run for run in runs if not only or run.name in only or any(run.config(m) in only for m in run.marks)]
+    work = [Job("judges"), *(Job("reference", who) for who in range(plan.identities))]
+    for group in dict.fromkeys(run.group for run in runs):
+        work += [Job("learn", i, run) for i in range(plan.identities) for run in wanted if run.group == group]
+    return work

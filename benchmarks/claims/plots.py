@@ -1,0 +1,137 @@
+"""One plot of the whole measurement, and a sheet of people as they were drawn. matplotlib is imported when it is used."""
+
+from __future__ import annotations
+
+import textwrap
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from miniature.canvas import SIZE
+from miniature.captions import PROMPTS
+
+from .plan import Plan, Run, Start
+from .statistics import Numbers
+
+_COLOURS: dict[Start, str] = {
+    "words": "tab:red",
+    "mean": "tab:orange",
+    "cross words": "tab:green",
+    "cross names": "tab:blue",
+}
+_SHOWN = (0, 1, 2, 6, 7, 9, 10, 16, 17, 18)
+"""Prompts on the sheet of people."""
+
+
+def save_plot(numbers: Numbers, plan: Plan, path: Path) -> None:
+    """Likeness against editability, norms over steps, and the effect of lambda, as one picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 4.8), layout="constrained")
+    together, norms, regularized = figure.subplots(1, 3)
+    _together(together, numbers, plan)
+    _norms(norms, numbers, plan)
+    _lambda(regularized, numbers, plan)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _lines(numbers: Numbers, plan: Plan) -> list[tuple[Run, list[int]]]:
+    """The starts with the steps at which they were measured."""
+    marks: dict[str, list[int]] = {}
+    runs = {run.name: run for run, _ in plan.series("main")}
+    for run, steps in plan.series("main"):
+        if run.config(steps) in numbers:
+            marks.setdefault(run.name, []).append(steps)
+    return [(runs[name], found) for name, found in marks.items()]
+
+
+def _together(axes: Any, numbers: Numbers, plan: Plan) -> None:
+    for run, marks in _lines(numbers, plan):
+        x, y = ([numbers.mean(run.config(m), name) for m in marks] for name in ("editability", "likeness"))
+        axes.errorbar(
+            [e.mean for e in x], [e.mean for e in y], xerr=[e.error for e in x], yerr=[e.error for e in y],
+            marker="o", color=_COLOURS[run.start], label=run.label,
+        )  # fmt: skip
+        for mark, a, b in zip(marks, x, y, strict=True):
+            axes.annotate(f"{mark:,}", (a.mean, b.mean), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    if numbers.column("reference", "floor"):
+        axes.axhline(numbers.mean("reference", "floor").mean, color="grey", ls=":", lw=1)
+        axes.axhline(numbers.mean("reference", "likeness").mean, color="grey", ls="--", lw=1)
+        axes.axvline(numbers.mean("reference", "editability").mean, color="grey", ls="--", lw=1)
+    axes.set(
+        xlabel="editability", ylabel="likeness",
+        title="Both together, by steps\n(dashed: repainted pictures; dotted: somebody else)",
+    )  # fmt: skip
+    if axes.has_data():
+        axes.legend(fontsize=8)
+
+
+def _norms(axes: Any, numbers: Numbers, plan: Plan) -> None:
+    for run, marks in _lines(numbers, plan):
+        start = numbers.mean(run.config(marks[0]), "start_norm").mean
+        norms = [start, *(numbers.mean(run.config(m), "norm").mean for m in marks)]
+        axes.plot([0, *marks], norms, marker="o", color=_COLOURS[run.start], label=run.label)
+    axes.set_xscale("symlog", linthresh=plan.fast)
+    axes.set_xticks(ticks := [0, *plan.steps, plan.long], [f"{steps:,}" for steps in ticks])
+    axes.minorticks_off()
+    axes.set(yscale="log", xlabel="steps", ylabel="norm of the learned vectors", title="Scale")
+    axes.set_xlim(left=0)
+
+
+def _lambda(axes: Any, numbers: Numbers, plan: Plan) -> None:
+    series = [(run, steps) for run, steps in plan.series("lambda") if run.config(steps) in numbers]
+    places = np.arange(len(series))
+    for name, colour in (("likeness", "tab:blue"), ("editability", "tab:green"), ("expressions", "tab:olive")):
+        found = [numbers.mean(run.config(steps), name) for run, steps in series]
+        axes.errorbar(
+            places, [e.mean for e in found], yerr=[e.error for e in found], marker="o", color=colour, label=name
+        )
+    axes.set_xticks(places, [f"{run.regularization:g}" for run, _ in series])
+    axes.set(xlabel="lambda", title=f"Cross initialization, {plan.full} steps")
+    if series:
+        axes.legend(fontsize=8)
+
+
+def save_people(folder: Path, plan: Plan, path: Path, identity: int = 0) -> bool:
+    """One person learned in the main ways, a row each, a column for each of ten prompts; False where pictures are missing.
+
+    folder: where the measurement kept its pictures, CONFIG/PERSON.png: all prompts side by side.
+    """
+    from matplotlib.figure import Figure
+
+    runs = [(run, steps) for run, steps in plan.series("main") if steps in (plan.fast, plan.full, plan.long)]
+    rows = []
+    for name, file in [("repainted", "reference"), *((f"{run.label}, {s:,} steps", run.config(s)) for run, s in runs)]:
+        if (kept := folder / file / f"{identity:04d}.png").is_file():
+            rows.append((name, np.asarray(Image.open(kept))))
+    if not rows:
+        return False
+    figure = Figure(figsize=(len(_SHOWN) * 1.1 + 2.4, len(rows) * 1.12 + 0.9))
+    left = 2.4 / figure.get_figwidth()
+    grid = figure.add_gridspec(
+        len(rows), len(_SHOWN), left=left, right=0.995, bottom=0.005,
+        top=1 - 0.85 / figure.get_figheight(), wspace=0.03, hspace=0.03,
+    )  # fmt: skip
+    for i, (name, strip) in enumerate(rows):
+        for j, prompt in enumerate(_SHOWN):
+            axes = figure.add_subplot(grid[i, j])
+            axes.imshow(strip[:, prompt * SIZE : (prompt + 1) * SIZE])
+            axes.set(xticks=[], yticks=[])
+            if j == 0:
+                axes.set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=8)
+            if i == 0:
+                text = PROMPTS[prompt].text.replace("a {} person", "*").replace("{} person", "*")
+                axes.set_title(_wrapped(text), fontsize=6.5)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=110)
+    Image.open(drawn).convert("RGB").quantize(192).save(path, optimize=True)
+    return True
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 18))

@@ -1,0 +1,133 @@
+"""Results on disk: one small file for each (configuration, person), written in one step, and what they add up to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossinit_core.token_files import write_atomically
+from miniature.captions import PROMPTS
+
+from .plan import Job, Plan
+
+JUDGES = 2
+HEADLINE = 1
+"""The judge that had no part in training the generator."""
+
+ASKING = [i for i, prompt in enumerate(PROMPTS) if prompt.asks]
+"""Prompts that ask for something; "a photo of a {} person" does not."""
+
+EXPRESSIONS = [i for i, prompt in enumerate(PROMPTS) if set(prompt.asks) == {"expression"}]
+
+JUDGED = ("likeness", "others", "rank", "editability", "expressions", "no_portrait")
+DRIFTED = ("start_norm", "norm", "norm_ratio", "angle", "distance", "seconds")
+
+Summary = dict[str, Any]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a small file in one step."""
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """A file's content, or `default` where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+
+
+class Results:
+    """The folder of a measurement: `plan.json`, `sessions.json`, and RESULT/PERSON.json for every result."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, config: str, identity: int) -> Path:
+        return self.folder / "results" / config / f"{identity:04d}.json"
+
+    def missing(self, job: Job) -> tuple[str, ...]:
+        """What of a job is still to be done."""
+        return tuple(config for config in job.configs if not self.path(config, job.identity).is_file())
+
+    def bind(self, plan: Plan, weights: str) -> None:
+        """Note what is measured in this folder, or make sure that it is the same as before.
+
+        Raises ValueError where the folder holds results of other settings or weights. The number of people may change.
+        """
+        own = json.loads(json.dumps({**asdict(plan), "weights": weights}))
+        before = read_json(self.folder / "plan.json", own)
+        for name, value in own.items():
+            if name != "identities" and before.get(name) != value:
+                raise ValueError(
+                    f"'{self.folder}' holds results for {name} = {before.get(name)}, but now it is {value}. "
+                    "Choose another folder with --out, or delete this one."
+                )
+        write_json(self.folder / "plan.json", own)
+
+
+def summarize(results: Results, plan: Plan) -> Summary:
+    """Everything that the document needs, small enough to commit: numbers for each person, rounded to 5 digits.
+
+    `configs[NAME]` has `identities`, the quantities of `DRIFTED`, and for each judge those of `JUDGED`, as lists in the
+    order of `identities`; `reference` likewise has `likeness`, `editability`, ... of repainted pictures, and `floor`.
+    """
+    names = ["reference", *dict.fromkeys(config for job in _learning(plan) for config in job)]
+    summary: Summary = {
+        "plan": asdict(plan),
+        "sessions": read_json(results.folder / "sessions.json", []),
+        "alone": read_json(results.folder / "alone.json"),
+        "judges": read_json(results.path("judges", 0)),
+        "configs": {},
+    }
+    for name in names:
+        found = {i: read_json(results.path(name, i)) for i in range(plan.identities)}
+        people = [i for i, result in found.items() if result is not None]
+        if people:
+            summary["configs"][name] = _columns(people, [found[i] for i in people])
+    summary["reference"] = summary["configs"].pop("reference", None)
+    return summary
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write a summary as JSON with one configuration a line."""
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items() if key != "configs"]
+    configs = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary["configs"].items()]
+    text = "{\n" + ",\n".join([*lines, '"configs": {\n' + ",\n".join(configs) + "\n}"]) + "\n}\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _learning(plan: Plan) -> list[list[str]]:
+    return [[run.config(steps) for steps in run.marks] for run in plan.runs()]
+
+
+def _columns(people: Sequence[int], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    columns: dict[str, Any] = {"identities": list(people)}
+    for name in DRIFTED:
+        if name in results[0]:
+            columns[name] = [None if r[name] is None else _short(np.mean(r[name])) for r in results]
+    columns["judges"] = [
+        {name: [_number(name, r["judges"][j]) for r in results] for name in _judged(results[0])} for j in range(JUDGES)
+    ]
+    return columns
+
+
+def _judged(result: Mapping[str, Any]) -> list[str]:
+    return [*JUDGED, *(["floor"] if "floor" in result["judges"][0] else [])]
+
+
+def _number(name: str, judged: Mapping[str, Sequence[float]]) -> float:
+    """One number of one person: a mean over the prompts that it is about."""
+    if name == "editability":
+        return _short(np.mean([judged["shown"][i] for i in ASKING]))
+    if name == "expressions":
+        return _short(np.mean([judged["shown"][i] for i in EXPRESSIONS]))
+    return _short(np.mean(judged[name]))
+
+
+def _short(value: Any) -> float:
+    return float(f"{float(value):.5g}")

@@ -1,0 +1,255 @@
+"""One worker's model: it learns people, has them drawn, and has judges look."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from crossinit_core import (
+    InversionSettings,
+    StepReport,
+    celebrity_mean,
+    cross_initialize,
+    cross_initialize_words,
+    invert,
+    lookup_words,
+)
+from crossinit_core.evaluation import drift
+from crossinit_core.objective import splice
+from crossinit_core.prompts import token_ids_with_placeholders
+from crossinit_core.resume import SUFFIX
+from miniature import pack
+from miniature.captions import PROMPTS
+from miniature.data import Encoder
+from miniature.identity import Identity, random_identity
+from miniature.judge import look
+from miniature.model import Parts
+from miniature.people import portrait
+from miniature.report import Painting
+from miniature.world import World, load_world
+
+from .paintings import examine, generator, judged, repaint
+from .plan import Job, Plan, Run
+from .results import Results, read_json, write_json
+
+RESUME_EVERY = 250
+SHEETS = 3
+"""Pictures are kept of so many people."""
+
+RANDOM_PEOPLE = 200
+
+
+class OutOfTimeError(Exception):
+    """The time limit came in the middle of a run; what was done is in its resume file."""
+
+
+@dataclass
+class Clock:
+    """When to stop, in `time.time()`, and how many learn at once on this machine."""
+
+    deadline: float | None = None
+    workers: int = 1
+
+    def check(self) -> None:
+        if self.deadline is not None and time.time() > self.deadline:
+            raise OutOfTimeError
+
+
+class Studio:
+    """The shipped miniature on one device, both judges, and the drawn world."""
+
+    def __init__(self, weights: Path, plan: Plan, results: Results, device: str, clock: Clock | None = None) -> None:
+        # cuBLAS reads this once, when CUDA starts; `invert` asks for reproducible numbers.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.set_num_threads(1)
+        self.plan, self.results, self.clock = plan, results, clock or Clock()
+        self.device = torch.device(device)
+        self.backbone = pack.load_backbone(weights, self.device)
+        parts = Parts(self.backbone.text_encoder, self.backbone.unet, self.backbone.vae)
+        encoder = Encoder(self.backbone.tokenizer)
+        self.painting = Painting(parts, encoder, self.device, plan.sampling_steps, plan.guidance)
+        self.judges = [judge.to(self.device) for judge in pack.load_judges(weights)]
+        self.world: World = load_world()
+        self._people = np.stack([random_identity(generator("people", i)).to_vector() for i in range(RANDOM_PEOPLE)])
+
+    def do(self, job: Job) -> None:
+        """A job's missing results. Raises OutOfTimeError where the clock says so."""
+        if job.run is not None:
+            self.learn(job.run, job.identity)
+        elif job.kind == "reference":
+            write_json(self.results.path("reference", job.identity), self.reference(job.identity))
+        else:
+            write_json(self.results.path("judges", 0), examine(self.judges, self.painting, self.plan.examination))
+
+    # ---- learning
+
+    def portrait(self, identity: int) -> NDArray[np.uint8]:
+        """The one picture that is learned from: painted, plain."""
+        return portrait(self.world.held_out(identity), identity)
+
+    def start(self, run: Run) -> Tensor:
+        """(K, d), where learning starts."""
+        starts: Mapping[str, Callable[[], Tensor]] = {
+            "words": lambda: lookup_words(self.backbone, run.words, run.vectors),
+            "mean": lambda: celebrity_mean(self.backbone, self.world.names, run.vectors),
+            "cross names": lambda: cross_initialize(self.backbone, self.world.names, run.vectors),
+            "cross words": lambda: cross_initialize_words(self.backbone, run.words, run.vectors),
+        }
+        return starts[run.start]()
+
+    def learn(self, run: Run, identity: int) -> None:
+        """Learn a person, and at every mark have the prompts drawn and judged.
+
+        Each mark continues the run of the last one from its resume file, which gives the same bits as one long run.
+        """
+        job = Job("learn", identity, run)
+        folder = self.results.folder / "resume" / job.trajectory
+        start = self.start(run)
+        for steps in run.marks:
+            if self.results.path(run.config(steps), identity).is_file():
+                continue
+            vectors, seconds = self.learned(run, identity, start, steps, folder)
+            self.clock.check()
+            self._write(run, identity, steps, start, vectors, seconds)
+        further = run.name == "plain" and not self.results.path(run.config(self.plan.long), identity).is_file()
+        if folder.is_dir() and not further:
+            shutil.rmtree(folder)
+
+    def learned(self, run: Run, identity: int, start: Tensor, steps: int, folder: Path) -> tuple[Tensor, float | None]:
+        """Vectors after so many steps, and the seconds that all of these took (None where that is not known)."""
+        settings = InversionSettings(
+            steps=steps,
+            learning_rate=run.learning_rate,
+            regularization=run.regularization,
+            seed=identity,
+            precision="fp32",
+            resolution=128,
+            resume_every=RESUME_EVERY,
+        )
+        record, before = folder / "seconds.json", {"step": 0, "seconds": 0.0}
+        if any(folder.glob(f"*{SUFFIX}")):
+            before = read_json(record, before)
+        done, began = 0, time.perf_counter()
+
+        def on_step(report: StepReport) -> None:
+            nonlocal done
+            done = report.step
+            if done % RESUME_EVERY == 0:
+                note(done)
+            self.clock.check()
+
+        def note(step: int) -> None:
+            write_json(record, {"step": step, "seconds": before["seconds"] + time.perf_counter() - began})
+
+        image = torch.from_numpy(self.portrait(identity).astype(np.float32) / 255)[None]
+        try:
+            result = invert(self.backbone, start, settings, images=image, on_step=on_step, resume_folder=folder)
+        except BaseException:
+            if done > before["step"]:
+                note(done)
+            raise
+        known = before["step"] == result.resumed_from
+        note(steps)
+        return result.token.vectors, before["seconds"] + result.seconds if known else None
+
+    def _write(
+        self, run: Run, identity: int, steps: int, start: Tensor, vectors: Tensor, seconds: float | None
+    ) -> None:
+        moved = drift(vectors, start)
+        pictures = self.pictures(vectors, identity)
+        result = {
+            "config": run.config(steps),
+            "identity": identity,
+            "start_norm": moved.start_norms.tolist(),
+            "norm": moved.norms.tolist(),
+            "norm_ratio": moved.norm_ratios.tolist(),
+            "angle": moved.angles.tolist(),
+            "distance": moved.distances.tolist(),
+            "seconds": seconds,
+            "workers": self.clock.workers,
+            "judges": self._judged(pictures, self.world.held_out(identity)),
+        }
+        self._keep(pictures, run.config(steps), identity)
+        write_json(self.results.path(run.config(steps), identity), result)
+
+    def _keep(self, pictures: NDArray[np.uint8], config: str, identity: int) -> None:
+        """The first picture of each prompt, side by side, for the first people."""
+        if identity < SHEETS:
+            path = self.results.folder / "pictures" / config / f"{identity:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.concatenate(pictures[:: self.plan.seeds], axis=1)).save(path)
+
+    def alone(self, marks: tuple[int, ...]) -> dict[str, Any]:
+        """Seconds of a run with nothing beside it: learning after each mark, and drawing all prompts once."""
+        run = replace(self.plan.runs()[0], marks=marks)
+        folder = self.results.folder / "resume" / "alone"
+        shutil.rmtree(folder, ignore_errors=True)
+        start = self.start(run)
+        self.learned(run, 0, start, 3, folder / "warm-up")
+        seconds = {str(steps): self.learned(run, 0, start, steps, folder)[1] for steps in marks}
+        self.pictures(start, 0, seeds=1)
+        began = time.perf_counter()
+        self.pictures(start, 0, seeds=1)
+        shutil.rmtree(folder)
+        return {"learning": seconds, "pictures": time.perf_counter() - began, "device": device_name(self.device)}
+
+    # ---- pictures and what judges see
+
+    def pictures(self, vectors: Tensor, identity: int, seeds: int | None = None) -> NDArray[np.uint8]:
+        """(prompts * seeds, 128, 128, 3): all seeds of a prompt, then the next prompt.
+
+        A person's pictures start from the same noise however the person was learned.
+        """
+        backbone, count = self.backbone, seeds or self.plan.seeds
+        ids = torch.tensor(
+            [
+                token_ids_with_placeholders(
+                    prompt.text,
+                    len(vectors),
+                    tokenize=backbone.tokenize,
+                    bos=backbone.bos,
+                    eos=backbone.eos,
+                    pad=backbone.pad,
+                    vocabulary_size=backbone.vocabulary_size,
+                )
+                for prompt in PROMPTS
+            ]
+        )
+        known = backbone.embed(ids.clamp_max(backbone.vocabulary_size - 1))
+        embeddings = splice(vectors, known, ids, backbone.vocabulary_size).repeat_interleave(count, dim=0)
+        return self.painting.pictures([], seed=identity, embeddings=embeddings.to(self.device))
+
+    def _judged(self, pictures: NDArray[np.uint8], who: Identity) -> list[dict[str, list[float]]]:
+        """What each judge sees in the pictures of a person."""
+        return [judged(look(judge, pictures), who, self._people, self.plan.seeds) for judge in self.judges]
+
+    def reference(self, identity: int) -> dict[str, Any]:
+        """The ceiling: the person repainted in scenes that fulfil the prompts, through the VAE. `floor` is the likeness
+        of such pictures of a random other person."""
+        who, other = self.world.held_out(identity), random_identity(generator("somebody else", identity))
+        companion = self.world.people["Anne Hathaway"]
+        own, foreign = (
+            self.painting.through_vae(repaint(person, companion, self.plan.seeds, generator("scenes", identity)))
+            for person in (who, other)
+        )
+        self._keep(own, "reference", identity)
+        pairs = zip(self._judged(own, who), self._judged(foreign, who), strict=True)
+        return {"identity": identity, "judges": [{**top, "floor": floor["likeness"]} for top, floor in pairs]}
+
+
+def device_name(device: torch.device) -> str:
+    """What computes, for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({os.cpu_count()} cores)"

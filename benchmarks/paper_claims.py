@@ -1,0 +1,204 @@
+"""The paper's claims, measured on the embedded miniature: see docs/paper-claims.md for what comes of it.
+
+    python -m benchmarks.paper_claims --devices cuda:0 cuda:1 --workers 24 --out build/claims --docs docs/paper-claims.md
+
+Every learning goes through `crossinit_core.invert`. What is done is not done again: stop at any time (`--time-limit`
+does it in time) and call again with the same --out. A smaller experiment: fewer --identities, or --only NAME.
+`--alone` measures seconds with nothing beside it and ends; `--docs-only` writes the page from what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from crossinit_core.compact_folder import read_config
+from miniature import pack
+
+from .claims.document import document
+from .claims.plan import Job, Plan, jobs
+from .claims.plots import save_people, save_plot
+from .claims.results import Results, read_json, summarize, write_json, write_summary
+from .claims.statistics import Numbers
+from .claims.verdicts import RATE_RULE, fast_learning_rate, verdicts
+from .claims.workers import Order, Outcome, perform
+
+ROOM = 20.0
+"""Seconds before --time-limit at which running jobs are stopped, to write their resume files and the page."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; returns the exit code: 0, 1 where a job failed, 2 for a wrong input, 3 where the time limit came."""
+    began = time.time()
+    options = _parser().parse_args(arguments)
+    try:
+        plan, results = _checked(options)
+        work = [job for job in jobs(plan, options.only) if results.missing(job)]
+    except (ValueError, OSError) as error:
+        print(f"paper_claims: {error}", file=sys.stderr)
+        return 2
+    outcome = Outcome()
+    if options.alone:
+        from .claims.studio import Studio
+
+        studio = Studio(options.weights, plan, results, options.devices[0])
+        write_json(results.folder / "alone.json", studio.alone((plan.fast, plan.full)))
+    elif not options.docs_only:
+        outcome = _measure(options, plan, results, work, began)
+    if options.docs and not options.alone:
+        write_docs(options.docs, results, plan)
+    for name, trace in outcome.failed:
+        print(f"{name} failed:\n{trace}", file=sys.stderr)
+    if outcome.left:
+        print(f"{outcome.left} of {len(work)} jobs are left. Call again with the same --out to go on.")
+    return 1 if outcome.failed else 3 if outcome.left else 0
+
+
+def write_docs(path: Path, results: Results, plan: Plan) -> None:
+    """The page, its numbers beside it (NAME.json), and its pictures in images/; prints the verdicts."""
+    summary = summarize(results, plan)
+    numbers = Numbers(summary)
+    images, stem = path.parent / "images", path.stem
+    save_plot(numbers, plan, images / f"{stem}.png")
+    shown = {"plot": ("Likeness and editability, norms over steps, and lambda", f"images/{stem}.png")}
+    if save_people(results.folder / "pictures", plan, images / f"{stem}-people.png"):
+        shown["people"] = ("One person, learned in each way, for ten prompts", f"images/{stem}-people.png")
+    write_summary(path.with_suffix(".json"), summary)
+    path.write_text(document(summary, plan, shown, _command(plan)), encoding="utf-8")
+    for verdict in verdicts(numbers, plan):
+        print(f"{verdict.word}: {verdict.claim} {verdict.evidence}")
+    print(f"{RATE_RULE} Chosen: {fast_learning_rate(numbers, plan)[0]}")
+
+
+def _command(plan: Plan) -> str:
+    """What measures the same again."""
+    words = ["python -m benchmarks.paper_claims"]
+    for name, default in asdict(Plan()).items():
+        value = getattr(plan, name)
+        if value != default:
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(f"--{name.replace('_', '-')} {' '.join(map(str, values))}")
+    return " ".join([*words, "--out FOLDER", "--docs docs/paper-claims.md"])
+
+
+def _measure(options: argparse.Namespace, plan: Plan, results: Results, work: Sequence[Job], began: float) -> Outcome:
+    deadline = began + options.time_limit - ROOM if options.time_limit else None
+    orders = [
+        Order(options.weights, results.folder, plan, options.devices[i % len(options.devices)], options.workers, deadline)
+        for i in range(options.workers)
+    ]  # fmt: skip
+
+    def report(job: Job, seconds: float, left: int) -> None:
+        print(f"{time.time() - began:7.0f} s: {job.trajectory} in {seconds:.1f} s, {left} waiting", flush=True)
+
+    print(f"{len(work)} jobs, {len(orders)} workers on {' '.join(options.devices)}.", flush=True)
+    outcome = perform(work, orders, report)
+    if outcome.done:
+        sessions = read_json(results.folder / "sessions.json", [])
+        sessions.append(_session(options, time.time() - began, len(outcome.done)))
+        write_json(results.folder / "sessions.json", sessions)
+    return outcome
+
+
+def _session(options: argparse.Namespace, seconds: float, done: int) -> dict[str, object]:
+    from .claims.studio import device_name
+
+    names = sorted({device_name(torch.device(device)) for device in options.devices})
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="minutes"),
+        "devices": f"{len(options.devices)} x {', '.join(names)}",
+        "workers": options.workers,
+        "seconds": round(seconds, 1),
+        "jobs": done,
+        "versions": f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {_version(name)}" for name in ("torch", "diffusers", "transformers")),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "?"
+
+
+def _checked(options: argparse.Namespace) -> tuple[Plan, Results]:
+    """Everything that can be wrong is found here, before any long work."""
+    plan = Plan(
+        options.identities,
+        options.seeds,
+        tuple(options.steps),
+        options.long,
+        options.sampling_steps,
+        options.guidance,
+        options.examination,
+    )
+    if options.workers < 1:
+        raise ValueError(f"--workers is {options.workers}, but must be at least 1.")
+    if options.time_limit is not None and options.time_limit <= ROOM:
+        raise ValueError(f"--time-limit is {options.time_limit:g}, but must be more than {ROOM:g} seconds.")
+    for name in options.devices:
+        _check_device(name)
+    if options.docs and importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--docs draws a plot, but matplotlib is not installed: pip install matplotlib")
+    if options.docs:
+        options.docs.parent.mkdir(parents=True, exist_ok=True)
+    read_config(options.weights)
+    results = Results(options.out)
+    results.bind(plan, _fingerprint(options.weights))
+    return plan, results
+
+
+def _fingerprint(weights: Path) -> str:
+    """Changes when the model or a judge changes."""
+    digest = hashlib.sha256()
+    for path in sorted(weights.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--devices has '{name}', but must be cpu, cuda:0, cuda:1, ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--devices has '{name}', but this machine has {torch.cuda.device_count()} CUDA devices.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = Plan()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results; an earlier one is continued")
+    parser.add_argument("--weights", type=Path, default=pack.WEIGHTS, help="folder of the shipped miniature")
+    parser.add_argument("--devices", nargs="+", default=["cuda:0" if torch.cuda.is_available() else "cpu"])
+    parser.add_argument("--workers", type=int, default=max((os.cpu_count() or 2) // 2, 1), help="processes in all")
+    parser.add_argument("--identities", type=int, default=default.identities, help="people to learn")
+    parser.add_argument("--seeds", type=int, default=default.seeds, help="pictures of each prompt")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs such as cross-names or plain-5000")
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop in time; call again to go on")
+    parser.add_argument("--docs", type=Path, metavar="FILE", help="write the page, its numbers and its pictures")
+    parser.add_argument("--docs-only", action="store_true", help="measure nothing, write --docs from what is there")
+    parser.add_argument("--alone", action="store_true", help="measure seconds on the first device, nothing else")
+    parser.add_argument("--steps", type=int, nargs="+", default=list(default.steps), help="fast, middle, full")
+    parser.add_argument("--long", type=int, default=default.long, help="steps of the long plain textual inversion")
+    parser.add_argument("--sampling-steps", type=int, default=default.sampling_steps)
+    parser.add_argument("--guidance", type=float, default=default.guidance)
+    parser.add_argument("--examination", type=int, default=default.examination, help="paintings to examine judges on")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
