@@ -107,7 +107,7 @@ def save_people(folder: Path, plan: Plan, path: Path, identity: int = 0) -> bool
     rows = []
     for name, file in [("repainted", "reference"), *((f"{run.label}, {s:,} steps", run.config(s)) for run, s in runs)]:
         if (kept := folder / file / f"{identity:04d}.png").is_file():
-            rows.append((name, np.asarray(Image.open(kept))))
+            rows.append((name, np.asarray(Image.open(kept).convert("RGB"))))
     if not rows:
         return False
     figure = Figure(figsize=(len(_SHOWN) * 1.1 + 2.4, len(rows) * 1.12 + 0.9))

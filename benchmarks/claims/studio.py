@@ -44,7 +44,7 @@ from .plan import Job, Plan, Run
 from .results import Results, read_json, write_json
 
 RESUME_EVERY = 250
-SHEETS = 3
+SHEETS = 2
 """Pictures are kept of so many people."""
 
 RANDOM_PEOPLE = 200
@@ -136,6 +136,7 @@ class Studio:
             precision="fp32",
             resolution=128,
             resume_every=RESUME_EVERY,
+            memory="normal",
         )
         record, before = folder / "seconds.json", {"step": 0, "seconds": 0.0}
         if any(folder.glob(f"*{SUFFIX}")):
@@ -180,7 +181,8 @@ class Studio:
             "workers": self.clock.workers,
             "judges": self._judged(pictures, self.world.held_out(identity)),
         }
-        self._keep(pictures, run.config(steps), identity)
+        if run.group in ("main", "long"):
+            self._keep(pictures, run.config(steps), identity)
         write_json(self.results.path(run.config(steps), identity), result)
 
     def _keep(self, pictures: NDArray[np.uint8], config: str, identity: int) -> None:
@@ -188,7 +190,8 @@ class Studio:
         if identity < SHEETS:
             path = self.results.folder / "pictures" / config / f"{identity:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.concatenate(pictures[:: self.plan.seeds], axis=1)).save(path)
+            strip = Image.fromarray(np.concatenate(pictures[:: self.plan.seeds], axis=1))
+            strip.quantize(256).save(path, optimize=True)
 
     def alone(self, marks: tuple[int, ...]) -> dict[str, Any]:
         """Seconds of a run with nothing beside it: learning after each mark, and drawing all prompts once."""
