@@ -105,7 +105,9 @@ def load_modules(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, 
             # transformers 5 has no level of that name.
             state = {key.removeprefix("text_model."): value for key, value in state.items()}
         check_complete(folder, part, state, own)
-        module.to(dtype).load_state_dict(state, strict=False)
+        if dtype != torch.float32:
+            module.to(dtype)
+        module.load_state_dict(state, strict=False)
         module.eval().requires_grad_(False)
     return modules
 
