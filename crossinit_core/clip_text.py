@@ -20,12 +20,19 @@ def encode_clip(
 
     embeddings (B, L, d) of tokens; positions (L', d) with L' >= L; `layers` have `layer_norm1`, `self_attn`
     with `q_proj`, `k_proj`, `v_proj` and `out_proj`, `layer_norm2` and `mlp`. Returns (B, L, d).
+
+    Linear layers may be in half precision: sums and norms are in the precision of the embeddings.
     """
     x = embeddings + positions[: embeddings.shape[1]]
     for layer in layers:
-        x = x + _causal_attention(layer.self_attn, layer.layer_norm1(x), heads)
-        x = x + layer.mlp(layer.layer_norm2(x))
-    return final_layer_norm(x)
+        dtype = layer.self_attn.q_proj.weight.dtype
+        x = x + _causal_attention(layer.self_attn, _norm(layer.layer_norm1, x).to(dtype), heads)
+        x = x + layer.mlp(_norm(layer.layer_norm2, x).to(dtype))
+    return _norm(final_layer_norm, x)
+
+
+def _norm(norm: Any, x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
 
 
 def _causal_attention(attention: Any, x: Tensor, heads: int) -> Tensor:

@@ -1,12 +1,12 @@
 """Recorded work: what a GPU is to do is launched once and replayed, so that it never waits for Python.
 
-A step launches several thousand small kernels, and Python needs longer to launch them than the GPU to run them.
+A step launches some two thousand small kernels, and Python needs longer to launch them than the GPU to run them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,72 +18,111 @@ log = logging.getLogger(__name__)
 
 MAX_RECORDINGS = 6
 """Recordings keep the memory of their intermediate results; inputs of ever new sizes are run as they come."""
+TOLERANCE = 1e-2
+"""Relative difference that a recording may have from the plain run, where the device does not repeat bit for bit."""
 
 
 class Recorder:
-    """Runs functions of tensors on a device: plainly at first, and as a recorded CUDA graph from the second time on.
+    """Runs functions of tensors on a device: plainly at first, and as a recorded CUDA graph from then on.
 
     A function must write its results into tensors of its own, must not wait for the device, and must do the same work
-    for all inputs of the same shapes.
+    for all inputs of the same shapes. A recording is used only if it repeats what the plain run gave.
     """
 
     def __init__(self, device: torch.device, enabled: bool) -> None:
         self.device = device
         self.enabled = enabled and device.type == "cuda"
-        self._recordings: dict[Hashable, _Recording | None] = {}
+        self._recordings: dict[Hashable, _Recording] = {}
         self._pool: Any = None
 
-    def __call__(self, name: str, function: Callable[..., None], *inputs: Tensor | None) -> None:
-        """`function(*inputs)` with the inputs brought to the device."""
+    def __call__(
+        self, name: str, function: Callable[..., None], results: Sequence[Tensor], *inputs: Tensor | None
+    ) -> None:
+        """`function(*inputs)` with the inputs brought to the device; `results` are what it changes."""
         key = (name, *(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in inputs))
         recording = self._recordings.get(key)
-        if recording is None and self.enabled and key in self._recordings:
-            recording = self._recordings[key] = self._record(function, inputs)
         if recording:
             recording.replay(inputs)
             return
-        if len(self._recordings) < MAX_RECORDINGS:
-            self._recordings.setdefault(key, None)  # Run once as it is: libraries set themselves up on first use.
-        function(*(_moved(tensor, self.device) for tensor in inputs))
+        here = [None if tensor is None else tensor.to(self.device, non_blocking=True) for tensor in inputs]
+        before = [result.detach().clone() for result in results]
+        function(*here)
+        if self.enabled and len(self._recordings) < MAX_RECORDINGS:
+            recording = self._record(function, here, results, before)
+            if recording:
+                self._recordings[key] = recording
 
     def clear(self) -> None:
         """Let go of the recordings and their memory."""
-        if any(self._recordings.values()):
+        if self._recordings:
             torch.cuda.synchronize(self.device)
         self._recordings.clear()
         self._pool = None
 
-    def _record(self, function: Callable[..., None], inputs: tuple[Tensor | None, ...]) -> _Recording | None:
-        # What the first run left cached would otherwise be held beside the recording's own memory.
+    @torch.no_grad()
+    def _record(
+        self,
+        function: Callable[..., None],
+        inputs: Sequence[Tensor | None],
+        results: Sequence[Tensor],
+        before: Sequence[Tensor],
+    ) -> _Recording | None:
+        expected = [result.detach().clone() for result in results]
+        # What the plain run left cached would otherwise be held beside the recording's own memory.
         torch.cuda.synchronize(self.device)
         release_memory()
         try:
-            recording = _Recording(function, [_moved(tensor, self.device) for tensor in inputs], self._pool)
+            with torch.enable_grad():
+                recording = _Recording(function, inputs, self._pool)
+            for result, old in zip(results, before, strict=True):
+                result.copy_(old)
+            recording.replay(inputs)
+            wrong = not all(_agree(*pair) for pair in zip(results, expected, strict=True))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 self.clear()
                 raise
-            log.info("Steps are not recorded as a CUDA graph, and run slower: %s", str(error).splitlines()[0])
-            self.enabled = False
+            self._give_up((str(error) or repr(error)).splitlines()[0], results, expected)
+            return None
+        if wrong:
+            self._give_up("the recording gives other numbers", results, expected)
             return None
         self._pool = recording.pool
         return recording
 
+    def _give_up(self, reason: str, results: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+        log.warning("Steps are not recorded as a CUDA graph, and run slower: %s", reason)
+        self.enabled = False
+        for result, right in zip(results, expected, strict=True):
+            result.copy_(right)
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
+    if torch.equal(found, expected):
+        return True
+    both = torch.stack([found.detach(), expected]).double()
+    if not both.isfinite().all():  # A plain run that overflows is none to compare with.
+        return bool((found.isfinite() == expected.isfinite()).all())
+    return float((both[0] - both[1]).norm()) <= TOLERANCE * float(both[1].norm())
+
 
 class _Recording:
-    def __init__(self, function: Callable[..., None], inputs: list[Tensor | None], pool: Any) -> None:
+    def __init__(self, function: Callable[..., None], inputs: Sequence[Tensor | None], pool: Any) -> None:
         self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            function(*self._inputs)
+        failure: BaseException | None = None
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="relaxed"):
+            try:
+                function(*self._inputs)
+            except BaseException as error:
+                # Its tensors must go while the recording lasts: freed later, they end the whole process.
+                failure = error.with_traceback(None)
+        if failure:
+            raise failure
         self.pool = self._graph.pool()
 
-    def replay(self, inputs: tuple[Tensor | None, ...]) -> None:
+    def replay(self, inputs: Sequence[Tensor | None]) -> None:
         for mine, given in zip(self._inputs, inputs, strict=True):
             if mine is not None and given is not None:
                 mine.copy_(given, non_blocking=True)
         self._graph.replay()
-
-
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.to(device, non_blocking=True)

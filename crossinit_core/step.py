@@ -105,23 +105,27 @@ class Step:
 
     def launch(self, batch: TrainingBatch, micro_batch: int) -> Outcome:
         """Queue a step over a batch, `micro_batch` samples at a time."""
+        assert self._v.grad is not None
         if self._estimate is None:
             shape = batch.latents[:1].shape
             self._estimate = torch.zeros(shape, device=self._v.device)
             size = 4 + 3 * self._v.numel() + self._estimate.numel()
             self._report = torch.zeros(size, device=self._v.device)
+        assert self._report is not None
         # The last part first, so that what stays of the estimates is that of the batch's first sample.
         for part in reversed(list(batch.split(micro_batch))):
             self._recorder(
                 f"gradient of 1 in {len(batch)}",
                 partial(self._add_gradient, 1 / len(batch)),
+                [self._v.grad, self._loss, self._estimate],
                 part.latents,
                 part.noise,
                 part.timesteps,
                 part.prompt_token_ids,
                 part.mask,
             )
-        self._recorder("update", self._update)
+        state = [self._v, *self._moments.values(), self._count, self._stopped, self._v.grad, self._loss, self._report]
+        self._recorder("update", self._update, state)
         return self._outcome()
 
     def forget(self) -> None:

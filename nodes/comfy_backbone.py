@@ -153,7 +153,7 @@ class ComfyBackbone:
         )
         text_weights, unet_weights = self._text_weights(), dict(patched_weights(self._model, "diffusion_model."))
         model = _ComfyModel(
-            text=TextEncoder(self._clip, self._encoder, text_weights, device),
+            text=TextEncoder(self._clip, self._encoder, text_weights, device, dtype),
             unet=UNet(self._model.model, unet_weights, device, dtype, gradient_checkpointing),
             fingerprint=weights_fingerprint((*text_weights.items(), *unet_weights.items())),
             device=device,

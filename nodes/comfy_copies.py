@@ -7,7 +7,7 @@ lowvram keep weights in buffers that are overwritten before a backward pass read
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,10 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..crossinit_core.backbone import DTYPES
 from ..crossinit_core.clip_text import encode_clip
+from ..crossinit_core.fused import choose
+from .comfy_fused import fuse, restore
 
 
 def patched_weights(patcher: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
@@ -44,12 +47,19 @@ def patched_weights(patcher: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 class TextEncoder:
-    """`T(x)` and `E` of a CLIP, float32 on a device."""
+    """`T(x)` and `E` of a CLIP on a device. Matrix products are in `dtype`, sums and norms in float32."""
 
-    def __init__(self, clip: Any, encoder_name: str, weights: Mapping[str, Tensor], device: torch.device) -> None:
+    def __init__(
+        self,
+        clip: Any,
+        encoder_name: str,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         encoder = getattr(clip.cond_stage_model, encoder_name)
         source = encoder.transformer.text_model
-        self._model = _text_model(source, weights, device)
+        self._model = _text_model(source, weights, device, dtype)
         self._heads: int = source.encoder.layers[0].self_attn.heads
         # SD 2.x reads the last layer but one; its final LayerNorm follows all the same.
         layer, index, *_ = encoder.options_default
@@ -57,11 +67,11 @@ class TextEncoder:
         self._layers = self._model.encoder.layers[: count if layer == "last" else index % count + 1]
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """(...,) int64 -> (..., d)."""
-        return self._model.embeddings.token_embedding.weight[token_ids]
+        """(...,) int64 -> (..., d) float32."""
+        return self._model.embeddings.token_embedding.weight[token_ids].float()
 
     def encode(self, embeddings: Tensor) -> Tensor:
-        """(B, L, d) -> (B, L, d), differentiable."""
+        """(B, L, d) -> (B, L, d) float32, differentiable."""
         positions = self._model.embeddings.position_embedding.weight
         return encode_clip(embeddings, positions, self._layers, self._model.final_layer_norm, self._heads)
 
@@ -81,23 +91,23 @@ class UNet:
         config.pop("disable_unet_model_creation", None)
         self._dtype = dtype
         self._unet = type(model.diffusion_model)(**config, device="meta", operations=comfy.ops.disable_weight_init)
-        _fill(self._unet, weights, device, dtype)
-        self._checkpointed = _checkpoint_blocks(self._unet) if gradient_checkpointing else []
+        _fill(self._unet, weights, device, lambda key, weight: dtype)
+        fused = choose(device, dtype)
+        self._changed = fuse(self._unet, fused, _options())
+        self._memory_format = fused.operations.memory_format if self._changed else torch.contiguous_format
+        if gradient_checkpointing:
+            self._changed += _checkpoint_blocks(self._unet)
 
     def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """(B, 4, h, w), (B,), (B, L, d) -> (B, 4, h, w) float32, differentiable."""
-        # A fresh dict each time: the UNet writes into it, and the host's default is one shared by all.
-        options = {"optimized_attention_override": _differentiable_attention}
         dtype = self._dtype
-        out = self._unet(
-            noisy_latents.to(dtype), timesteps.float(), context=context.to(dtype), transformer_options=options
-        )
+        noisy = noisy_latents.to(dtype).contiguous(memory_format=self._memory_format)
+        out = self._unet(noisy, timesteps.float(), context=context.to(dtype), transformer_options=_options())
         return out.float()
 
     def close(self) -> None:
-        """Break the reference cycles of checkpointing, so that the memory goes at once and not at some collection."""
-        for block in self._checkpointed:
-            del block.forward
+        """Break reference cycles, so that the memory goes at once and not at some collection."""
+        restore(self._changed)
 
 
 @contextmanager
@@ -126,12 +136,17 @@ def image_encoder(first_stage_model: Any, device: torch.device) -> Iterator[nn.M
     model = nn.Sequential(encoder, moments)
     weights = {f"0.{key}": weight for key, weight in source.state_dict().items()}
     weights |= {f"1.{key}": weight for key, weight in quant_conv.state_dict().items()}
-    _fill(model, weights, device, torch.float32)
-    yield model
+    yield _fill(model, weights, device, lambda key, weight: torch.float32)
 
 
-def _text_model(source: Any, weights: Mapping[str, Tensor], device: torch.device) -> Any:
+def _text_model(source: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Any:
     """Sizes are read off the live module, which keeps no configuration."""
+
+    def kept(key: str, weight: Tensor) -> torch.dtype:
+        if "token_embedding" in key:  # a table loses nothing in the precision that it has
+            return weight.dtype if weight.dtype in DTYPES.values() else torch.float32
+        return torch.float32 if "norm" in key or "position_embedding" in key else dtype
+
     layer = source.encoder.layers[0]
     activations = comfy.clip_model.ACTIVATIONS
     config = {
@@ -144,18 +159,25 @@ def _text_model(source: Any, weights: Mapping[str, Tensor], device: torch.device
         "eos_token_id": source.eos_token_id,
     }
     text = type(source)(config, torch.float32, "meta", comfy.ops.disable_weight_init)
-    return _fill(text, weights, device, torch.float32)
+    return _fill(text, weights, device, kept)
 
 
-def _fill(module: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Any:
+def _fill(
+    module: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: Callable[[str, Tensor], torch.dtype]
+) -> Any:
     """Give a module on the meta device ordinary tensors of its own.
 
     Outside of inference mode a copy loses the flag that forbids backpropagation.
     """
     with torch.inference_mode(False), torch.no_grad():
-        copies = {key: weight.to(device, dtype, copy=True) for key, weight in weights.items()}
+        copies = {key: weight.to(device, copy=True).to(dtype(key, weight)) for key, weight in weights.items()}
     module.load_state_dict(copies, strict=True, assign=True)
     return module.requires_grad_(False).eval()
+
+
+def _options() -> dict[str, Any]:
+    """A fresh dict each time: the UNet writes into it, and the host's default is one shared by all."""
+    return {"optimized_attention_override": _differentiable_attention}
 
 
 def _differentiable_attention(_host_choice: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,0 +1,140 @@
+"""Operations of a frozen UNet that run as one kernel each, with gradients to activations only.
+
+`choose` takes Triton kernels where they work, and torch's own kernels (`library`) everywhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import library
+from .attention import Attention, library_attention
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+"""Relative differences between two right kernels in a precision stay below this."""
+
+
+class FusedOperations(Protocol):
+    """See `library` for what each one computes."""
+
+    memory_format: torch.memory_format
+
+    def group_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, groups: int = 32, silu: bool, shift: Tensor | None
+    ) -> Tensor: ...
+
+    def add_layer_norm(
+        self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def geglu(self, h: Tensor) -> Tensor: ...
+
+    def add_bias(self, x: Tensor, bias: Tensor, residual: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What a UNet's blocks are computed with."""
+
+    operations: FusedOperations
+    attention: Attention
+
+
+PLAIN = Fused(library, Attention(own_kernels=False))
+"""For any device."""
+
+
+def choose(device: torch.device, dtype: torch.dtype) -> Fused:
+    """The fastest that gives the right gradients on a device: tried out before it is trusted."""
+    if device.type != "cuda":
+        return PLAIN
+    try:
+        from . import on_triton, triton_attention
+
+        fast: FusedOperations = on_triton
+        wrong = differences(fast, PLAIN.operations, device, dtype)
+        # Older GPUs have a library kernel that is as fast.
+        own = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (9, 0)
+        if own and attention_differs(triton_attention.attend, device, dtype):
+            wrong.append("attention")
+    except Exception as error:  # Triton's own errors are many: no compiler, an unknown GPU, a broken install
+        log.info("Triton's kernels are not used, so steps are slower: %s", (str(error) or repr(error)).splitlines()[0])
+        return PLAIN
+    if wrong:
+        log.warning("Triton's kernels are not used, for they compute wrong numbers here: %s", ", ".join(wrong))
+        return PLAIN
+    return Fused(fast, Attention(own))
+
+
+def attention_differs(attend: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether results or gradients differ from those of torch's attention in float32 on random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    for keys in (256, 77):
+        inputs = [torch.randn(1, rows, 128, generator=generator).to(device, dtype) for rows in (256, keys, keys)]
+        ours = _values_and_gradients(lambda q, k, v: attend(q, k, v, 2), inputs)
+        truth = _values_and_gradients(lambda q, k, v: library_attention(q, k, v, 2), [part.float() for part in inputs])
+        if _far(ours, truth, dtype):
+            return True
+    return False
+
+
+def differences(fast: FusedOperations, plain: FusedOperations, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """The operations whose results or gradients differ from those of `plain` in float32 on random numbers."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, around: float = 0.0) -> Tensor:
+        return (torch.randn(shape, generator=generator) + around).to(device, dtype)
+
+    image, shift, channels = draw(2, 64, 9, 11, around=1.0), draw(2, 64), (draw(64, around=1.0), draw(64))
+    row, residual, width = draw(3, 7, 40), draw(3, 7, 40), (draw(40, around=1.0), draw(40))
+    trials: dict[str, tuple[tuple[Tensor, ...], Callable[..., Callable[..., object]]]] = {
+        "group_norm": (
+            (image,),
+            lambda ops, up: lambda x: ops.group_norm(x, *map(up, channels), 1e-5, silu=True, shift=up(shift)),
+        ),
+        "group_norm without SiLU": (
+            (image,),
+            lambda ops, up: lambda x: ops.group_norm(x, *map(up, channels), 1e-6, silu=False, shift=None),
+        ),
+        "add_layer_norm": (
+            (row, residual),
+            lambda ops, up: lambda x, r: ops.add_layer_norm(x, r, *map(up, width), 1e-5, x.dtype),
+        ),
+        "layer_norm": (
+            (row,),
+            lambda ops, up: lambda x: ops.add_layer_norm(x, None, *map(up, width), 1e-5, x.dtype)[1],
+        ),
+        "geglu": ((draw(5, 7, 600),), lambda ops, up: ops.geglu),
+        "add_bias": ((image, draw(2, 64, 9, 11)), lambda ops, up: lambda x, r: ops.add_bias(x, up(channels[1]), r)),
+    }
+    return [
+        name
+        for name, (inputs, make) in trials.items()
+        if _far(
+            _values_and_gradients(make(fast, lambda t: t), inputs),
+            _values_and_gradients(make(plain, lambda t: t.float()), [t.float() for t in inputs]),
+            dtype,
+        )
+    ]
+
+
+def _values_and_gradients(function: Callable[..., object], inputs: Sequence[Tensor]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    out = function(*leaves)
+    outs = [out] if isinstance(out, Tensor) else list(out)  # type: ignore[call-overload]
+    pulls = [torch.randn(out.shape, generator=generator).to(out) for out in outs]
+    return [part.detach() for part in (*outs, *torch.autograd.grad(outs, leaves, pulls))]
+
+
+def _far(ours: list[Tensor], truth: list[Tensor], dtype: torch.dtype) -> bool:
+    far = [(a.float() - b).norm() / b.norm() for a, b in zip(ours, truth, strict=True)]
+    return not bool((torch.stack(far) < TOLERANCE[dtype]).all())

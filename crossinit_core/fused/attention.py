@@ -1,0 +1,35 @@
+"""Attention without a mask, by the fastest way that repeats bit for bit."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""cuDNN's is faster on some GPUs, but its backward pass adds in an order that varies."""
+
+
+class Attention:
+    """`attention(q, k, v, heads)`: q (B, L, heads * D), k and v (B, L', heads * D) -> (B, L, heads * D).
+
+    `own_kernels` are `triton_attention`'s, where they fit; torch's otherwise.
+    """
+
+    def __init__(self, own_kernels: bool) -> None:
+        self.own_kernels = own_kernels
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        if self.own_kernels:
+            from . import triton_attention
+
+            if triton_attention.fits(q, k, v, heads):
+                return triton_attention.attend(q, k, v, heads)
+        return library_attention(q, k, v, heads)
+
+
+def library_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """torch's attention, whatever order of backends the host prefers."""
+    with sdpa_kernel(BACKENDS, set_priority=True) if q.is_cuda else sdpa_kernel(SDPBackend.MATH):
+        out = F.scaled_dot_product_attention(*(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v)))
+    return out.transpose(1, 2).flatten(2)

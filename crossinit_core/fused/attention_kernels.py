@@ -1,0 +1,195 @@
+"""Triton kernels: attention without a mask, forward and backward.
+
+The algorithm is FlashAttention-2's (Dao, 2023). The backward pass is in two kernels, one that owns keys and values and
+one that owns queries, so that nothing is added up by several programs: a run repeats bit for bit, at nearly the speed
+of the fastest library kernels that do not.
+
+Tensors are (B, L, H, D) with any strides of B and L. `scale2` is the softmax scale times log2(e).
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+VARYING = ["H", "LQ", "LK", "scale2", "scale"]
+"""Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
+
+
+@triton.jit(do_not_specialize=VARYING)
+def attend(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    log_ptr,
+    q_batch,
+    q_row,
+    k_batch,
+    k_row,
+    out_batch,
+    out_row,
+    H,
+    LQ,
+    LK,
+    scale2,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """out, and log2 of each row's softmax denominator. BM divides LQ; EVEN says that BN divides LK."""
+    b = (tl.program_id(1) // H).to(tl.int64)
+    h = tl.program_id(1) % H
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    d = tl.arange(0, D)
+    q = tl.load(q_ptr + b * q_batch + h * D + m[:, None] * q_row + d[None, :])
+    keys = k_ptr + b * k_batch + h * D
+    values = v_ptr + b * k_batch + h * D
+    highest = tl.full([BM], -float("inf"), tl.float32)
+    total = tl.zeros([BM], tl.float32)
+    out = tl.zeros([BM, D], tl.float32)
+    for start in range(0, LK, BN):
+        n = start + tl.arange(0, BN)
+        if EVEN:
+            k = tl.load(keys + n[None, :] * k_row + d[:, None])
+            v = tl.load(values + n[:, None] * k_row + d[None, :])
+        else:
+            k = tl.load(keys + n[None, :] * k_row + d[:, None], mask=(n < LK)[None, :], other=0.0)
+            v = tl.load(values + n[:, None] * k_row + d[None, :], mask=(n < LK)[:, None], other=0.0)
+        scores = tl.dot(q, k)
+        if not EVEN:
+            scores = tl.where((n < LK)[None, :], scores, -float("inf"))
+        raised = tl.maximum(highest, tl.max(scores, 1) * scale2)
+        p = tl.exp2(scores * scale2 - raised[:, None])
+        shrink = tl.exp2(highest - raised)
+        total = total * shrink + tl.sum(p, 1)
+        out = tl.dot(p.to(v.dtype), v, out * shrink[:, None])
+        highest = raised
+    out = out / total[:, None]
+    tl.store(log_ptr + tl.program_id(1).to(tl.int64) * LQ + m, highest + tl.log2(total))
+    tl.store(out_ptr + b * out_batch + h * D + m[:, None] * out_row + d[None, :], out.to(out_ptr.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=VARYING)
+def row_products(out_ptr, dout_ptr, delta_ptr, out_batch, out_row, H, LQ, D: tl.constexpr, BM: tl.constexpr):
+    """delta = sum over D of out * dout."""
+    b = (tl.program_id(1) // H).to(tl.int64)
+    h = tl.program_id(1) % H
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    at = b * out_batch + h * D + m[:, None] * out_row + tl.arange(0, D)[None, :]
+    products = tl.load(out_ptr + at).to(tl.float32) * tl.load(dout_ptr + at).to(tl.float32)
+    tl.store(delta_ptr + tl.program_id(1).to(tl.int64) * LQ + m, tl.sum(products, 1))
+
+
+@triton.jit(do_not_specialize=VARYING)
+def key_gradients(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    dout_ptr,
+    dk_ptr,
+    dv_ptr,
+    log_ptr,
+    delta_ptr,
+    q_batch,
+    q_row,
+    k_batch,
+    k_row,
+    out_batch,
+    out_row,
+    dk_batch,
+    dk_row,
+    H,
+    LQ,
+    LK,
+    scale2,
+    scale,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
+    """dk and dv of BN keys, over all queries. BM divides LQ."""
+    b = (tl.program_id(1) // H).to(tl.int64)
+    h = tl.program_id(1) % H
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    d = tl.arange(0, D)
+    inside = (n < LK)[:, None]
+    at = b * k_batch + h * D + n[:, None] * k_row + d[None, :]
+    k = tl.load(k_ptr + at, mask=inside, other=0.0)
+    v = tl.load(v_ptr + at, mask=inside, other=0.0)
+    dk = tl.zeros([BN, D], tl.float32)
+    dv = tl.zeros([BN, D], tl.float32)
+    queries = q_ptr + b * q_batch + h * D
+    douts = dout_ptr + b * out_batch + h * D
+    logs = log_ptr + tl.program_id(1).to(tl.int64) * LQ
+    deltas = delta_ptr + tl.program_id(1).to(tl.int64) * LQ
+    for start in range(0, LQ, BM):
+        m = start + tl.arange(0, BM)
+        q = tl.load(queries + m[:, None] * q_row + d[None, :])
+        p = tl.exp2(tl.dot(k, tl.trans(q)) * scale2 - tl.load(logs + m)[None, :])
+        dout = tl.load(douts + m[:, None] * out_row + d[None, :])
+        dv = tl.dot(p.to(dout.dtype), dout, dv)
+        ds = p * (tl.dot(v, tl.trans(dout)) - tl.load(deltas + m)[None, :])
+        dk = tl.dot(ds.to(q.dtype), q, dk)
+    at = b * dk_batch + h * D + n[:, None] * dk_row + d[None, :]
+    tl.store(dv_ptr + at, dv.to(dv_ptr.dtype.element_ty), mask=inside)
+    tl.store(dk_ptr + at, (dk * scale).to(dk_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def query_gradients(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    dout_ptr,
+    dq_ptr,
+    log_ptr,
+    delta_ptr,
+    q_batch,
+    q_row,
+    k_batch,
+    k_row,
+    out_batch,
+    out_row,
+    dq_batch,
+    dq_row,
+    H,
+    LQ,
+    LK,
+    scale2,
+    scale,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    EVEN: tl.constexpr,
+):
+    """dq of BM queries, over all keys. BM divides LQ; EVEN says that BN divides LK."""
+    b = (tl.program_id(1) // H).to(tl.int64)
+    h = tl.program_id(1) % H
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    d = tl.arange(0, D)
+    q = tl.load(q_ptr + b * q_batch + h * D + m[:, None] * q_row + d[None, :])
+    dout = tl.load(dout_ptr + b * out_batch + h * D + m[:, None] * out_row + d[None, :])
+    log = tl.load(log_ptr + tl.program_id(1).to(tl.int64) * LQ + m)
+    delta = tl.load(delta_ptr + tl.program_id(1).to(tl.int64) * LQ + m)
+    keys = k_ptr + b * k_batch + h * D
+    values = v_ptr + b * k_batch + h * D
+    dq = tl.zeros([BM, D], tl.float32)
+    for start in range(0, LK, BN):
+        n = start + tl.arange(0, BN)
+        at = n[:, None] * k_row + d[None, :]
+        if EVEN:
+            k = tl.load(keys + at)
+            v = tl.load(values + at)
+        else:
+            k = tl.load(keys + at, mask=(n < LK)[:, None], other=0.0)
+            v = tl.load(values + at, mask=(n < LK)[:, None], other=0.0)
+        p = tl.exp2(tl.dot(q, tl.trans(k)) * scale2 - log[:, None])
+        if not EVEN:
+            p = tl.where((n < LK)[None, :], p, 0.0)
+        ds = p * (tl.dot(dout, tl.trans(v)) - delta[:, None])
+        dq = tl.dot(ds.to(k.dtype), k, dq)
+    tl.store(dq_ptr + b * dq_batch + h * D + m[:, None] * dq_row + d[None, :], (dq * scale).to(dq_ptr.dtype.element_ty))

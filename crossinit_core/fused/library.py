@@ -1,0 +1,89 @@
+"""The fused operations from torch's own kernels: for any device, and the reference for the Triton ones.
+
+What they save against autograd's own way is memory: a cheap value is computed again in the backward pass. Weights are
+constants: gradients flow to activations only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+memory_format = torch.contiguous_format
+"""How activations (B, C, H, W) lie in memory."""
+
+
+def group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, groups: int = 32, silu: bool, shift: Tensor | None = None
+) -> Tensor:
+    """Group normalization of x (B, C, H, W) + shift (B, C), then SiLU where asked for."""
+    if shift is not None:
+        x = x + shift[:, :, None, None].to(x.dtype)
+    return _GroupNorm.apply(x.contiguous(), weight, bias, groups, eps, silu)
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """x + residual, and its layer normalization over the last dimension in `dtype`."""
+    if residual is not None:
+        x = x + residual
+    return x, F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps).to(dtype)
+
+
+def geglu(h: Tensor) -> Tensor:
+    """a * gelu(g) for h (..., 2 F) = [a, g]."""
+    return _Geglu.apply(h)
+
+
+def add_bias(x: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+    """x (B, C, H, W) + bias (C,) + residual (B, C, H, W)."""
+    return x + bias[:, None, None] + residual
+
+
+class _GroupNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool) -> Tensor:
+        ctx.groups, ctx.eps, ctx.silu = groups, eps, silu
+        y, mean, rstd = _native_group_norm(x, weight, bias, groups, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        return F.silu(y) if silu else y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        dy = dy.contiguous()
+        if ctx.silu:
+            y, _, _ = _native_group_norm(x, weight, bias, ctx.groups, ctx.eps)
+            dy = torch.ops.aten.silu_backward(dy, y)
+        batch, channels = x.shape[:2]
+        dx, _, _ = torch.ops.aten.native_group_norm_backward(
+            dy, x, mean, rstd, weight, batch, channels, x[0, 0].numel(), ctx.groups, [True, False, False]
+        )
+        return dx, None, None, None, None, None
+
+
+def _native_group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Any:
+    batch, channels = x.shape[:2]
+    return torch.native_group_norm(x, weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
+
+
+class _Geglu(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, h: Tensor) -> Tensor:
+        ctx.save_for_backward(h)
+        a, g = h.chunk(2, dim=-1)
+        return a * F.gelu(g)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (h,) = ctx.saved_tensors
+        a, g = h.chunk(2, dim=-1)
+        return torch.cat([dy * F.gelu(g), torch.ops.aten.gelu_backward(dy * a, g)], dim=-1)

@@ -1,0 +1,240 @@
+"""Triton kernels: group normalization with SiLU, and layer normalization of a sum, forward and backward to the input.
+
+Every number is computed in float32. Sums go through partial sums in a fixed order, so a run repeats bit for bit.
+Pixels are rows: x is (B, H * W, C) in memory, which is what torch calls channels last.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+VARYING = ["HW", "ROWS", "S", "eps"]
+"""Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
+
+
+@triton.jit(do_not_specialize=VARYING)
+def group_sums(x_ptr, sum_ptr, square_ptr, HW, C, ROWS, S, BP: tl.constexpr, BC: tl.constexpr):
+    """Sums over ROWS pixels of x - pivot and of its square, (B, S, C); the pivot is a channel's first pixel.
+
+    Against a pivot from the data, the squares do not cancel where the mean is large.
+    """
+    s, block, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    c = block * BC + tl.arange(0, BC)
+    in_c = c < C
+    base = x_ptr + b.to(tl.int64) * HW * C
+    pivot = tl.load(base + c, mask=in_c, other=0.0).to(tl.float32)
+    total = tl.zeros([BC], tl.float32)
+    squares = tl.zeros([BC], tl.float32)
+    first = s * ROWS
+    last = tl.minimum(first + ROWS, HW)
+    start = first
+    while start < last:
+        p = start + tl.arange(0, BP)
+        mask = (p < last)[:, None] & in_c[None, :]
+        x = tl.load(base + p[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        x = tl.where(mask, x - pivot[None, :], 0.0)
+        total += tl.sum(x, 0)
+        squares += tl.sum(x * x, 0)
+        start += BP
+    at = (b * S + s) * C + c
+    tl.store(sum_ptr + at, total, mask=in_c)
+    tl.store(square_ptr + at, squares, mask=in_c)
+
+
+@triton.jit
+def _over_pieces(ptr, b, c, in_g, C, S, PIECES: tl.constexpr, BG: tl.constexpr):
+    """Sums over the S <= PIECES pieces of (B, S, C), eight at a time."""
+    total = tl.zeros([BG], tl.float32)
+    for first in tl.static_range(0, PIECES, 8):
+        s = first + tl.arange(0, 8)
+        mask = (s < S)[:, None] & in_g[None, :]
+        total += tl.sum(tl.load(ptr + (b * S + s)[:, None] * C + c[None, :], mask=mask, other=0.0), 0)
+    return total
+
+
+@triton.jit(do_not_specialize=VARYING)
+def group_coefficients(
+    x_ptr,
+    shift_ptr,
+    sum_ptr,
+    square_ptr,
+    weight_ptr,
+    bias_ptr,
+    a_ptr,
+    d_ptr,
+    mean_ptr,
+    rstd_ptr,
+    HW,
+    C,
+    S,
+    eps,
+    G: tl.constexpr,
+    SHIFT: tl.constexpr,
+    PIECES: tl.constexpr,
+    BG: tl.constexpr,
+):
+    """Per sample and channel, a and d such that the normalized x + shift is a * x + d; and what the backward needs."""
+    g, b = tl.program_id(0), tl.program_id(1)
+    size = C // G
+    k = tl.arange(0, BG)
+    in_g = k < size
+    c = g * size + k
+    total = _over_pieces(sum_ptr, b, c, in_g, C, S, PIECES, BG)
+    squares = _over_pieces(square_ptr, b, c, in_g, C, S, PIECES, BG)
+    center = tl.load(x_ptr + b.to(tl.int64) * HW * C + c, mask=in_g, other=0.0).to(tl.float32)
+    shift = tl.zeros([BG], tl.float32)
+    if SHIFT:
+        shift = tl.load(shift_ptr + b * C + c, mask=in_g, other=0.0).to(tl.float32)
+    pixels = HW * 1.0
+    means = tl.where(in_g, center + shift + total / pixels, 0.0)
+    mean = tl.sum(means, 0) / size
+    apart = tl.where(in_g, means - mean, 0.0)
+    spread = tl.sum(tl.where(in_g, squares - total * total / pixels, 0.0), 0) + pixels * tl.sum(apart * apart, 0)
+    rstd = 1.0 / tl.sqrt(spread / (pixels * size) + eps)
+    weight = tl.load(weight_ptr + c, mask=in_g, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + c, mask=in_g, other=0.0).to(tl.float32)
+    a = rstd * weight
+    at = b * C + c
+    tl.store(a_ptr + at, a, mask=in_g)
+    tl.store(d_ptr + at, bias + (shift - mean) * a, mask=in_g)
+    tl.store(mean_ptr + at, mean - shift, mask=in_g)
+    tl.store(rstd_ptr + b * G + g, rstd)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def group_apply(x_ptr, a_ptr, d_ptr, y_ptr, HW, C, SILU: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
+    """y = a * x + d, through SiLU where asked for."""
+    block, b = tl.program_id(1), tl.program_id(2)
+    c = block * BC + tl.arange(0, BC)
+    in_c = c < C
+    p = tl.program_id(0) * BP + tl.arange(0, BP)
+    mask = (p < HW)[:, None] & in_c[None, :]
+    a = tl.load(a_ptr + b * C + c, mask=in_c, other=0.0)
+    d = tl.load(d_ptr + b * C + c, mask=in_c, other=0.0)
+    at = b.to(tl.int64) * HW * C + p[:, None] * C + c[None, :]
+    z = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32) * a[None, :] + d[None, :]
+    if SILU:
+        z = z * tl.sigmoid(z)
+    tl.store(y_ptr + at, z.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _through_silu(gradient, x, a, d, SILU: tl.constexpr):
+    if SILU:
+        z = x * a[None, :] + d[None, :]
+        gate = tl.sigmoid(z)
+        gradient = gradient * gate * (1.0 + z * (1.0 - gate))
+    return gradient
+
+
+@triton.jit(do_not_specialize=VARYING)
+def group_gradient_sums(
+    x_ptr,
+    dy_ptr,
+    a_ptr,
+    d_ptr,
+    mean_ptr,
+    sum_ptr,
+    product_ptr,
+    HW,
+    C,
+    ROWS,
+    S,
+    SILU: tl.constexpr,
+    BP: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """Sums over ROWS pixels of the gradient before SiLU, and of its product with x - mean, (B, S, C)."""
+    s, block, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    c = block * BC + tl.arange(0, BC)
+    in_c = c < C
+    base = b.to(tl.int64) * HW * C
+    a = tl.load(a_ptr + b * C + c, mask=in_c, other=0.0)
+    d = tl.load(d_ptr + b * C + c, mask=in_c, other=0.0)
+    mean = tl.load(mean_ptr + b * C + c, mask=in_c, other=0.0)
+    total = tl.zeros([BC], tl.float32)
+    products = tl.zeros([BC], tl.float32)
+    first = s * ROWS
+    last = tl.minimum(first + ROWS, HW)
+    start = first
+    while start < last:
+        p = start + tl.arange(0, BP)
+        mask = (p < last)[:, None] & in_c[None, :]
+        at = base + p[:, None] * C + c[None, :]
+        x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        gradient = _through_silu(tl.load(dy_ptr + at, mask=mask, other=0.0).to(tl.float32), x, a, d, SILU)
+        total += tl.sum(gradient, 0)
+        products += tl.sum(tl.where(mask, gradient * (x - mean[None, :]), 0.0), 0)
+        start += BP
+    at = (b * S + s) * C + c
+    tl.store(sum_ptr + at, total, mask=in_c)
+    tl.store(product_ptr + at, products, mask=in_c)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def group_gradient_coefficients(
+    sum_ptr,
+    product_ptr,
+    weight_ptr,
+    mean_ptr,
+    rstd_ptr,
+    p_ptr,
+    q_ptr,
+    HW,
+    C,
+    S,
+    G: tl.constexpr,
+    PIECES: tl.constexpr,
+    BG: tl.constexpr,
+):
+    """Per sample and channel, p and q such that the gradient of x is a * gradient + p * x + q."""
+    g, b = tl.program_id(0), tl.program_id(1)
+    size = C // G
+    k = tl.arange(0, BG)
+    in_g = k < size
+    c = g * size + k
+    weight = tl.load(weight_ptr + c, mask=in_g, other=0.0).to(tl.float32)
+    total = tl.sum(weight * _over_pieces(sum_ptr, b, c, in_g, C, S, PIECES, BG), 0)
+    products = tl.sum(weight * _over_pieces(product_ptr, b, c, in_g, C, S, PIECES, BG), 0)
+    rstd = tl.load(rstd_ptr + b * G + g)
+    mean = tl.load(mean_ptr + b * C + c, mask=in_g, other=0.0)
+    count = HW * size * 1.0
+    p = -rstd * rstd * rstd * products / count
+    at = b * C + c
+    tl.store(p_ptr + at, p + 0.0 * mean, mask=in_g)
+    tl.store(q_ptr + at, -rstd * total / count - p * mean, mask=in_g)
+
+
+@triton.jit(do_not_specialize=VARYING)
+def group_gradient_apply(
+    x_ptr,
+    dy_ptr,
+    a_ptr,
+    d_ptr,
+    p_ptr,
+    q_ptr,
+    dx_ptr,
+    HW,
+    C,
+    SILU: tl.constexpr,
+    BP: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """The gradient of x: a * gradient + p * x + q."""
+    block, b = tl.program_id(1), tl.program_id(2)
+    c = block * BC + tl.arange(0, BC)
+    in_c = c < C
+    rows = tl.program_id(0) * BP + tl.arange(0, BP)
+    mask = (rows < HW)[:, None] & in_c[None, :]
+    a = tl.load(a_ptr + b * C + c, mask=in_c, other=0.0)
+    d = tl.load(d_ptr + b * C + c, mask=in_c, other=0.0)
+    p = tl.load(p_ptr + b * C + c, mask=in_c, other=0.0)
+    q = tl.load(q_ptr + b * C + c, mask=in_c, other=0.0)
+    at = b.to(tl.int64) * HW * C + rows[:, None] * C + c[None, :]
+    x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    gradient = _through_silu(tl.load(dy_ptr + at, mask=mask, other=0.0).to(tl.float32), x, a, d, SILU)
+    dx = gradient * a[None, :] + p[None, :] * x + q[None, :]
+    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=mask)

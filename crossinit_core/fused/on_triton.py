@@ -1,0 +1,329 @@
+"""The fused operations as Triton kernels, for NVIDIA and AMD GPUs where Triton is installed.
+
+The same functions as in `library`; activations lie in memory with their channels last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from . import norm_kernels, pointwise_kernels
+from .launch import launch
+
+memory_format = torch.channels_last
+
+_PIXELS = 64
+_CHANNELS = 64
+_PIECES = 32
+_PROGRAMS = 528
+"""Enough to keep the largest GPUs busy in the sums of a group normalization."""
+
+
+def group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, groups: int = 32, silu: bool, shift: Tensor | None = None
+) -> Tensor:
+    """See `library.group_norm`."""
+    return _GroupNorm.apply(x, weight, bias, shift, groups, eps, silu)
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """See `library.add_layer_norm`."""
+    return _AddLayerNorm.apply(x, residual, weight, bias, eps, dtype)
+
+
+def geglu(h: Tensor) -> Tensor:
+    """See `library.geglu`."""
+    return _Geglu.apply(h)
+
+
+def add_bias(x: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+    """See `library.add_bias`."""
+    return _AddBias.apply(x, bias, residual)
+
+
+class _GroupNorm(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, groups: int, eps: float, silu: bool
+    ) -> Tensor:
+        x = x.contiguous(memory_format=memory_format)
+        batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+        blocks, pieces, rows = _pieces(batch, pixels, channels)
+        sums, squares = _floats(x, 2, batch, pieces, channels)
+        a, d, mean = _floats(x, 3, batch, channels)
+        (rstd,) = _floats(x, 1, batch, groups)
+        y = torch.empty_like(x)
+        shifted = x if shift is None else shift.contiguous()
+        launch(
+            norm_kernels.group_sums,
+            (pieces, blocks, batch),
+            x,
+            sums,
+            squares,
+            pixels,
+            channels,
+            rows,
+            pieces,
+            BP=_PIXELS,
+            BC=_CHANNELS,
+        )
+        launch(
+            norm_kernels.group_coefficients,
+            (groups, batch),
+            x,
+            shifted,
+            sums,
+            squares,
+            weight,
+            bias,
+            a,
+            d,
+            mean,
+            rstd,
+            pixels,
+            channels,
+            pieces,
+            eps,
+            G=groups,
+            SHIFT=shift is not None,
+            PIECES=_PIECES,
+            BG=max(128, triton.next_power_of_2(channels // groups)),
+        )
+        launch(
+            norm_kernels.group_apply,
+            (triton.cdiv(pixels, _PIXELS), blocks, batch),
+            x,
+            a,
+            d,
+            y,
+            pixels,
+            channels,
+            SILU=silu,
+            BP=_PIXELS,
+            BC=_CHANNELS,
+        )
+        ctx.save_for_backward(x, weight, a, d, mean, rstd)
+        ctx.groups, ctx.silu = groups, silu
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
+        x, weight, a, d, mean, rstd = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=memory_format)
+        batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+        blocks, pieces, rows = _pieces(batch, pixels, channels)
+        sums, products = _floats(x, 2, batch, pieces, channels)
+        p, q = _floats(x, 2, batch, channels)
+        dx = torch.empty_like(x)
+        launch(
+            norm_kernels.group_gradient_sums,
+            (pieces, blocks, batch),
+            x,
+            dy,
+            a,
+            d,
+            mean,
+            sums,
+            products,
+            pixels,
+            channels,
+            rows,
+            pieces,
+            SILU=ctx.silu,
+            BP=_PIXELS,
+            BC=_CHANNELS,
+        )
+        launch(
+            norm_kernels.group_gradient_coefficients,
+            (ctx.groups, batch),
+            sums,
+            products,
+            weight,
+            mean,
+            rstd,
+            p,
+            q,
+            pixels,
+            channels,
+            pieces,
+            G=ctx.groups,
+            PIECES=_PIECES,
+            BG=max(128, triton.next_power_of_2(channels // ctx.groups)),
+        )
+        launch(
+            norm_kernels.group_gradient_apply,
+            (triton.cdiv(pixels, _PIXELS), blocks, batch),
+            x,
+            dy,
+            a,
+            d,
+            p,
+            q,
+            dx,
+            pixels,
+            channels,
+            SILU=ctx.silu,
+            BP=_PIXELS,
+            BC=_CHANNELS,
+        )
+        return dx, None, None, None, None, None, None
+
+
+def _pieces(batch: int, pixels: int, channels: int) -> tuple[int, int, int]:
+    """Blocks of channels, pieces of pixels and the pixels of a piece."""
+    blocks = triton.cdiv(channels, _CHANNELS)
+    pieces = min(_PIECES, triton.cdiv(pixels, _PIXELS), triton.cdiv(_PROGRAMS, batch * blocks))
+    rows = triton.cdiv(triton.cdiv(pixels, pieces), _PIXELS) * _PIXELS
+    return blocks, triton.cdiv(pixels, rows), rows
+
+
+def _floats(like: Tensor, count: int, *shape: int) -> tuple[Tensor, ...]:
+    return torch.empty((count, *shape), device=like.device, dtype=torch.float32).unbind()
+
+
+class _AddLayerNorm(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        x = x.contiguous()
+        width = x.shape[-1]
+        rows = x.numel() // width
+        total = x if residual is None else torch.empty_like(x)
+        y = torch.empty_like(x, dtype=dtype)
+        mean, rstd = _floats(x, 2, rows)
+        block, many = _rows(width)
+        launch(
+            pointwise_kernels.add_layer_norm,
+            (triton.cdiv(rows, many),),
+            x,
+            x if residual is None else residual.contiguous(),
+            weight,
+            bias,
+            total,
+            y,
+            mean,
+            rstd,
+            rows,
+            width,
+            eps,
+            ADD=residual is not None,
+            R=many,
+            BC=block,
+        )
+        ctx.save_for_backward(total, weight, mean, rstd)
+        ctx.residual_dtype = None if residual is None else residual.dtype
+        ctx.set_materialize_grads(False)
+        return (x.view_as(x) if residual is None else total), y
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, dtotal: Tensor | None, dy: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+        total, weight, mean, rstd = ctx.saved_tensors
+        if dy is None:
+            dx = dtotal
+            dresidual = dx
+        else:
+            width = total.shape[-1]
+            rows = total.numel() // width
+            block, many = _rows(width)
+            dy = dy.contiguous()
+            dx = torch.empty_like(total)
+            two = ctx.residual_dtype not in (None, dx.dtype)
+            dresidual = torch.empty_like(total, dtype=ctx.residual_dtype) if two else dx
+            launch(
+                pointwise_kernels.add_layer_norm_gradient,
+                (triton.cdiv(rows, many),),
+                total,
+                dy,
+                dy if dtotal is None else dtotal.contiguous(),
+                weight,
+                mean,
+                rstd,
+                dx,
+                dresidual,
+                rows,
+                width,
+                ADD=dtotal is not None,
+                TWO=two,
+                R=many,
+                BC=block,
+            )
+        if ctx.residual_dtype is None:
+            return dx, None, None, None, None, None
+        assert dresidual is not None
+        return dx, dresidual.to(ctx.residual_dtype), None, None, None, None
+
+
+def _rows(width: int) -> tuple[int, int]:
+    """The block that holds a row, and how many rows a program takes."""
+    block = triton.next_power_of_2(width)
+    return block, max(1, 2048 // block)
+
+
+class _Geglu(Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        h = h.contiguous()
+        width = h.shape[-1] // 2
+        rows = h.numel() // h.shape[-1]
+        y = torch.empty((*h.shape[:-1], width), device=h.device, dtype=h.dtype)
+        launch(pointwise_kernels.geglu, _tiles(rows, width), h, y, rows, width, BN=8, BF=256)
+        ctx.save_for_backward(h)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (h,) = ctx.saved_tensors
+        width = h.shape[-1] // 2
+        rows = h.numel() // h.shape[-1]
+        dh = torch.empty_like(h)
+        launch(pointwise_kernels.geglu_gradient, _tiles(rows, width), h, dy.contiguous(), dh, rows, width, BN=8, BF=256)
+        return dh
+
+
+def _tiles(rows: int, width: int) -> tuple[int, int]:
+    return triton.cdiv(rows, 8), triton.cdiv(width, 256)
+
+
+class _AddBias(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=memory_format)
+        residual = residual.contiguous(memory_format=memory_format)
+        y = torch.empty_like(x)
+        launch(
+            pointwise_kernels.add_bias,
+            (triton.cdiv(x.numel(), 2048),),
+            x,
+            bias,
+            residual,
+            y,
+            x.numel(),
+            x.shape[1],
+            BLOCK=2048,
+        )
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor]:
+        return dy, None, dy

@@ -1,0 +1,209 @@
+"""The blocks of a private UNet copy, computed with fused operations instead of ComfyUI's one-by-one modules.
+
+A step of learning needs no gradients of weights, and half of ComfyUI's time goes to copies between memory layouts and
+to kernels that do one addition. Only blocks of the Stable Diffusion 1.x and 2.x kind are replaced, and only after one
+of each kind has given ComfyUI's own results and gradients.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from comfy.ldm.modules.attention import GEGLU, SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from torch import Tensor, nn
+
+from ..crossinit_core.fused import Fused, FusedOperations
+from ..crossinit_core.fused.project import pack, project
+from ..crossinit_core.numerics import is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+Forward = Callable[..., Tensor]
+
+AGREEMENT = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+"""Relative differences between two right computations of a block in a precision stay below this."""
+
+
+def fuse(unet: Any, fused: Fused, options: dict[str, Any]) -> list[Any]:
+    """Replace the forward of what can be fused; the modules that were changed, none where something disagrees.
+
+    `options` are the transformer options of ComfyUI's own blocks, for the comparison.
+    """
+    changed: list[Any] = []
+    tried: set[object] = set()
+    try:
+        for module in unet.modules():
+            forward = _norm_silu_conv(module, fused) if module is unet.out else _fused_forward(module, fused)
+            if forward is None:
+                continue
+            if (kind := _kind(module)) not in tried:
+                tried.add(kind)
+                far = _disagreement(module, forward, fused.operations.memory_format, options)
+                if not far < AGREEMENT[next(module.parameters()).dtype]:
+                    raise ArithmeticError(f"{type(module).__name__} differs by {far:.1e}")
+            module.forward = forward
+            changed.append(module)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        log.warning(
+            "ComfyUI's own code computes the UNet, which is slower: %s", (str(error) or repr(error)).splitlines()[0]
+        )
+        restore(changed)
+        return []
+    unet.to(memory_format=fused.operations.memory_format)
+    return changed
+
+
+def restore(modules: list[Any]) -> None:
+    """Give modules their own forward back. It breaks reference cycles too, so that memory goes at once."""
+    for module in modules:
+        vars(module).pop("forward", None)
+
+
+def _fused_forward(module: Any, fused: Fused) -> Forward | None:
+    if isinstance(module, ResBlock) and _is_plain_residual(module):
+        return _residual(module, fused.operations)
+    if isinstance(module, SpatialTransformer) and all(map(_is_plain_transformer, module.transformer_blocks)):
+        return _spatial(module, fused)
+    return None
+
+
+def _norm_silu_conv(layers: Any, fused: Fused) -> Forward | None:
+    if not _is_norm_silu_conv(layers):
+        return None
+    norm, _, conv = layers
+    return lambda x: conv(_norm(fused.operations, norm, x, silu=True))
+
+
+def _kind(module: Any) -> object:
+    return type(module), type(getattr(module, "skip_connection", None)), type(getattr(module, "proj_in", None))
+
+
+def _disagreement(module: Any, forward: Forward, memory_format: torch.memory_format, options: dict[str, Any]) -> float:
+    """The largest relative difference in result and gradients on random inputs."""
+    parameter = next(module.parameters())
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(parameter)
+
+    if isinstance(module, ResBlock):
+        inputs = [draw(2, module.channels, 8, 16), draw(2, module.emb_channels)]
+        own = module.forward
+    elif isinstance(module, nn.Sequential):
+        inputs = [draw(2, module[2].in_channels, 8, 16)]
+        own = module.forward
+    else:
+        inputs = [
+            draw(2, module.in_channels, 8, 16),
+            draw(2, 77, module.transformer_blocks[0].attn2.to_k.weight.shape[1]),
+        ]
+        own = lambda x, context: module.forward(x, context, dict(options))  # noqa: E731
+    expected = _result_and_gradients(own, inputs, torch.contiguous_format)
+    found = _result_and_gradients(forward, inputs, memory_format)
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True))
+
+
+def _result_and_gradients(forward: Forward, inputs: list[Tensor], memory_format: torch.memory_format) -> list[Tensor]:
+    x, *more = (part.clone().requires_grad_() for part in inputs)
+    out = forward(x.contiguous(memory_format=memory_format), *more)
+    pull = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    return [part.detach().float() for part in (out, *torch.autograd.grad(out, (x, *more), pull))]
+
+
+def _is_plain_residual(block: Any) -> bool:
+    return (
+        not (block.updown or block.use_scale_shift_norm or block.exchange_temb_dims or block.skip_t_emb)
+        and _is_norm_silu_conv(block.in_layers)
+        and _is_norm_silu_conv(nn.Sequential(*block.out_layers[:2], block.out_layers[-1]))
+        and [type(part) for part in block.emb_layers][:1] == [nn.SiLU]
+    )
+
+
+def _is_norm_silu_conv(layers: Any) -> bool:
+    return (
+        len(layers) == 3
+        and isinstance(layers[0], nn.GroupNorm)
+        and isinstance(layers[1], nn.SiLU)
+        and isinstance(layers[2], nn.Conv2d)
+    )
+
+
+def _is_plain_transformer(block: Any) -> bool:
+    return (
+        not (block.ff_in or block.disable_self_attn or block.switch_temporal_ca_to_sa)
+        and block.attn2 is not None
+        and block.is_res
+        and isinstance(block.ff.net[0], GEGLU)
+    )
+
+
+def _norm(operations: FusedOperations, norm: Any, x: Tensor, *, silu: bool, shift: Tensor | None = None) -> Tensor:
+    return operations.group_norm(x, norm.weight, norm.bias, norm.eps, groups=norm.num_groups, silu=silu, shift=shift)
+
+
+def _residual(block: Any, operations: FusedOperations) -> Forward:
+    norm_in, _, conv_in = block.in_layers
+    norm_out, conv_out = block.out_layers[0], block.out_layers[-1]
+    embed, skip = block.emb_layers[1], block.skip_connection
+    # The first convolution's bias rides on the time embedding, which the second normalization adds anyway.
+    shift_bias = embed.bias + conv_in.bias
+
+    def forward(x: Tensor, emb: Tensor) -> Tensor:
+        h = _norm(operations, norm_in, x, silu=True)
+        h = F.conv2d(h, conv_in.weight, padding=conv_in.padding)
+        shift = F.linear(F.silu(emb), embed.weight, shift_bias)
+        h = _norm(operations, norm_out, h, silu=True, shift=shift)
+        h = F.conv2d(h, conv_out.weight, padding=conv_out.padding)
+        return operations.add_bias(h, conv_out.bias, skip(x))
+
+    return forward
+
+
+def _spatial(transformer: Any, fused: Fused) -> Forward:
+    operations = fused.operations
+    blocks = [_transformer(block, fused) for block in transformer.transformer_blocks]
+    norm, proj_in, proj_out = transformer.norm, transformer.proj_in, transformer.proj_out
+
+    def forward(x: Tensor, context: Tensor, transformer_options: Any = None) -> Tensor:
+        batch, channels, height, width = x.shape
+        tokens = _norm(operations, norm, x, silu=False).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        tokens = _linear(proj_in, tokens)
+        for block in blocks:
+            tokens = block(tokens, context)
+        tokens = _linear(proj_out, tokens)
+        image = tokens.view(batch, height, width, -1).permute(0, 3, 1, 2)
+        return image.contiguous(memory_format=operations.memory_format) + x
+
+    return forward
+
+
+def _linear(layer: Any, tokens: Tensor) -> Tensor:
+    """A linear layer, or the convolution of one pixel that older models have in its place."""
+    return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+
+
+def _transformer(block: Any, fused: Fused) -> Forward:
+    operations, attention = fused.operations, fused.attention
+    own, cross, feed_forward = block.attn1, block.attn2, block.ff.net
+    own_weights = pack(own.to_q, own.to_k, own.to_v)
+    cross_weights = pack(cross.to_k, cross.to_v)
+
+    def add_norm(x: Tensor, residual: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
+        return operations.add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps, x.dtype)
+
+    def forward(x: Tensor, context: Tensor) -> Tensor:
+        x, n = add_norm(x, None, block.norm1)
+        n = own.to_out[0](attention(*project(n, own_weights, 3), own.heads))
+        x, n = add_norm(x, n, block.norm2)
+        n = cross.to_out[0](attention(cross.to_q(n), *project(context, cross_weights, 2), cross.heads))
+        x, n = add_norm(x, n, block.norm3)
+        return x + feed_forward[-1](operations.geglu(feed_forward[0].proj(n)))
+
+    return forward
