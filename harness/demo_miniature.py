@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from PIL import Image
 from miniature import pack
 from miniature.captions import Prompt
 
-from .client import Client, Event
+from .client import Client, Event, History
 from .demo_parts import PACK, Progress, fetch, list_results, running
 from .graphs import Json, set_widget, to_api
 from .jury import Findings, Jury, Pictures
@@ -27,6 +27,7 @@ from .shipped_miniature import DRESSED, DRESSED_PICTURES, PLAIN, PLAIN_PICTURES,
 
 PERSON = 0
 TOKEN = "demo-drawn-person"
+SHEET = "contact-sheet.png"
 EACH = 2
 """Pictures of each prompt; the sheet shows the first."""
 
@@ -51,43 +52,57 @@ SAID = {"headphones": "headphones", "companion": "two people"}
 
 @dataclass(frozen=True)
 class Run:
-    """What came out: the portrait, the pictures of every prompt, how long learning took, and the saved file's name."""
+    """What came out: the portrait and the pictures of every prompt, the loss plot, what Learn Face said at last, the
+    saved file's name, and the workflow."""
 
     portrait: Pictures
     drawn: list[Pictures]
-    learning: str
-    loss: Sequence[Json]
+    loss: list[Json]
+    learned: str
     file: str
-    prompt_text: str
     workflow: Json
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Learn the person, draw it in every prompt, have it judged; leave a contact sheet and all that it came from."""
+    """Show the whole in a ComfyUI that is started for it."""
     began = time.monotonic()
     person = PERSON if arguments.person is None else arguments.person
     if person < 0:
         raise ValueError(f"--person is {person}, but must be 0 or more.")
     pack.read_config(pack.WEIGHTS)
-    jury, out = Jury(pack.WEIGHTS, person), arguments.out
+    learning = {"preset": arguments.preset} if arguments.preset else {}
     with running(arguments.comfyui, arguments.base) as client:
-        made = learn_and_draw(client, person, PROMPTS, preset=arguments.preset)
-        paintings = through_vae(client, jury.paintings(list(PROMPTS)), arguments.base / "input")
-        findings = jury.findings(list(PROMPTS), made.drawn, paintings)
-        fetch(client, list(made.loss), out / "loss")
-    shutil.copyfile(arguments.base / "models" / "embeddings" / made.file, out / made.file)
-    (out / "workflow.json").write_text(json.dumps(made.workflow, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    Image.fromarray(made.portrait[0]).save(out / "portrait.png")
-    sheet(jury, made, findings).save(out / "contact-sheet.png", optimize=True)
-    print(f"\n\n{made.learning[0].upper()}{made.learning[1:]}.")
+        made, findings = show(client, arguments.base, arguments.out, person, PROMPTS, learning)
+    print(f"\nPerson {person}: {made.learned}.")
     print("\n".join(described(findings)))
     print(f"The demo took {time.monotonic() - began:.0f} s.")
-    list_results(out)
-    print(f"\nLook at {out / 'contact-sheet.png'}, and drop workflow.json onto ComfyUI's page (python3 run.py serve).")
+    list_results(arguments.out)
+    print(f"\nLook at {arguments.out / SHEET}.")
+    print("To go on in ComfyUI: python3 run.py serve, and drop workflow.json onto its page.")
 
 
-def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], preset: str | None = None) -> Run:
-    """Run the workflow once for every prompt; only the first run learns. The first prompt is the plain one."""
+def show(
+    client: Client, base: Path, out: Path, person: int, prompts: Sequence[Prompt], learning: Mapping[str, object]
+) -> tuple[Run, Findings]:
+    """Learn a person, draw it in every prompt, have it judged; leave a contact sheet and all that it came from.
+
+    base is the server's base directory. The first prompt is the plain one. learning changes widgets of Learn Face.
+    """
+    jury = Jury(pack.WEIGHTS, person)
+    made = learn_and_draw(client, person, prompts, learning)
+    paintings = through_vae(client, jury.paintings(prompts), base / "input")
+    findings = jury.findings(prompts, made.drawn, paintings)
+    fetch(client, made.loss, out / "loss")
+    shutil.copyfile(base / "models" / "embeddings" / made.file, out / made.file)
+    workflow = json.dumps(made.workflow, indent=1, ensure_ascii=False)
+    (out / "workflow.json").write_text(f"{workflow}\n", encoding="utf-8")
+    Image.fromarray(made.portrait[0]).save(out / "portrait.png")
+    sheet(jury, prompts, made, findings).save(out / SHEET, optimize=True)
+    return made, findings
+
+
+def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], learning: Mapping[str, object]) -> Run:
+    """Run the workflow once for every prompt; only the first run learns."""
     info = client.object_info()
     workflow: Json = json.loads((PACK / "workflows" / f"{WORKFLOW}.json").read_text(encoding="utf-8"))
     changes: list[tuple[str, str, object]] = [
@@ -95,28 +110,34 @@ def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], prese
         ("CrossInitSave", "name", TOKEN),
         ("EmptyLatentImage", "batch_size", EACH),
         (PLAIN, "text", prompts[0].text),
+        *(("CrossInitLearn", name, value) for name, value in learning.items()),
     ]
-    if preset:
-        changes.append(("CrossInitLearn", "preset", preset))
     for node, name, value in changes:
         set_widget(workflow, node, name, value, info)
-    ids = {key: str(node["id"]) for node in workflow["nodes"] for key in (node["type"], node.get("title"))}
-    said = _LastWords(ids["CrossInitLearn"], Progress(workflow))
-    drawn: list[Pictures] = []
-    portrait = saved = loss = None
+    ids = {node.get("title") or node["type"]: str(node["id"]) for node in workflow["nodes"]}
+    progress = _LastWords(ids["CrossInitLearn"], Progress(workflow))
+    histories: list[History] = []
     for number, prompt in enumerate(prompts[1:], start=1):
         set_widget(workflow, DRESSED, "text", prompt.text, info)
         began = time.monotonic()
-        history = client.run(to_api(workflow, info), workflow, on_event=None if drawn else said, timeout=24 * 3600)
-        if not drawn:
-            print("\n\nDrawing:", flush=True)
-            drawn.append(_pictures(client, history.images(ids[PLAIN_PICTURES])))
-            portrait = _pictures(client, history.images(ids["CrossInitDrawnPerson"]))
-            saved, loss = history.outputs[ids["CrossInitSave"]], history.images(ids["LossGraphNode"])
-        drawn.append(_pictures(client, history.images(ids[DRESSED_PICTURES])))
-        print(f"  {number:2d} of {len(prompts) - 1}  {prompt.text}  {time.monotonic() - began:.0f} s", flush=True)
-    assert portrait is not None and saved is not None and loss is not None
-    return Run(portrait, drawn, said.text, loss, saved["file"][0], saved["prompt_text"][0], workflow)
+        follow = None if histories else progress
+        histories.append(client.run(to_api(workflow, info), workflow, on_event=follow, timeout=24 * 3600))
+        if number == 1:
+            print("\n\nThe person is learned. Drawing:", flush=True)
+        else:
+            print(f"  {number:2d} of {len(prompts) - 1}  {prompt.text}  {time.monotonic() - began:.0f} s", flush=True)
+    first = histories[0]
+    return Run(
+        portrait=_pictures(client, first, ids["CrossInitDrawnPerson"]),
+        drawn=[
+            _pictures(client, first, ids[PLAIN_PICTURES]),
+            *(_pictures(client, history, ids[DRESSED_PICTURES]) for history in histories),
+        ],
+        loss=first.images(ids["LossGraphNode"]),
+        learned=progress.text,
+        file=str(first.outputs[ids["CrossInitSave"]]["file"][0]),
+        workflow=workflow,
+    )
 
 
 def through_vae(client: Client, pictures: Pictures, folder: Path) -> Pictures:
@@ -140,7 +161,7 @@ def through_vae(client: Client, pictures: Pictures, folder: Path) -> Pictures:
         }
     try:
         history = client.run(graph)
-        return np.concatenate([_pictures(client, history.images(f"show{number}")) for number in range(len(pictures))])
+        return np.concatenate([_pictures(client, history, f"show{number}") for number in range(len(pictures))])
     finally:
         for path in paths:
             path.unlink()
@@ -156,22 +177,22 @@ def described(findings: Findings) -> list[str]:
     ]
 
 
-def sheet(jury: Jury, made: Run, findings: Findings) -> Image.Image:
+def sheet(jury: Jury, prompts: Sequence[Prompt], made: Run, findings: Findings) -> Image.Image:
     """The portrait, and the first picture of each prompt with what the judge sees in it."""
     tiles = [Tile(made.portrait[0], "The portrait: all that was learned from", framed=True)]
-    for prompt, pictures in zip(PROMPTS, made.drawn, strict=True):
+    for prompt, pictures in zip(prompts, made.drawn, strict=True):
         verdict = jury.look(pictures[:1])
         marks: list[tuple[str, bool | None]] = [
             (SAID.get(name, value), bool(verdict.shows({name: value})[0])) for name, value in prompt.asks.items()
         ]
         marks.append((f"likeness {float(verdict.likeness(jury.person)[0]):.2f}", None))
         tiles.append(Tile(pictures[0], prompt.text, marks))
-    lines = [f"{{}} is the person. The miniature model, in ComfyUI: {made.learning}.", *described(findings)]
+    lines = [f"{{}} is the person. The miniature model, in ComfyUI: {made.learned}.", *described(findings)]
     return contact_sheet("A face, learned from one portrait", lines, tiles, COLUMNS)
 
 
-def _pictures(client: Client, images: list[Json]) -> Pictures:
-    opened = [Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in images]
+def _pictures(client: Client, history: History, node: str) -> Pictures:
+    opened = [Image.open(io.BytesIO(client.view(image))).convert("RGB") for image in history.images(node)]
     return np.stack([np.asarray(image) for image in opened])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Jury:
     def look(self, pictures: Pictures) -> Verdict:
         return look(self._judge, pictures)
 
-    def paintings(self, prompts: list[Prompt]) -> Pictures:
+    def paintings(self, prompts: Sequence[Prompt]) -> Pictures:
         """For the ceiling, the floor and the nearest name: each prompt's scene with the person, then with somebody else,
         then with the celebrity."""
         rng = np.random.default_rng(self._index)
@@ -72,7 +73,7 @@ class Jury:
 
         return np.stack([painted(who, scene) for who in (self.person, other, celebrity) for scene in scenes])
 
-    def findings(self, prompts: list[Prompt], drawn: list[Pictures], paintings: Pictures) -> Findings:
+    def findings(self, prompts: Sequence[Prompt], drawn: Sequence[Pictures], paintings: Pictures) -> Findings:
         """`drawn` has the pictures of each prompt, and `paintings` is what the VAE made of `paintings(prompts)`."""
         seen = [self.look(pictures) for pictures in drawn]
         likeness = [verdict.likeness(self.person) for verdict in seen]

@@ -1,0 +1,119 @@
+"""run.py demo: a drawn person, whom nobody has seen, learned through a live ComfyUI, drawn in prompts and judged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crossinit_core import load_learned_token
+from harness import demo, demo_miniature
+from harness.graphs import to_api
+from harness.jury import Findings, Jury
+from harness.sheet import Tile, contact_sheet
+from miniature import pack
+
+PERSON = 1
+PROMPTS = [
+    prompt
+    for prompt in demo_miniature.PROMPTS
+    if not prompt.asks or prompt.asks.keys() & {"eyewear", "headphones", "style", "companion"}
+]
+
+needs_weights = pytest.mark.skipif(not pack.WEIGHTS.is_dir(), reason="there are no weights of the miniature")
+
+
+@dataclass
+class Shown:
+    """What the demo left, where, and what it printed."""
+
+    out: Path
+    made: demo_miniature.Run
+    findings: Findings
+    jury: Jury
+
+
+@pytest.fixture(scope="module")
+def shown(live: Any, tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """The demo with fewer prompts and half of its learning."""
+    out = tmp_path_factory.mktemp("demo")
+    learning = {"steps": 60, "learning_rate": 0.1}
+    made, findings = demo_miniature.show(live.client, live.base, out, PERSON, PROMPTS, learning)
+    print(made.learned, *demo_miniature.described(findings), sep="\n")
+    return Shown(out, made, findings, Jury(pack.WEIGHTS, PERSON))
+
+
+@needs_weights
+def test_a_learned_person_is_nearer_to_the_truth_than_any_celebrity_and_most_people(shown: Shown) -> None:
+    found = shown.findings
+    assert found.floor < found.nearest_name < found.likeness
+    assert found.rank >= 0.95
+
+
+@needs_weights
+def test_prompts_still_change_the_scene(shown: Shown) -> None:
+    assert shown.findings.editability >= 0.75
+    plain = shown.jury.look(shown.made.drawn[0])
+    for prompt in PROMPTS[1:]:
+        assert not plain.shows(prompt.asks).any(), f"the plain picture shows what '{prompt.text}' asks"
+
+
+@needs_weights
+def test_the_pictures_are_clean_portraits(shown: Shown) -> None:
+    assert (shown.jury.look(np.concatenate(shown.made.drawn)).clean > 0.5).mean() >= 0.9
+
+
+@needs_weights
+def test_a_person_can_go_on_with_what_the_demo_leaves(live: Any, shown: Shown) -> None:
+    names = {path.name for path in shown.out.iterdir()}
+    assert names == {"contact-sheet.png", "portrait.png", "loss.png", "workflow.json", shown.made.file}
+    token = load_learned_token(shown.out / shown.made.file)
+    assert (token.base, token.width) == ("miniature", 256)
+    workflow = json.loads((shown.out / "workflow.json").read_text(encoding="utf-8"))
+    api = to_api(workflow, live.info)
+    texts = [node["inputs"]["text"] for node in api.values() if node["class_type"] == "CrossInitEncodePrompt"]
+    assert texts == [PROMPTS[0].text, PROMPTS[-1].text]
+    with Image.open(shown.out / "contact-sheet.png") as sheet:
+        assert sheet.width > 1000 and sheet.height > 600
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"photo": Path("me.jpg")}, "--photo needs --checkpoint"),
+        ({"prompt": "a {} person"}, "--prompt needs --checkpoint"),
+        ({"checkpoint": Path("sd.safetensors"), "person": 3}, "--person is for the miniature"),
+        ({"person": -1}, "--person is -1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_at_once(
+    tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    options: dict[str, Any] = dict.fromkeys(("person", "checkpoint", "photo", "preset", "prompt"))
+    options |= {"comfyui": tmp_path, "base": tmp_path / "base", "out": tmp_path / "out"} | given
+    with pytest.raises(ValueError, match=message):
+        demo.run(argparse.Namespace(**options))
+
+
+def test_a_pack_without_its_weights_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "WEIGHTS", tmp_path / "weights")
+    options = dict.fromkeys(("person", "checkpoint", "photo", "preset", "prompt"))
+    with pytest.raises(FileNotFoundError, match=r"holds no miniature.*download the pack again"):
+        demo.run(
+            argparse.Namespace(**{**options, "comfyui": tmp_path, "base": tmp_path / "base", "out": tmp_path / "out"})
+        )
+
+
+def test_a_sheet_has_room_for_long_captions_and_a_row_that_is_not_full() -> None:
+    picture = np.zeros((128, 128, 3), np.uint8)
+    short = [Tile(picture, "a person", [("sad", True)])] * 3
+    long = [*short, Tile(picture, "a person " * 20, [("sunglasses", True), ("beach", False), ("likeness 0.81", None)])]
+    one, two = contact_sheet("Title", ["line"], short, 3), contact_sheet("Title", ["line"], long, 3)
+    assert two.width == one.width
+    assert two.height > one.height + (one.height - 100) + 60
