@@ -70,6 +70,8 @@ class FrozenModel(Protocol):
 class Backbone(Protocol):
     """A Stable Diffusion 1.x or 2.x model: one CLIP text encoder, 4 latent channels."""
 
+    device: torch.device
+    """Where it computes."""
     base: str
     """`sd1`, `sd2` or `miniature`; `width-D` for a model of another width."""
     checkpoint: str

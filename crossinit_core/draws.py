@@ -183,9 +183,10 @@ def draws_from_photos(
         )
         for prompt in training_prompts(settings.templates, settings.subject)
     ]
-    upright, mirrored = backbone.posterior(photos), backbone.posterior(photos.flip(2))
+    both = backbone.posterior(torch.cat([photos, photos.flip(2)]))
+    upright, mirrored = (Posterior(mean, std) for mean, std in zip(both.mean.chunk(2), both.std.chunk(2), strict=True))
     digest = hashlib.sha256(photos.numpy().tobytes())
-    digest.update(upright.vae.encode())
+    digest.update(both.vae.encode())
     if weights is not None:
         digest.update(weights.numpy().tobytes())
     draws = PhotoDraws(

@@ -20,6 +20,20 @@ def gradients_enabled() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Where a GPU does the work: what is left for the CPU is too small to be worth waking other threads for."""
+    if device.type != "cuda":
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Determinism:
     """While open: the same numbers in every run on one device. The caller's flags are put back afterwards.
 

@@ -25,7 +25,7 @@ from ..crossinit_core.backbone import (
     weights_fingerprint,
 )
 from ..crossinit_core.learned_token import base_of_width
-from .comfy_copies import TextEncoder, UNet, image_encoder, patched_weights
+from .comfy_copies import TextEncoder, UNet, image_encoder
 from .comfy_models import (
     check_layer,
     check_model,
@@ -37,6 +37,7 @@ from .comfy_models import (
     own_resolution,
     prediction_type,
 )
+from .comfy_weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class ComfyBackbone:
         _make_room(device, _size(self._clip.patcher.model))
         try:
             with torch.inference_mode(False), torch.no_grad():
-                encoder = TextEncoder(self._clip, self._encoder, self._text_weights(), device)
+                encoder = TextEncoder(self._clip, self._encoder, Weights(self._clip.patcher, self._text_prefix), device)
                 return encoder.encode(embeddings.to(device, torch.float32, copy=True)).cpu()
         finally:
             mm.soft_empty_cache()
@@ -151,15 +152,15 @@ class ComfyBackbone:
             device,
             _size(self._model.model, dtype) + _size(self._clip.patcher.model) + ACTIVATION_MEMORY,
         )
-        text_weights, unet_weights = self._text_weights(), dict(patched_weights(self._model, "diffusion_model."))
+        text, unet = Weights(self._clip.patcher, self._text_prefix), Weights(self._model, "diffusion_model.")
         model = _ComfyModel(
-            text=TextEncoder(self._clip, self._encoder, text_weights, device, dtype),
-            unet=UNet(self._model.model, unet_weights, device, dtype, gradient_checkpointing),
-            fingerprint=weights_fingerprint((*text_weights.items(), *unet_weights.items())),
+            text=TextEncoder(self._clip, self._encoder, text, device, dtype),
+            unet=UNet(self._model.model, unet, device, dtype, gradient_checkpointing),
+            fingerprint=weights_fingerprint((*text.items(), *unet.items())),
             device=device,
             dtype=dtype,
         )
-        del text_weights, unet_weights
+        del text, unet
         try:
             yield model
         finally:
@@ -167,10 +168,7 @@ class ComfyBackbone:
             mm.soft_empty_cache()
 
     def _table(self) -> Tensor:
-        return dict(patched_weights(self._clip.patcher, f"{self._text_prefix}embeddings.token_embedding."))["weight"]
-
-    def _text_weights(self) -> dict[str, Tensor]:
-        return dict(patched_weights(self._clip.patcher, self._text_prefix))
+        return Weights(self._clip.patcher, f"{self._text_prefix}embeddings.token_embedding.")["weight"]
 
     def _encode_image(self, image: Tensor, encoder: Any, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the unscaled posterior of (1, H, W, 3), float32 on the CPU."""

@@ -7,12 +7,11 @@ lowvram keep weights in buffers that are overwritten before a backward pass read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import comfy.clip_model
-import comfy.lora
 import comfy.ops
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
@@ -21,29 +20,10 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..crossinit_core.backbone import DTYPES
 from ..crossinit_core.clip_text import encode_clip
 from ..crossinit_core.fused import choose
 from .comfy_fused import fuse, restore
-
-
-def patched_weights(patcher: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """The weights below `prefix` as the graph means them: LoRA patches merged, whatever is loaded where.
-
-    A weight without patches is the host's own tensor: copy it before use.
-    """
-    for key, (base, *patches) in patcher.get_key_patches(prefix).items():
-        weight, convert = base
-        if weight.is_meta:  # absent from the file; the host makes these zeros as well
-            weight = torch.zeros(weight.shape, dtype=weight.dtype)
-        wrappers = getattr(patcher, "weight_wrapper_patches", {}).get(key, [])
-        if patches or wrappers:
-            weight = convert(weight.to(patcher.load_device, torch.float32, copy=True), inplace=True)
-            if patches:
-                weight = comfy.lora.calculate_weight(patches, weight, key)
-            for wrapper in wrappers:
-                weight = wrapper(weight)
-        yield key.removeprefix(prefix), weight
+from .comfy_weights import Weights, plain_copies
 
 
 class TextEncoder:
@@ -53,7 +33,7 @@ class TextEncoder:
         self,
         clip: Any,
         encoder_name: str,
-        weights: Mapping[str, Tensor],
+        weights: Weights,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -82,7 +62,7 @@ class UNet:
     def __init__(
         self,
         model: Any,
-        weights: Mapping[str, Tensor],
+        weights: Weights,
         device: torch.device,
         dtype: torch.dtype,
         gradient_checkpointing: bool,
@@ -91,7 +71,7 @@ class UNet:
         config.pop("disable_unet_model_creation", None)
         self._dtype = dtype
         self._unet = type(model.diffusion_model)(**config, device="meta", operations=comfy.ops.disable_weight_init)
-        _fill(self._unet, weights, device, lambda key, weight: dtype)
+        _fill(self._unet, lambda: weights.copies(device, lambda name: dtype))
         fused = choose(device, dtype)
         self._changed = fuse(self._unet, fused, _options())
         self._memory_format = fused.operations.memory_format if self._changed else torch.contiguous_format
@@ -136,17 +116,11 @@ def image_encoder(first_stage_model: Any, device: torch.device) -> Iterator[nn.M
     model = nn.Sequential(encoder, moments)
     weights = {f"0.{key}": weight for key, weight in source.state_dict().items()}
     weights |= {f"1.{key}": weight for key, weight in quant_conv.state_dict().items()}
-    yield _fill(model, weights, device, lambda key, weight: torch.float32)
+    yield _fill(model, lambda: plain_copies(weights, device, lambda name: torch.float32))
 
 
-def _text_model(source: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> Any:
+def _text_model(source: Any, weights: Weights, device: torch.device, dtype: torch.dtype) -> Any:
     """Sizes are read off the live module, which keeps no configuration."""
-
-    def kept(key: str, weight: Tensor) -> torch.dtype:
-        if "token_embedding" in key:  # a table loses nothing in the precision that it has
-            return weight.dtype if weight.dtype in DTYPES.values() else torch.float32
-        return torch.float32 if "norm" in key or "position_embedding" in key else dtype
-
     layer = source.encoder.layers[0]
     activations = comfy.clip_model.ACTIVATIONS
     config = {
@@ -158,20 +132,24 @@ def _text_model(source: Any, weights: Mapping[str, Tensor], device: torch.device
         "max_position_embeddings": source.embeddings.position_embedding.weight.shape[0],
         "eos_token_id": source.eos_token_id,
     }
+
+    def wanted(name: str) -> torch.dtype:
+        if dtype == torch.float32 or "norm" in name or "position_embedding" in name:
+            return torch.float32
+        # Its values are small and alike: float16 holds them better than bfloat16.
+        return torch.float16 if "token_embedding" in name else dtype
+
     text = type(source)(config, torch.float32, "meta", comfy.ops.disable_weight_init)
-    return _fill(text, weights, device, kept)
+    return _fill(text, lambda: weights.copies(device, wanted))
 
 
-def _fill(
-    module: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: Callable[[str, Tensor], torch.dtype]
-) -> Any:
+def _fill(module: Any, copies: Callable[[], dict[str, Tensor]]) -> Any:
     """Give a module on the meta device ordinary tensors of its own.
 
     Outside of inference mode a copy loses the flag that forbids backpropagation.
     """
     with torch.inference_mode(False), torch.no_grad():
-        copies = {key: weight.to(device, copy=True).to(dtype(key, weight)) for key, weight in weights.items()}
-    module.load_state_dict(copies, strict=True, assign=True)
+        module.load_state_dict(copies(), strict=True, assign=True)
     return module.requires_grad_(False).eval()
 
 

@@ -554,7 +554,7 @@ def test_numbers_that_overflow_stop_the_run(eps: Published, value: float) -> Non
 
 # Wrong inputs
 
-NOTHING_HEAVY = SimpleNamespace(width=32, resolution=64)
+NOTHING_HEAVY = SimpleNamespace(width=32, resolution=64, device=torch.device("cpu"))
 """Every long work on this backbone is an AttributeError, so a ValueError was raised before it."""
 
 
