@@ -170,7 +170,7 @@ def evaluate(
 def _norms(painting: Painting, wishes: Sequence[Wish]) -> tuple[float, float]:
     ids = torch.from_numpy(np.stack([painting.encoder.encode(wish.text) for wish in wishes[:32]])).long()
     rows = table(painting.parts.text_encoder)[ids.to(painting.device)]
-    return float(rows[:, 6:8].norm(dim=-1).mean()), float(
+    return float(rows[:, 7:9].norm(dim=-1).mean()), float(
         encode_text(painting.parts.text_encoder, rows).norm(dim=-1).mean()
     )
 
