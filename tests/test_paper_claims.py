@@ -460,6 +460,7 @@ def test_what_was_not_measured_is_neither_held_nor_refuted() -> None:
         for columns in (config, *config["judges"]):
             columns.update({name: values[:1] for name, values in columns.items() if isinstance(values[0], float)})
     assert _held(summary) == [None] * 11, "one person tells nothing about others"
+    assert not any("nan" in verdict.evidence for verdict in verdicts(Numbers(summary), Plan()))
 
 
 def test_differences_are_paired_over_the_people_who_have_both() -> None:

@@ -25,6 +25,9 @@ DISCLOSURES = """\
 - **Faces between the names can be reached, by design.** A quarter of the training pictures show people without a name,
   whose token rows (1, 2 or 3 of them) come from a linear map of their face. Without them the encoder would know 792
   points and little between them. Stable Diffusion saw far more people than that, but no such map.
+- **Both of these favour starts among the rows.** The encoder learned to read faces from rows of norm 0.4 or less, and met
+  nothing as long as its own output. Plain textual inversion and the celebrity mean start where it learned to read, cross
+  initialization starts far outside.
 - **Judges are networks too.** Both learned from paintings alone, and their errors (below) limit what can be told. The
   headline judge had no part in training the generator; the other one's features served the VAE's loss.
 - **Plain textual inversion** starts at the row of "person" for each of its K vectors, and has lambda 0, since it knows no

@@ -128,8 +128,8 @@ def save_people(folder: Path, plan: Plan, path: Path, identity: int = 0) -> bool
                 axes.set_title(_wrapped(text), fontsize=6.5)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = BytesIO()
-    figure.savefig(drawn, dpi=110)
-    Image.open(drawn).convert("RGB").quantize(192).save(path, optimize=True)
+    figure.savefig(drawn, dpi=110, bbox_inches="tight", pad_inches=0.05)
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)
     return True
 
 
