@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--person", type=int, help="which drawn person to learn: a number from 0")
     parser.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 2.x or 1.x checkpoint, to learn a photo")
     parser.add_argument("--photo", type=Path, help="a photo of a person, with --checkpoint")
-    parser.add_argument("--preset", choices=("fast", "full"), help="learn for 25 or for 320 steps")
+    parser.add_argument("--preset", choices=("fast", "full"), help="learn for 25 or for 320 steps, as published")
     parser.add_argument("--prompt", help="{} is the person, with --checkpoint")
     arguments = parser.parse_args()
     try:

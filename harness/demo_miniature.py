@@ -23,9 +23,11 @@ from .demo_parts import PACK, Progress, fetch, list_results, running
 from .graphs import Json, set_widget, to_api
 from .jury import Findings, Jury, Pictures
 from .sheet import Tile, contact_sheet
-from .shipped_miniature import DRESSED, DRESSED_PICTURES, PLAIN, PLAIN_PICTURES, WORKFLOW
+from .shipped_miniature import DRESSED, DRESSED_PICTURES, PLAIN, PLAIN_PICTURES, SHOWN, WORKFLOW
 
-PERSON = 0
+PERSON = SHOWN
+"""Unless --person says another."""
+
 TOKEN = "demo-drawn-person"
 SHEET = "contact-sheet.png"
 EACH = 2
@@ -124,8 +126,8 @@ def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], learn
         histories.append(client.run(to_api(workflow, info), workflow, on_event=follow, timeout=24 * 3600))
         if number == 1:
             print("\n\nThe person is learned. Drawing:", flush=True)
-        else:
-            print(f"  {number:2d} of {len(prompts) - 1}  {prompt.text}  {time.monotonic() - began:.0f} s", flush=True)
+        seconds = "" if number == 1 else f"  {time.monotonic() - began:.0f} s"
+        print(f"  {number:2d} of {len(prompts) - 1}  {prompt.text}{seconds}", flush=True)
     first = histories[0]
     return Run(
         portrait=_pictures(client, first, ids["CrossInitDrawnPerson"]),

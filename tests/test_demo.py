@@ -14,12 +14,12 @@ from PIL import Image
 
 from crossinit_core import load_learned_token
 from harness import demo, demo_miniature
+from harness.demo_miniature import PERSON
 from harness.graphs import to_api
 from harness.jury import Findings, Jury
 from harness.sheet import Tile, contact_sheet
 from miniature import pack
 
-PERSON = 1
 PROMPTS = [
     prompt
     for prompt in demo_miniature.PROMPTS
@@ -41,10 +41,9 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(live: Any, tmp_path_factory: pytest.TempPathFactory) -> Shown:
-    """The demo with fewer prompts and half of its learning."""
+    """The demo with fewer prompts."""
     out = tmp_path_factory.mktemp("demo")
-    learning = {"steps": 60, "learning_rate": 0.1}
-    made, findings = demo_miniature.show(live.client, live.base, out, PERSON, PROMPTS, learning)
+    made, findings = demo_miniature.show(live.client, live.base, out, PERSON, PROMPTS, {})
     print(made.learned, *demo_miniature.described(findings), sep="\n")
     return Shown(out, made, findings, Jury(pack.WEIGHTS, PERSON))
 
