@@ -125,7 +125,9 @@ class Backbone(Protocol):
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """What `auto` means on a device: bfloat16 where a GPU computes it natively, else float32.
+    """What `auto` means on a device: float16 where a GPU is fast at it, else float32.
+
+    float16 is closer to float32 than bfloat16, and what does not fit into it is done again in a safer precision.
 
     Raises ValueError for a name that is none of `PRECISIONS`.
     """
@@ -133,8 +135,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
         raise ValueError(f"precision is '{precision}', but must be one of {', '.join(PRECISIONS)}.")
     if precision != "auto":
         return precision
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0):
+        return "fp16"
     return "fp32"
 
 
@@ -151,10 +153,12 @@ def safer_precision(dtype: torch.dtype, device: torch.device) -> Precision | Non
 
 
 def activation_memory(samples: int, resolution: int, dtype: torch.dtype, gradient_checkpointing: bool) -> int:
-    """Bytes that a step of a full-size model keeps beside its weights: an estimate from measurements at 512 px."""
-    a_sample, rest = (0.25, 0.5) if gradient_checkpointing else (0.75, 0.4)
-    halves = dtype.itemsize / 2
-    return int((a_sample * samples * (resolution / 512) ** 2 * halves + rest) * 1024**3)
+    """Bytes that a step of a full-size model keeps beside its weights.
+
+    From measurements on SD 2.1 at 512 px in float16, a tenth added: 4.6 GiB for 8 samples, 1.5 with checkpointing.
+    """
+    a_sample = 0.2 if gradient_checkpointing else 0.63
+    return int((a_sample * samples * (resolution / 512) ** 2 * dtype.itemsize / 2 + 0.15) * 1024**3)
 
 
 @torch.no_grad()

@@ -47,13 +47,12 @@ class InversionResult:
     """The most bytes of the GPU's memory that were in use at once; 0 where that is not known."""
 
     def summary(self) -> str:
-        """One line: steps, time, memory, precision."""
+        """One line: time, steps, loss, and on a GPU the memory."""
         steps = len(self.losses) - self.resumed_from
         if not steps:
             return f"already learned: these {len(self.losses)} steps came from the resume file"
-        memory = f", at most {self.peak_memory / 2**30:.1f} GiB" if self.peak_memory else ""
-        precision = self.token.metadata["crossinit.precision"]
-        return f"{steps} steps in {self.seconds:.1f} s{memory}, {precision}, loss {self.losses[-1]:.4f}"
+        memory = f", at most {self.peak_memory / 2**30:.1f} GiB of video memory" if self.peak_memory else ""
+        return f"learned in {self.seconds:.1f} s ({steps} steps), loss {self.losses[-1]:.4f}{memory}"
 
 
 def invert(
@@ -102,7 +101,7 @@ def invert(
     token = LearnedToken(state.vectors, name, backbone.base, {**facts, **(metadata or {})})
     seconds = time.perf_counter() - began
     result = InversionResult(token, list(state.losses), list(state.distances), seconds, task.resumed_from, memory.peak)
-    log.info("Learned %s: %s", name, result.summary())
+    log.info("%s: %s", name, result.summary())
     return result
 
 
@@ -137,11 +136,19 @@ class _Task:
                     continue
                 try:
                     self._run(model, state, plan)
+                except torch.OutOfMemoryError:
+                    if plan.gradient_checkpointing or self.settings.memory != "auto":
+                        raise
+                    self.settings = replace(self.settings, memory="low")
+                    log.warning("Out of memory even with one sample at a time: going on in low-memory mode.")
+                    continue
                 except OverflowedError as overflow:
                     precision = safer_precision(model.dtype, model.device)
                     if precision is None:
                         raise FloatingPointError(f"{overflow} Lower the learning rate.") from None
                     log.warning("%s Going on in %s.", overflow, precision)
+                    assert self.state
+                    self.state = replace(self.state, precision="")
                     continue
                 assert self.state
                 return self.state, provenance(self.backbone, model, self.settings, self.start, self.state)

@@ -34,9 +34,9 @@ def plan_memory(backbone: Backbone, settings: InversionSettings) -> MemoryPlan:
     """
     samples = min(settings.micro_batch_size or settings.batch_size, settings.batch_size)
     first = MemoryPlan(settings.gradient_checkpointing, samples)
+    free = backbone.free_memory(_needed(backbone, settings, first))
     if settings.memory == "normal":
         return first
-    free = backbone.free_memory(_needed(backbone, settings, first))
     if settings.memory == "low":
         limit = LOW_MEMORY if free is None else min(free, LOW_MEMORY)
         return _largest_that_fits(backbone, settings, samples, limit)

@@ -24,9 +24,6 @@ from .step import LOSS_SCALE, Outcome, Step, StepValues
 
 log = logging.getLogger(__name__)
 
-AHEAD = 2
-"""Steps that a GPU is given before the first of them is reported: while Python reports one, it works on the other."""
-
 
 @dataclass(frozen=True)
 class StepReport:
@@ -47,6 +44,11 @@ class StepReport:
 
 class OverflowedError(FloatingPointError):
     """A step's numbers are not finite in the model's precision; the state is that of the step before it."""
+
+
+def steps_ahead(device: torch.device) -> int:
+    """Steps that are launched before the first of them is reported: while Python reports one, a GPU is at the other."""
+    return 2 if device.type == "cuda" else 1
 
 
 class Draws:
@@ -118,7 +120,7 @@ class Run:
         if state.precision != precision:
             scale = LOSS_SCALE if model.dtype == torch.float16 else 1.0
             self.state = replace(state, precision=precision, loss_scale=scale)
-        self._ahead = AHEAD if model.device.type == "cuda" else 1
+        self._ahead = steps_ahead(model.device)
         self._launched: deque[Outcome] = deque()
         self._failure: Exception | None = None
         self._rewind()
@@ -218,8 +220,8 @@ class Run:
         release_memory()
         if self.micro_batch == 1:
             raise torch.OutOfMemoryError(
-                f"Out of memory at {self._settings.resolution} px even with one sample at a time. Turn on "
-                "gradient_checkpointing, use a smaller resolution, or close other programs that use the GPU."
+                f"Out of memory at {self._settings.resolution} px even with one sample at a time. Set "
+                "memory to low or turn on gradient_checkpointing, use a smaller resolution, or close other programs that use the GPU."
             )
         self.micro_batch = max(1, self.micro_batch // 2)
         log.warning("Out of memory: going on with micro-batches of %d; the result is the same.", self.micro_batch)

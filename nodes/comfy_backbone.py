@@ -41,9 +41,6 @@ from .comfy_weights import Weights
 
 log = logging.getLogger(__name__)
 
-ACTIVATION_MEMORY = 3 * 1024**3
-"""Bytes that ComfyUI is asked to keep free for the activations of a step."""
-
 
 class ComfyBackbone:
     """Stable Diffusion 1.x or 2.x as ComfyUI has it loaded.
@@ -132,15 +129,14 @@ class ComfyBackbone:
     ) -> int:
         """Bytes for a step over so many samples at once, private copies included."""
         dtype = DTYPES[_host_precision(precision, self.device)]
-        weights = _size(self._model.model, dtype) + _size(self._clip.patcher.model)
-        return weights + activation_memory(samples, resolution, dtype, gradient_checkpointing)
+        return self._copies_size(dtype) + activation_memory(samples, resolution, dtype, gradient_checkpointing)
 
     def free_memory(self, needed: int) -> int | None:
         """What ComfyUI reports as free after it has moved other models out of the way; None on a CPU."""
         if mm.is_device_cpu(self.device):
             return None
         _make_room(self.device, needed)
-        return int(mm.get_free_memory(self.device))
+        return int(mm.get_free_memory(self.device) - mm.extra_reserved_memory())
 
     @contextmanager
     def training(self, *, precision: Precision, gradient_checkpointing: bool) -> Iterator[_ComfyModel]:
@@ -148,10 +144,7 @@ class ComfyBackbone:
         device, dtype = self.device, DTYPES[_host_precision(precision, self.device)]
         if ignored := ignored_patches(self._model):
             log.info("Learning uses MODEL's weights with its LoRAs; its %s do not take part.", ", ".join(ignored))
-        _make_room(
-            device,
-            _size(self._model.model, dtype) + _size(self._clip.patcher.model) + ACTIVATION_MEMORY,
-        )
+        _make_room(device, self._copies_size(dtype))
         text, unet = Weights(self._clip.patcher, self._text_prefix), Weights(self._model, "diffusion_model.")
         model = _ComfyModel(
             text=TextEncoder(self._clip, self._encoder, text, device, dtype),
@@ -166,6 +159,10 @@ class ComfyBackbone:
         finally:
             model.close()
             mm.soft_empty_cache()
+
+    def _copies_size(self, dtype: torch.dtype) -> int:
+        """Bytes of the private copies of text encoder and UNet."""
+        return _size(self._model.model, dtype) + _size(self._clip.patcher.model, dtype)
 
     def _table(self) -> Tensor:
         return Weights(self._clip.patcher, f"{self._text_prefix}embeddings.token_embedding.")["weight"]
@@ -233,6 +230,6 @@ def _host_precision(precision: Precision, device: torch.device) -> Precision:
     """`auto` follows what the host says the device is good at: --force-fp32 and old GPUs are its business."""
     if precision != "auto":
         return resolve_precision(precision, device)
-    if mm.should_use_bf16(device):
-        return "bf16"
-    return "fp16" if mm.should_use_fp16(device) and device.type == "cuda" else "fp32"
+    if device.type == "cuda" and mm.should_use_fp16(device):
+        return "fp16"
+    return "bf16" if mm.should_use_bf16(device) else "fp32"

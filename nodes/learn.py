@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 
 from ..crossinit_core import PRESETS, InversionSettings, StepReport, invert
 from ..crossinit_core.backbone import PRECISIONS
+from ..crossinit_core.settings import MEMORY_MODES
 from .comfy_backbone import ComfyBackbone
 from .comfy_previews import Previews
 from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket, show_text
-
-log = logging.getLogger(__name__)
 
 CUSTOM = "custom"
 
@@ -145,7 +144,10 @@ class CrossInitLearn(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Needs about half the video memory and 60 % more time. The result is the same.",
+                    tooltip=(
+                        "Needs about half the video memory and a third more time. The result is the same. 'memory' turns it "
+                        "on by itself where it is needed."
+                    ),
                 ),
                 io.Combo.Input(
                     "precision",
@@ -153,7 +155,10 @@ class CrossInitLearn(io.ComfyNode):
                     default="auto",
                     optional=True,
                     advanced=True,
-                    tooltip="What the UNet computes in. auto: bf16 where the GPU knows it, else fp16 or fp32.",
+                    tooltip=(
+                        "What the model computes in. auto: fp16 where the GPU is good at it. Where numbers do not fit, the "
+                        "node goes on in bf16 or fp32 by itself."
+                    ),
                 ),
                 io.Int.Input(
                     "resolution",
@@ -185,6 +190,17 @@ class CrossInitLearn(io.ComfyNode):
                     advanced=True,
                     tooltip="Go on from a run with the same inputs that was cancelled or failed. Off: start anew.",
                 ),
+                io.Combo.Input(
+                    "memory",
+                    options=list(MEMORY_MODES),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "auto: as fast as the free video memory allows. low: at most about 4 GB, a third slower. normal: "
+                        "never slower to save memory. The result is the same."
+                    ),
+                ),
             ],
             outputs=[
                 LearnedTokenSocket.Output(
@@ -213,11 +229,7 @@ class CrossInitLearn(io.ComfyNode):
             resume=resume,
             metadata=start.facts,
         )
-        done = settings.steps - result.resumed_from
-        if done:
-            show_text(cls, f"learned in {result.seconds:.0f} s ({done} steps), loss {result.losses[-1]:.4f}")
-        else:
-            show_text(cls, f"already learned: these {settings.steps} steps came from the resume file")
+        show_text(cls, result.summary())
         return io.NodeOutput(result.token, {"loss": result.losses})
 
 
@@ -264,6 +276,8 @@ def _reporter(node: type[io.ComfyNode], backbone: ComfyBackbone, steps: int) -> 
 
     def report(step: StepReport) -> None:
         nonlocal first
+        # The progress bar looks for a cancel now and then; a step is short enough to look each time.
+        comfy.model_management.throw_exception_if_processing_interrupted()
         now = time.perf_counter()
         preview = None
         if step.step == steps or previews.due():

@@ -212,7 +212,7 @@ def test_learning_shows_its_steps_a_line_of_text_and_a_picture(learned: Learned)
     assert learned.run.steps(learned.node) == list(range(1, STEPS + 1))
     lines = [event.data["text"] for event in learned.run.of(learned.node, "progress_text")]
     assert lines[0].startswith(f"step 1 of {STEPS} · loss ")
-    assert re.fullmatch(rf"learned in \d+ s \({STEPS} steps\), loss \d\.\d+", lines[-1])
+    assert re.fullmatch(rf"learned in [\d.]+ s \({STEPS} steps\), loss \d\.\d+", lines[-1])
     previews = learned.run.previews(learned.node)
     assert previews, "no preview came, although ComfyUI's default shows none anywhere"
     for preview in previews:

@@ -38,6 +38,7 @@ CONTRACT = {
             "resolution",
             "flip_probability",
             "resume",
+            "memory",
         ],
         ["LEARNED_TOKEN", "LOSS_MAP"],
     ),

@@ -1,0 +1,237 @@
+"""Fused operations give the results and the gradients of the plain formulas, or are not used."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+
+from crossinit_core import fused
+from crossinit_core.fused import library
+from crossinit_core.fused.attention import library_attention
+from crossinit_core.fused.project import pack, project
+
+CPU = torch.device("cpu")
+DOUBLE = {"dtype": torch.float64, "requires_grad": True}
+
+
+def _frozen(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_group_norm_is_torchs(silu: bool, shifted: bool) -> None:
+    x = torch.randn(2, 64, 3, 5, **DOUBLE)  # type: ignore[arg-type]
+    weight, bias, shift = _frozen(64), _frozen(64), _frozen(2, 64) if shifted else None
+
+    def ours(x: Tensor) -> Tensor:
+        return library.group_norm(x, weight, bias, 1e-5, silu=silu, shift=shift)
+
+    plain = F.group_norm(x if shift is None else x + shift[:, :, None, None], 32, weight, bias, 1e-5)
+    torch.testing.assert_close(ours(x), F.silu(plain) if silu else plain)
+    assert gradcheck(ours, x)
+
+
+def test_geglu_is_the_formula() -> None:
+    h = torch.randn(3, 4, 10, **DOUBLE)  # type: ignore[arg-type]
+    torch.testing.assert_close(library.geglu(h), h[..., :5] * F.gelu(h[..., 5:]))
+    assert gradcheck(library.geglu, h)
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_layer_norm_of_a_sum_is_torchs(added: bool) -> None:
+    x, residual = (torch.randn(2, 3, 8, **DOUBLE) for _ in range(2))  # type: ignore[arg-type]
+    weight, bias = _frozen(8), _frozen(8)
+    inputs = (x, residual) if added else (x,)
+
+    def ours(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return library.add_layer_norm(x, residual, weight, bias, 1e-5, torch.float64)
+
+    total = x + residual if added else x
+    torch.testing.assert_close(ours(*inputs), (total, F.layer_norm(total, (8,), weight, bias, 1e-5)))
+    assert gradcheck(ours, inputs)
+
+
+def test_a_bias_and_a_residual_are_added() -> None:
+    x, residual = (torch.randn(2, 3, 4, 4, **DOUBLE) for _ in range(2))  # type: ignore[arg-type]
+    bias = _frozen(3)
+    torch.testing.assert_close(library.add_bias(x, bias, residual), x + bias[:, None, None] + residual)
+    assert gradcheck(lambda x, residual: library.add_bias(x, bias, residual), (x, residual))
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_packed_projections_are_the_layers_own(parts: int) -> None:
+    layers = [nn.Linear(6, 4, bias=False).double().requires_grad_(False) for _ in range(parts)]
+    x = torch.randn(2, 5, 6, **DOUBLE)  # type: ignore[arg-type]
+    expected = [layer(x) for layer in layers]
+    packed = pack(*layers)
+    for found, wanted, layer in zip(project(x, packed, parts), expected, layers, strict=True):
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(layer(x), wanted)
+        assert layer.weight.untyped_storage().data_ptr() == packed.untyped_storage().data_ptr(), "kept twice"
+    assert gradcheck(lambda x: project(x, packed, parts), x)
+
+
+def test_attention_is_the_formula() -> None:
+    q, k, v = (torch.randn(2, rows, 8, **DOUBLE) for rows in (6, 5, 5))  # type: ignore[arg-type]
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v))
+        return ((q @ k.transpose(-1, -2) / 2).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    torch.testing.assert_close(library_attention(q, k, v, 2), plain(q, k, v))
+    assert gradcheck(lambda *qkv: library_attention(*qkv, 2), (q, k, v))  # type: ignore[call-arg]
+
+
+# Triton's kernels, in its interpreter
+
+_INTERPRETED = """
+import builtins, torch
+from crossinit_core import fused
+from crossinit_core.fused import attention_kernels, library, on_triton, triton_attention
+
+cpu = torch.device("cpu")
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    wrong = fused.differences(on_triton, library, cpu, dtype)
+    assert not wrong, (dtype, wrong)
+
+# Triton's interpreter cannot loop over its own numbers with this numpy, and is slow.
+number = lambda value: int(value.handle.data.item()) if hasattr(value, "handle") else int(value)
+attention_kernels.range = lambda *bounds: builtins.range(*map(number, bounds))
+triton_attention.ROWS = 32
+triton_attention.ATTEND = triton_attention.KEY_GRADIENTS = triton_attention.QUERY_GRADIENTS = (32, 32, 4, 1)
+assert not fused.attention_differs(triton_attention.attend, cpu, torch.float16)
+assert fused.attention_differs(lambda q, k, v, heads: 1.1 * triton_attention.attend(q, k, v, heads), cpu, torch.float16)
+
+strided = torch.randn(1, 64, 96).half().requires_grad_()
+q, k, v = strided.chunk(3, dim=-1)
+assert triton_attention.fits(q, k, v, 2)
+out = triton_attention.attend(q, k, v, 2)
+expected = fused.library_attention(*(part.float() for part in (q, k, v)), 2)
+assert (out - expected).norm() < 2e-3 * expected.norm()
+pull = torch.randn_like(expected)
+ours, = torch.autograd.grad(out, strided, pull.half())
+truth, = torch.autograd.grad(expected, strided, pull)
+assert (ours.float() - truth.float()).norm() < 2e-3 * truth.float().norm()
+print("all equal")
+"""
+
+
+def test_the_triton_kernels_are_right() -> None:
+    pytest.importorskip("triton")
+    root = Path(__file__).resolve().parents[1]
+    run = subprocess.run(
+        [sys.executable, "-c", _INTERPRETED],
+        cwd=root,
+        env={"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.stdout.strip() == "all equal", run.stderr[-3000:]
+
+
+# What is wrong is not used
+
+
+@pytest.mark.parametrize("name", ["group_norm", "add_layer_norm", "geglu", "add_bias"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_kernel_with_wrong_results_or_gradients_is_found(name: str, dtype: torch.dtype) -> None:
+    class Bent(torch.autograd.Function):
+        """Right results, wrong gradients."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * 1.05
+
+    right = getattr(library, name)
+    operations = {key: getattr(library, key) for key in ("group_norm", "add_layer_norm", "geglu", "add_bias")}
+
+    def check(change: Callable[..., object]) -> list[str]:
+        return fused.differences(SimpleNamespace(**{**operations, name: change}), library, CPU, dtype)  # type: ignore
+
+    def each(out: Any, change: Callable[[Tensor], Tensor]) -> Any:
+        return tuple(map(change, out)) if isinstance(out, tuple) else change(out)
+
+    assert check(right) == []
+    assert check(lambda *a, **k: each(right(*a, **k), lambda out: out * 1.05))
+    assert check(lambda *a, **k: each(right(*a, **k), Bent.apply))
+    assert check(lambda *a, **k: each(right(*a, **k), lambda out: out * torch.nan))
+
+
+def test_without_a_gpu_torchs_own_kernels_are_used() -> None:
+    assert fused.choose(CPU, torch.float32) is fused.PLAIN
+
+
+def test_comfyuis_blocks_are_fused(pack: ModuleType, unet: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    module = pack.nodes.comfy_fused
+    changed = module.fuse(unet, fused.PLAIN, _options(pack))
+    kinds = {type(part).__name__ for part in changed}
+    assert kinds == {"ResBlock", "SpatialTransformer", "Sequential"}
+    assert not caplog.records
+    module.restore(changed)
+    assert not any("forward" in vars(part) for part in unet.modules())
+
+
+def test_a_block_that_comfyui_computes_otherwise_stays_comfyuis(
+    pack: ModuleType, unet: nn.Module, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after an update of ComfyUI that changes what a block does."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+
+    own = ResBlock._forward
+    monkeypatch.setattr(ResBlock, "_forward", lambda self, x, emb: own(self, x, emb) * 1.1)
+    with caplog.at_level(logging.WARNING):
+        assert pack.nodes.comfy_fused.fuse(unet, fused.PLAIN, _options(pack)) == []
+    assert "ComfyUI's own code computes the UNet" in caplog.text
+    assert not any("forward" in vars(part) for part in unet.modules())
+
+
+def _options(pack: ModuleType) -> dict[str, Any]:
+    return pack.nodes.comfy_copies._options()
+
+
+@pytest.fixture
+def unet(pack: ModuleType) -> nn.Module:
+    """ComfyUI's UNet in SD 2.1's layout, small."""
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    model = UNetModel(
+        image_size=8,
+        in_channels=4,
+        out_channels=4,
+        model_channels=32,
+        num_res_blocks=[1, 1],
+        channel_mult=(1, 2),
+        num_head_channels=16,
+        use_spatial_transformer=True,
+        context_dim=24,
+        use_linear_in_transformer=True,
+        transformer_depth=[1, 1],
+        transformer_depth_output=[1, 1, 1, 1],
+        transformer_depth_middle=1,
+        legacy=False,
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
+    )
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.requires_grad_(False).copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+    return model.eval()
