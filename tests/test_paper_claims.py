@@ -350,11 +350,11 @@ def test_the_plan_is_the_issues_and_its_order_makes_stopping_early_useful() -> N
     assert made >= {"plain-5000", "rate-0.01-25", "rate-0.02-25", "rate-0.04-25", "vectors-1-320", "vectors-3-320"}
     assert made >= {f"lambda-{weight}-320" for weight in ("0", "0.0001", "0.001", "0.01")}
     groups = [job.run.group for job in work if job.run]
-    assert groups == sorted(groups, key=["main", "fast", "lambda", "vectors", "long"].index)
+    assert groups == sorted(groups, key=["main", "rates", "lambda", "vectors", "long"].index)
     first = [(job.identity, job.run.name) for job in work if job.run][:5]
     assert first == [(0, "plain"), (0, "mean"), (0, "cross-words"), (0, "cross-names"), (1, "plain")]
     assert [run.regularization for run, _ in plan.series("lambda")] == [0, 1e-5, 1e-4, 1e-3, 1e-2]
-    assert [run.learning_rate for run, _ in plan.series("fast")] == [0.005, 0.01, 0.02, 0.04]
+    assert [run.learning_rate for run, _ in plan.series("rates")] == [0.005, 0.01, 0.02, 0.04] * 3
     assert [run.vectors for run, _ in plan.series("vectors")] == [1, 2, 3, 1, 2]
     assert [steps for run, steps in plan.series("main") if run.name == "plain"] == [25, 100, 320, 5000]
     assert {job.run.name for job in jobs(plan, ["plain-5000"]) if job.run and job.run.group == "long"} == {"plain"}

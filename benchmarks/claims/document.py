@@ -26,8 +26,8 @@ DISCLOSURES = """\
   whose token rows (1, 2 or 3 of them) come from a linear map of their face. Without them the encoder would know 792
   points and little between them. Stable Diffusion saw far more people than that, but no such map.
 - **Both of these favour starts among the rows.** The encoder learned to read faces from rows of norm 0.4 or less, and met
-  nothing as long as its own output. Plain textual inversion and the celebrity mean start where it learned to read, cross
-  initialization starts far outside.
+  nothing as long as its own output. And AdamW's steps have one size whatever the norm, so a short vector turns further in a
+  step than a long one.
 - **Judges are networks too.** Both learned from paintings alone, and their errors (below) limit what can be told. The
   headline judge had no part in training the generator; the other one's features served the VAE's loss.
 - **Plain textual inversion** starts at the row of "person" for each of its K vectors, and has lambda 0, since it knows no
@@ -56,8 +56,10 @@ def document(summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]]
     parts += [
         "## Lambda",
         _table(numbers, plan.series("lambda"), "lambda"),
-        "## The fast preset's learning rate",
-        _table(numbers, plan.series("fast"), "fast"),
+        "## Learning rates",
+        "Cross initialization from names.",
+        _table(numbers, plan.series("rates"), "rates"),
+        f"For the fast preset of {plan.fast} steps:",
         _rate(numbers, plan),
         "## Number of vectors",
         _table(numbers, plan.series("vectors"), "vectors"),
@@ -101,7 +103,7 @@ def _verdicts(numbers: Numbers, plan: Plan) -> list[str]:
 
 def _everything(plan: Plan) -> list[tuple[Run, int]]:
     found: dict[str, tuple[Run, int]] = {}
-    tables: tuple[Table, ...] = ("main", "lambda", "fast", "vectors")
+    tables: tuple[Table, ...] = ("main", "rates", "lambda", "vectors")
     for group in tables:
         for run, steps in plan.series(group):
             found.setdefault(run.config(steps), (run, steps))
@@ -155,7 +157,7 @@ def _label(run: Run, group: Group) -> str:
     """What sets a run apart in the table of a group."""
     if group == "lambda":
         return f"lambda {run.regularization:g}"
-    if group == "fast":
+    if group == "rates":
         return f"learning rate {run.learning_rate}"
     return f"{run.label}, K = {run.vectors}" if group == "vectors" else run.label
 

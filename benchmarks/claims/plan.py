@@ -9,8 +9,8 @@ from typing import Literal
 from crossinit_core import InversionSettings
 
 Start = Literal["words", "mean", "cross names", "cross words"]
-Table = Literal["main", "fast", "lambda", "vectors"]
-Group = Literal["main", "fast", "lambda", "vectors", "long"]
+Table = Literal["main", "rates", "lambda", "vectors"]
+Group = Literal["main", "rates", "lambda", "vectors", "long"]
 
 LABELS: dict[Start, str] = {
     "words": "plain textual inversion",
@@ -92,7 +92,7 @@ class Plan:
 
     def runs(self) -> tuple[Run, ...]:
         """All runs, in the order of their importance."""
-        full, fast = (self.full,), (self.fast,)
+        full = (self.full,)
         # Textual inversion (Gal et al., 2022) knows no regularizer.
         main = (
             Run("plain", "words", self.steps, "main", regularization=0.0),
@@ -100,7 +100,9 @@ class Plan:
             Run("cross-words", "cross words", self.steps, "main"),
             Run("cross-names", "cross names", self.steps, "main"),
         )
-        rates = [Run(f"rate-{rate}", "cross names", fast, "fast", learning_rate=rate) for rate in (0.01, 0.02, 0.04)]
+        rates = [
+            Run(f"rate-{rate}", "cross names", self.steps, "rates", learning_rate=rate) for rate in (0.01, 0.02, 0.04)
+        ]
         weights = [
             Run(f"lambda-{weight:g}", "cross names", full, "lambda", regularization=weight)
             for weight in (0.0, 1e-4, 1e-3, 1e-2)
@@ -121,8 +123,8 @@ class Plan:
         runs = self.runs()
         default = next(run for run in runs if run.name == "cross-names")
         own = [run for run in runs if run.group == group]
-        if group == "fast":
-            return [(default, self.fast), *((run, self.fast) for run in own)]
+        if group == "rates":
+            return [(run, steps) for steps in self.steps for run in (default, *own)]
         if group == "lambda":
             compared = sorted([default, *own], key=lambda run: run.regularization)
             return [(run, self.full) for run in compared]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .plan import Plan
+from .plan import Plan, Run
 from .statistics import Estimate, Numbers, estimate
 
 GROWTH, STEADY = 2.0, (0.5, 2.0)
@@ -50,8 +50,7 @@ def fast_learning_rate(numbers: Numbers, plan: Plan) -> tuple[float | None, dict
 
     None where a rate is missing or there are fewer than two people.
     """
-    series = plan.series("fast")
-    scores = {run.learning_rate: numbers.score(run.config(steps)) for run, steps in series}
+    scores = {run.learning_rate: numbers.score(config) for run, config in _fast_runs(plan)}
     means = {rate: estimate(np.array(list(found.values()))) for rate, found in scores.items()}
     if any(mean.count < 2 for mean in means.values()):
         return None, means
@@ -62,6 +61,10 @@ def fast_learning_rate(numbers: Numbers, plan: Plan) -> tuple[float | None, dict
         if rate == best or apart.low <= 0 <= apart.high:
             return rate, means
     return best, means
+
+
+def _fast_runs(plan: Plan) -> list[tuple[Run, str]]:
+    return [(run, run.config(steps)) for run, steps in plan.series("rates") if steps == plan.fast]
 
 
 def _known(*estimates: Estimate) -> bool:
@@ -129,7 +132,7 @@ def _both_better(rival: str, named: str) -> Callable[[Numbers, Plan], Verdict]:
 
 def _fast_better(numbers: Numbers, plan: Plan) -> Verdict:
     rate, _ = fast_learning_rate(numbers, plan)
-    chosen = [run.config(steps) for run, steps in plan.series("fast") if run.learning_rate == rate]
+    chosen = [config for run, config in _fast_runs(plan) if run.learning_rate == rate]
     rival = f"plain-{plan.long}"
     ours = chosen[0] if chosen else ""
     likeness, shown = (numbers.difference(ours, rival, name) for name in ("likeness", "editability"))
