@@ -5,8 +5,7 @@ Text encoder and VAE have their real sizes; the UNet has every block of the real
 included, but each level is 320 channels wide. So block numbers, latent sizes and key names mean what they
 mean in a real file, and a training step at 128 px takes a second or two on two CPU cores.
 
-A layout is a table of `Entry`: key, shape and how to draw the weight. ComfyUI is imported only by the last
-section, which turns a tiny diffusers folder into ComfyUI's own objects, and only when called.
+A layout is a table of `Entry`: key, shape and how to draw the weight.
 """
 
 from __future__ import annotations
@@ -18,14 +17,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 
-if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-    from comfy.sd import CLIP, VAE
+from crossinit_core.compact_folder import EOS, FORMAT, TABLE
 
 StateDict = dict[str, torch.Tensor]
 
@@ -424,179 +421,31 @@ def make_lora(
     return _write(path, lora_entries(unet, rank), seed, dtype)
 
 
-# ------------------------------------------------------------------------- tiny diffusers models in ComfyUI
+# ------------------------------------------------------------------------------------- tiny diffusers models
 
 
-@dataclass(frozen=True)
-class ComfyWeights:
-    """A tiny SD 2.x model in the key names of ComfyUI's own modules, float32, each with its configuration.
+def make_compact(folder: Path | str, target: Path | str) -> Path:
+    """Write a small SD 2.x model of a diffusers folder as a compact folder, which becomes ComfyUI's objects as the
+    miniature does; return its path.
 
-    unet: `UNetModel`, made by `UNetModel(**unet_config)`; text: `CLIPTextModel`, one layer more than the
-    source; vae: `AutoencoderKL(**vae_config)`. prediction_type: "epsilon" or "v_prediction".
+    Raises FileNotFoundError if a part is missing.
     """
-
-    unet: StateDict
-    unet_config: dict[str, Any]
-    text: StateDict
-    text_config: dict[str, Any]
-    vae: StateDict
-    vae_config: dict[str, Any]
-    prediction_type: str
-
-
-def _read_part(folder: Path, part: str, weights: str) -> tuple[dict[str, Any], StateDict]:
-    config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-    return config, {key: value.float() for key, value in load_file(folder / part / weights).items()}
-
-
-def _convert_unet(config: dict[str, Any], source: StateDict) -> tuple[dict[str, Any], StateDict]:
-    from comfy.utils import unet_to_diffusers
-
-    widths, layers, heads = config["block_out_channels"], config["layers_per_block"], config["attention_head_dim"]
-    head_channels = {width // count for width, count in zip(widths, heads, strict=True)}
-    if head_channels != {64}:
-        raise ValueError(f"UNet attention heads have {sorted(head_channels)} channels; ComfyUI's SD 2.x has 64")
-    depths = [int(kind.startswith("CrossAttn")) for kind in config["down_block_types"]]
-    unet_config = {
-        "image_size": 32,
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
-        "model_channels": widths[0],
-        "channel_mult": [width // widths[0] for width in widths],
-        "num_res_blocks": [layers] * len(widths),
-        "transformer_depth": [depth for depth in depths for _ in range(layers)],
-        "transformer_depth_output": [depth for depth in depths for _ in range(layers + 1)],
-        "transformer_depth_middle": 1,
-        "use_spatial_transformer": True,
-        "use_linear_in_transformer": config["use_linear_projection"],
-        "context_dim": config["cross_attention_dim"],
-        "num_heads": -1,
-        "num_head_channels": 64,
-        "adm_in_channels": None,
-        "use_temporal_attention": False,
-        "use_temporal_resblock": False,
-        "legacy": False,
-    }
-    names = unet_to_diffusers(unet_config)
-    if unknown := sorted(source.keys() - names.keys()):
-        raise ValueError(f"UNet keys that ComfyUI has no place for: {unknown}")
-    return unet_config, {names[key]: value for key, value in source.items()}
-
-
-def _convert_text(config: dict[str, Any], source: StateDict) -> tuple[dict[str, Any], StateDict]:
-    """Append a layer that adds nothing: ComfyUI takes SD 2.x's context one layer before the last."""
-    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    state = {key: value for key, value in source.items() if not key.endswith("position_ids")}
-    block = f"text_model.encoder.layers.{layers}"
-    idle = [
-        *_norm(f"{block}.layer_norm1", width),
-        *_norm(f"{block}.layer_norm2", width),
-        *(entry for name in "qkv" for entry in _layer(f"{block}.self_attn.{name}_proj", width, width, gain=0)),
-        *_layer(f"{block}.self_attn.out_proj", width, width, gain=0),
-        *_layer(f"{block}.mlp.fc1", inner, width, gain=0),
-        *_layer(f"{block}.mlp.fc2", width, inner, gain=0),
-        Entry("text_projection.weight", (width, width), mean=torch.eye(width)),
-    ]
-    state.update({entry.key: _draw(entry, 0, torch.float32) for entry in idle})
-    names = ("hidden_size", "intermediate_size", "num_attention_heads", "hidden_act", "max_position_embeddings")
-    text_config = {name: config[name] for name in names}
+    folder, target = Path(folder), Path(target)
+    files = dict.fromkeys(("unet", "vae"), "diffusion_pytorch_model") | {"text_encoder": "model"}
+    config: dict[str, Any] = {"format": FORMAT}
+    tensors: StateDict = {}
+    for part, name in files.items():
+        config[part] = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+        state = load_file(folder / part / f"{name}.safetensors")
+        tensors |= {f"{part}.{key}": value for key, value in state.items() if not key.endswith("position_ids")}
+    config["scheduler"] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     # The tokenizer's end token; the 2 in such folders is a relic that transformers replaces as well.
-    return {**text_config, "num_hidden_layers": layers + 1, "eos_token_id": 49407}, state
-
-
-def _convert_vae(config: dict[str, Any], source: StateDict) -> tuple[dict[str, Any], StateDict]:
-    from comfy.diffusers_convert import convert_vae_state_dict
-
-    widths = config["block_out_channels"]
-    ddconfig = {
-        "double_z": True,
-        "z_channels": config["latent_channels"],
-        "resolution": 256,
-        "in_channels": config["in_channels"],
-        "out_ch": config["out_channels"],
-        "ch": widths[0],
-        "ch_mult": [width // widths[0] for width in widths],
-        "num_res_blocks": config["layers_per_block"],
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    return {"ddconfig": ddconfig, "embed_dim": config["latent_channels"]}, convert_vae_state_dict(source)
-
-
-def sd_from_diffusers(folder: Path | str) -> ComfyWeights:
-    """Read a small SD 2.x model from a diffusers folder into the key names of ComfyUI's modules.
-
-    Needs ComfyUI on sys.path. Raises FileNotFoundError if a part is missing, and ValueError for a UNet that
-    ComfyUI's SD 2.x modules cannot hold.
-    """
-    folder = Path(folder)
-    weights = "diffusion_pytorch_model.safetensors"
-    unet_config, unet = _convert_unet(*_read_part(folder, "unet", weights))
-    text_config, text = _convert_text(*_read_part(folder, "text_encoder", "model.safetensors"))
-    vae_config, vae = _convert_vae(*_read_part(folder, "vae", weights))
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    return ComfyWeights(unet, unet_config, text, text_config, vae, vae_config, scheduler["prediction_type"])
-
-
-def build_tiny_comfy(
-    folder: Path | str, *, embedding_directory: str | list[str] | None = None
-) -> tuple[ModelPatcher, CLIP, VAE]:
-    """Build ComfyUI's MODEL, CLIP and VAE, in float32, from a small SD 2.x model in a diffusers folder.
-
-    They are what Load Checkpoint gives, at another size: `BaseModel` with a SD20 configuration, `SD2ClipModel`,
-    `SD2Tokenizer` (which pads with 0). MODEL and CLIP can be cloned with `force_deepcopy=True`.
-    `embedding_directory` is where `embedding:NAME` looks. Needs ComfyUI on sys.path; raises as
-    `sd_from_diffusers` does.
-    """
-    import comfy.sd
-
-    weights = sd_from_diffusers(folder)
-    clip = _tiny_clip(weights, embedding_directory)
-    # Stock loaders leave a way to load a second copy; learning inside ComfyUI asks for it.
-    clip.patcher.cached_patcher_init = (_reload_tiny_clip, (folder,))
-    model = _tiny_model(weights)
-    model.cached_patcher_init = (_reload_tiny_model, (folder,))
-    vae = comfy.sd.VAE(sd=weights.vae, config={"params": weights.vae_config}, dtype=torch.float32)
-    return model, clip, vae
-
-
-def _tiny_model(weights: ComfyWeights, disable_dynamic: bool = False) -> ModelPatcher:
-    from comfy import model_base, model_management, model_patcher, supported_models
-
-    config = supported_models.SD20(weights.unet_config)
-    config.set_inference_dtype(torch.float32, None)
-    kind = {"epsilon": model_base.ModelType.EPS, "v_prediction": model_base.ModelType.V_PREDICTION}
-    offload_device = model_management.unet_offload_device()
-    model = model_base.BaseModel(config, model_type=kind[weights.prediction_type], device=offload_device)
-    patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
-    patcher = patcher_class(model, model_management.get_torch_device(), offload_device)
-    model.load_model_weights(dict(weights.unet), "", assign=patcher.is_dynamic())
-    return patcher
-
-
-def _tiny_clip(
-    weights: ComfyWeights, embedding_directory: str | list[str] | None = None, disable_dynamic: bool = False
-) -> CLIP:
-    import comfy.sd
-    from comfy.supported_models_base import ClipTarget
-    from comfy.text_encoders.sd2_clip import SD2ClipModel, SD2Tokenizer
-
-    clip = comfy.sd.CLIP(
-        ClipTarget(SD2Tokenizer, SD2ClipModel),
-        embedding_directory=embedding_directory,
-        parameters=sum(weight.numel() for weight in weights.text.values()),
-        state_dict=[weights.text],
-        model_options={"clip_h_model_config": weights.text_config, "dtype": torch.float32},
-        disable_dynamic=disable_dynamic,
-    )
-    # SD2Tokenizer fixes the width that it accepts for `embedding:NAME` at 1024, with no option for it.
-    clip.tokenizer.clip_h.embedding_size = weights.text_config["hidden_size"]
-    return clip
-
-
-def _reload_tiny_model(folder: Path | str, disable_dynamic: bool = False) -> ModelPatcher:
-    return _tiny_model(sd_from_diffusers(folder), disable_dynamic)
-
-
-def _reload_tiny_clip(folder: Path | str, disable_dynamic: bool = False) -> ModelPatcher:
-    return _tiny_clip(sd_from_diffusers(folder), disable_dynamic=disable_dynamic).patcher
+    config["text_encoder"]["eos_token_id"] = EOS
+    rows = tensors.pop(f"text_encoder.{TABLE}")
+    ids = torch.arange(len(rows), dtype=torch.int32)
+    tensors |= {f"text_encoder.{key}": value for key, value in (("rows", rows), ("row_ids", ids))}
+    tensors["text_encoder.other_row"] = torch.zeros(rows.shape[1])
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, target / "model-1.safetensors")
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return target

@@ -19,6 +19,7 @@ import folder_paths
 import numpy as np
 import torch
 from comfy.diffusers_convert import convert_vae_state_dict
+from comfy.model_base import ModelType
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.sd2_clip import SD2ClipModel, SD2Tokenizer
 from torch import Tensor
@@ -29,6 +30,7 @@ from ..miniature.identity import random_identity
 from ..miniature.people import portrait
 from .comfy_models import ORIGIN, Origin
 
+Config = dict[str, Any]
 State = dict[str, Tensor]
 
 
@@ -38,26 +40,26 @@ def load_miniature(folder: Path) -> tuple[Any, Any, Any]:
     Raises FileNotFoundError where the folder holds no model, and ValueError where its files do not belong together.
     """
     config, states = read_config(folder), read_states(folder)
-    model = _model(folder, config["unet"], states["unet"])
-    clip = _clip(folder, config["text_encoder"], states["text_encoder"])
+    model, clip = _model(folder, config, states), _clip(folder, config, states)
     origin = Origin(MINIATURE, config["unet"]["sample_size"] * 8)
     for patcher, load_again in ((model, _model_again), (clip.patcher, _clip_again)):
         patcher.set_attachments(ORIGIN, origin)
         # Core loaders leave a way to a second copy; nodes that change weights ask for it.
         patcher.cached_patcher_init = (load_again, (folder,))
-    vae = _vae(folder, config["vae"], states["vae"])
+    vae = _vae(folder, config, states)
     _show_true_colours(model, vae)
     return model, clip, vae
 
 
-def _model(folder: Path, config: dict[str, Any], state: State, disable_dynamic: bool = False) -> Any:
-    unet_config = _unet_config(config)
+def _model(folder: Path, config: Config, states: dict[str, State], disable_dynamic: bool = False) -> Any:
+    unet_config = _unet_config(config["unet"])
     names = comfy.utils.unet_to_diffusers(unet_config)
-    weights = {names.get(key, key): value for key, value in state.items()}
+    weights = {names.get(key, key): value for key, value in states["unet"].items()}
     model_config = comfy.supported_models.SD20(unet_config)
     model_config.set_inference_dtype(torch.float32, None)
     device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    model = comfy.model_base.BaseModel(model_config, model_type=comfy.model_base.ModelType.EPS, device=offload_device)
+    kind = ModelType.V_PREDICTION if config["scheduler"]["prediction_type"] == "v_prediction" else ModelType.EPS
+    model = comfy.model_base.BaseModel(model_config, model_type=kind, device=offload_device)
     check_complete(folder, "unet", weights, model.diffusion_model.state_dict())
     # Hosts before 0.20 have one class of patchers.
     host_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
@@ -67,7 +69,7 @@ def _model(folder: Path, config: dict[str, Any], state: State, disable_dynamic: 
     return patcher
 
 
-def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
+def _unet_config(config: Config) -> dict[str, Any]:
     """What ComfyUI would detect of a SD 2.x checkpoint with this diffusers configuration."""
     widths, layers = config["block_out_channels"], config["layers_per_block"]
     depths = [int(kind.startswith("CrossAttn")) for kind in config["down_block_types"]]
@@ -91,8 +93,8 @@ def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _clip(folder: Path, config: dict[str, Any], state: State, disable_dynamic: bool = False) -> Any:
-    state = _with_idle_layer(config, state)
+def _clip(folder: Path, config: Config, states: dict[str, State], disable_dynamic: bool = False) -> Any:
+    config, state = config["text_encoder"], _with_idle_layer(config["text_encoder"], states["text_encoder"])
     names = ("hidden_size", "intermediate_size", "num_attention_heads", "hidden_act", "max_position_embeddings")
     text_config = {
         **{name: config[name] for name in names},
@@ -113,7 +115,7 @@ def _clip(folder: Path, config: dict[str, Any], state: State, disable_dynamic: b
     return clip
 
 
-def _with_idle_layer(config: dict[str, Any], state: State) -> State:
+def _with_idle_layer(config: Config, state: State) -> State:
     """ComfyUI takes SD 2.x's context one layer before the last, so one that is never heard comes at the end."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     block = f"text_model.encoder.layers.{config['num_hidden_layers']}"
@@ -127,7 +129,8 @@ def _with_idle_layer(config: dict[str, Any], state: State) -> State:
     return {key: value for key, value in state.items() if not key.endswith("position_ids")} | idle
 
 
-def _vae(folder: Path, config: dict[str, Any], state: State) -> Any:
+def _vae(folder: Path, config: Config, states: dict[str, State]) -> Any:
+    config = config["vae"]
     widths = config["block_out_channels"]
     params = {
         "double_z": True,
@@ -142,7 +145,7 @@ def _vae(folder: Path, config: dict[str, Any], state: State) -> Any:
         "dropout": 0.0,
     }
     whole = {"params": {"ddconfig": params, "embed_dim": config["latent_channels"]}}
-    weights = convert_vae_state_dict(state)
+    weights = convert_vae_state_dict(states["vae"])
     vae = comfy.sd.VAE(sd=weights, config=whole, dtype=torch.float32)
     check_complete(folder, "vae", weights, vae.first_stage_model.state_dict())
     return vae
@@ -159,9 +162,8 @@ def _show_true_colours(model: Any, vae: Any) -> None:
 
 
 def _model_again(folder: Path, disable_dynamic: bool = False) -> Any:
-    return _model(folder, read_config(folder)["unet"], read_states(folder)["unet"], disable_dynamic)
+    return _model(folder, read_config(folder), read_states(folder), disable_dynamic)
 
 
 def _clip_again(folder: Path, disable_dynamic: bool = False) -> Any:
-    config, states = read_config(folder), read_states(folder)
-    return _clip(folder, config["text_encoder"], states["text_encoder"], disable_dynamic).patcher
+    return _clip(folder, read_config(folder), read_states(folder), disable_dynamic).patcher

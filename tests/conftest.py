@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +69,22 @@ def pack(comfyui: Path) -> ModuleType:
         server.PromptServer(asyncio.new_event_loop())
     importlib.import_module(f"{PACK}.nodes")
     return module
+
+
+@pytest.fixture(scope="session")
+def tiny_comfy(pack: ModuleType, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Makes ComfyUI's MODEL, CLIP and VAE of a tiny model of the reference data: `tiny_comfy("tiny-eps")`."""
+    from harness.standins import make_compact
+
+    compact = tmp_path_factory.mktemp("compact")
+
+    def make(name: str) -> Any:
+        folder = compact / name
+        return pack.nodes.comfy_miniature.load_miniature(
+            folder if folder.exists() else make_compact(reference / name, folder)
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from harness import standins
-
 KINDS = ("eps", "v")
 
 
@@ -25,18 +23,18 @@ def inside_a_node(comfyui: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def traced(request: pytest.FixtureRequest, reference: Path, pack: ModuleType) -> SimpleNamespace:
+def traced(request: pytest.FixtureRequest, reference: Path, tiny_comfy: Any) -> SimpleNamespace:
     """A tiny model in ComfyUI's modules, and the trace that the published code recorded on it."""
     with torch.inference_mode():
-        model, clip, vae = standins.build_tiny_comfy(reference / f"tiny-{request.param}")
+        model, clip, vae = tiny_comfy(f"tiny-{request.param}")
     trace = np.load(reference / f"trace-{request.param}.npz")
     return SimpleNamespace(model=model, clip=clip, vae=vae, trace=trace)
 
 
 @pytest.fixture
-def tiny(reference: Path, pack: ModuleType) -> SimpleNamespace:
+def tiny(tiny_comfy: Any) -> SimpleNamespace:
     """A fresh tiny model that a test may change."""
-    model, clip, vae = standins.build_tiny_comfy(reference / "tiny-eps")
+    model, clip, vae = tiny_comfy("tiny-eps")
     return SimpleNamespace(model=model, clip=clip, vae=vae)
 
 

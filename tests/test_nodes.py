@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from harness import standins
-
 # Saved workflows name these. Adding an optional input is fine; a change here breaks somebody's graph.
 CONTRACT = {
     "CrossInitCelebrityNames": (["list", "extra_names"], ["CELEBRITY_NAMES", "INT"]),
@@ -60,9 +58,9 @@ def nodes(pack: ModuleType) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def tiny_clip(reference: Path, pack: ModuleType) -> Any:
+def tiny_clip(tiny_comfy: Any) -> Any:
     with torch.inference_mode():
-        return standins.build_tiny_comfy(reference / "tiny-eps")[1]
+        return tiny_comfy("tiny-eps")[1]
 
 
 def person(pack: ModuleType, name: str, seed: int = 0, vectors: int = 2, width: int = 32) -> Any:

@@ -230,9 +230,9 @@ def test_what_comfyui_could_not_recognise_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["tiny-eps", "tiny-v"])
-def tiny(request: pytest.FixtureRequest, comfyui: Path, reference: Path) -> SimpleNamespace:
+def tiny(request: pytest.FixtureRequest, reference: Path, tiny_comfy: Any) -> SimpleNamespace:
     folder = reference / request.param
-    model, clip, vae = standins.build_tiny_comfy(folder)
+    model, clip, vae = tiny_comfy(request.param)
     return SimpleNamespace(folder=folder, model=model, clip=clip, vae=vae)
 
 
@@ -304,14 +304,3 @@ def test_tiny_model_samples_and_can_be_copied(tiny: SimpleNamespace) -> None:
     assert torch.equal(_sample(copy, prompt, prompt, latent), samples)
     text = tiny.clip.patcher.clone(disable_dynamic=True, force_deepcopy=True)
     assert text.model is not tiny.clip.cond_stage_model
-
-
-def test_tiny_clip_reads_embedding_files_of_its_width(tiny: SimpleNamespace, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({"<face>": torch.ones(2, 32)}, tmp_path / "face.safetensors")
-    _, clip, _ = standins.build_tiny_comfy(tiny.folder, embedding_directory=str(tmp_path))
-    (tokens,) = clip.tokenize("photo of embedding:face").values()
-    vectors = [token for token, _ in tokens[0] if torch.is_tensor(token)]
-    assert [vector.shape for vector in vectors] == [(32,), (32,)]
-    assert not torch.equal(clip.encode("photo of embedding:face"), clip.encode("photo of"))
