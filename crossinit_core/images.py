@@ -100,6 +100,21 @@ def latent_masks(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tuple[i
     `photo_sizes` has the (height, width) of each photo: a mask of another size is stretched to its photo
     first, then goes through the same crop. Raises ValueError where counts differ or a mask is empty.
     """
+    fitted = []
+    for index, mask in enumerate(masks_of_photos(masks, photo_sizes), start=1):
+        mask = _square(mask[None, None], resolution // 8)
+        if float(mask.sum()) < 1e-3:
+            raise ValueError(f"Mask {index} leaves nothing of its photo to learn from. Paint the face white.")
+        fitted.append(mask)
+    return torch.cat(fitted)
+
+
+def masks_of_photos(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """One mask (H, W) float32 in 0..1 for each photo, stretched to the photo's (height, width) where they differ.
+
+    `masks` is a batch (N, H, W), or a sequence of such batches; one mask serves every photo. Raises ValueError where
+    their number is neither one nor that of the photos.
+    """
     flat = [mask for batch in ([masks] if isinstance(masks, Tensor) else masks) for mask in _mask_batch(batch)]
     if len(flat) == 1:
         flat *= len(photo_sizes)
@@ -108,15 +123,11 @@ def latent_masks(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tuple[i
             f"There are {len(flat)} masks for {len(photo_sizes)} photos. Connect one for each photo, or one for all."
         )
     fitted = []
-    for index, (mask, size) in enumerate(zip(flat, photo_sizes, strict=True), start=1):
-        mask = mask[None, None]
-        if tuple(mask.shape[-2:]) != size:
-            mask = F.interpolate(mask, size=size, mode="bilinear", antialias=True)
-        mask = _square(mask, resolution // 8)
-        if float(mask.sum()) < 1e-3:
-            raise ValueError(f"Mask {index} leaves nothing of its photo to learn from. Paint the face white.")
+    for mask, size in zip(flat, photo_sizes, strict=True):
+        if tuple(mask.shape) != tuple(size):
+            mask = F.interpolate(mask[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0]
         fitted.append(mask)
-    return torch.cat(fitted)
+    return fitted
 
 
 def check_resolution(resolution: int) -> None:

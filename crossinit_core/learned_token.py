@@ -36,7 +36,7 @@ def check_token_name(name: str) -> str:
         problem = f"holds {what}, which ends a name inside a prompt or a path"
     elif name.startswith(".") or name.endswith("."):
         problem = "starts or ends with a dot"
-    elif _is_windows_device(name):
+    elif is_windows_device(name):
         problem = "is the name of a device on Windows"
     elif len(name) > LONGEST_NAME:
         problem = f"is {len(name)} characters long (at most {LONGEST_NAME})"
@@ -53,12 +53,13 @@ def check_token_name(name: str) -> str:
 def suggest_token_name(text: str) -> str:
     """The nearest usable name to any text: `../My Face (1)` gives `My-Face-1`."""
     name = re.sub(r"-{2,}", "-", _FORBIDDEN.sub("-", text)).strip("-.") or "my-face"
-    if _is_windows_device(name):
+    if is_windows_device(name):
         name = f"my-{name}"
     return name[:LONGEST_NAME].encode()[:LONGEST_NAME_IN_BYTES].decode(errors="ignore").rstrip("-.")
 
 
-def _is_windows_device(name: str) -> bool:
+def is_windows_device(name: str) -> bool:
+    """Whether Windows would take the name for a device, with any ending: `con`, `LPT1.png`."""
     return name.split(".")[0].lower() in _WINDOWS_DEVICES
 
 

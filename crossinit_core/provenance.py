@@ -13,6 +13,9 @@ from .settings import InversionSettings
 
 VERSION = "0.1.0"
 
+START_NORM = "crossinit.start_norm"
+"""The norms of the vectors that learning started at, one for each vector."""
+
 _ARCHITECTURES = {
     ("sd1", "epsilon"): "stable-diffusion-v1/textual-inversion",
     ("sd1", "v_prediction"): "stable-diffusion-v1/textual-inversion",
@@ -45,13 +48,15 @@ def provenance(
         "crossinit.batch_size": str(settings.batch_size),
         "crossinit.seed": str(settings.seed),
         "crossinit.precision": str(model.dtype).removeprefix("torch."),
-        "crossinit.norm": _list(learned.norm(dim=1)),
-        "crossinit.distance": _list((learned - start).norm(dim=1)),
-        "crossinit.cosine": _list(F.cosine_similarity(learned, start)),
+        START_NORM: listed(start.norm(dim=1)),
+        "crossinit.norm": listed(learned.norm(dim=1)),
+        "crossinit.distance": listed((learned - start).norm(dim=1)),
+        "crossinit.cosine": listed(F.cosine_similarity(learned, start)),
     }
     architecture = _ARCHITECTURES.get((backbone.base, backbone.prediction_type))
     return facts | ({"modelspec.architecture": architecture} if architecture else {})
 
 
-def _list(values: Tensor) -> str:
+def listed(values: Tensor) -> str:
+    """Numbers as metadata holds them: `30.1234 29.8765`."""
     return " ".join(f"{value:.4f}" for value in values.tolist())

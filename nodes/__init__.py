@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .blending import CrossInitBlend, CrossInitRescale
+from .faces import CrossInitPrepareFace
 from .initialization import CrossInitInitialize, CrossInitInitializeWords
 from .learn import CrossInitLearn
 from .miniature import CrossInitDrawnPerson, CrossInitMiniature
 from .names import CrossInitCelebrityNames
+from .prompt_list import CrossInitPromptList
 from .prompts import CrossInitApply, CrossInitEncodePrompt
 from .token_files import CrossInitLoad, CrossInitSave
 
@@ -15,11 +18,15 @@ NODES: list[type[io.ComfyNode]] = [
     CrossInitCelebrityNames,
     CrossInitInitialize,
     CrossInitInitializeWords,
+    CrossInitPrepareFace,
     CrossInitLearn,
     CrossInitApply,
     CrossInitEncodePrompt,
+    CrossInitPromptList,
     CrossInitSave,
     CrossInitLoad,
+    CrossInitBlend,
+    CrossInitRescale,
     CrossInitMiniature,
     CrossInitDrawnPerson,
 ]

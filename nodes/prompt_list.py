@@ -1,0 +1,136 @@
+"""Prompt List."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..crossinit_core.prompt_labels import labels_of_prompts
+from ..crossinit_core.prompts import load_prompts, parse_prompts
+from .sockets import CATEGORY, SEARCH_ALIASES, show_text
+
+NO_FILE = "none"
+EXAMPLE = """a photo of a {} person
+a {} person with a sad expression
+a {} person wearing a scifi spacesuit in space
+cubism painting of a {} person"""
+
+
+class CrossInitPromptList(io.ComfyNode):
+    """Many prompts, of which ComfyUI runs one after the other."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CrossInitPromptList",
+            display_name="Prompt List",
+            category=CATEGORY,
+            description=(
+                "A list of prompts, one a line. ComfyUI runs the nodes after this one once for each of them, and Save Image "
+                "can sort the pictures into a folder for each prompt."
+            ),
+            search_aliases=[*SEARCH_ALIASES, "prompts", "batch prompts", "prompts from file", "multiple prompts"],
+            inputs=[
+                io.String.Input(
+                    "prompts",
+                    default=EXAMPLE,
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="One prompt a line. Blank lines and lines that start with # are skipped. {} is the person.",
+                ),
+                io.Combo.Input(
+                    "file",
+                    options=[NO_FILE, *prompt_files()],
+                    default=NO_FILE,
+                    optional=True,
+                    tooltip=(
+                        "A .txt file in ComfyUI/input, UTF-8, one prompt a line; its prompts come after those of the box. "
+                        "It is read again when it changes."
+                    ),
+                ),
+                io.String.Input(
+                    "folder",
+                    default="crossinit",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where filename_prefix puts the prompts' folders, below ComfyUI/output.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "prompt",
+                    display_name="prompt",
+                    is_output_list=True,
+                    tooltip="One after the other, for Encode Prompt with Learned Token.",
+                ),
+                io.String.Output(
+                    "label",
+                    display_name="label",
+                    is_output_list=True,
+                    tooltip="Each prompt as a file name that every system takes; no two are alike.",
+                ),
+                io.String.Output(
+                    "filename_prefix",
+                    display_name="filename_prefix",
+                    is_output_list=True,
+                    tooltip="For Save Image: a folder for each prompt.",
+                ),
+                io.Int.Output("count", display_name="count", tooltip="How many prompts there are."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        """A folder that would leave the output folder is refused when the graph is queued."""
+        try:
+            return folder is None or bool(prefix_of(folder, "prompt"))
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
+    def fingerprint_inputs(cls, prompts: str | None = None, file: str = NO_FILE, folder: str = "") -> str:
+        path = prompt_files().get(file)
+        stat = path.stat() if path else None
+        return f"{prompts}|{file}|{folder}|{stat.st_mtime_ns if stat else ''}|{stat.st_size if stat else ''}"
+
+    @classmethod
+    def execute(cls, prompts: str, file: str = NO_FILE, folder: str = "crossinit") -> io.NodeOutput:
+        found = _prompts(prompts, file)
+        labels = labels_of_prompts(found)
+        prefixes = [prefix_of(folder, label) for label in labels]
+        show_text(cls, f"{len(found)} prompts" if len(found) > 1 else "1 prompt")
+        return io.NodeOutput(list(found), list(labels), prefixes, len(found))
+
+
+def prompt_files() -> dict[str, Path]:
+    """The .txt files of ComfyUI's input folder by the name that the node shows."""
+    folder = Path(folder_paths.get_input_directory())
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.txt")) if path.is_file()}
+
+
+def prefix_of(folder: str, label: str) -> str:
+    """`FOLDER/LABEL/LABEL`, which Save Image takes for a folder and the start of a file name.
+
+    Raises ValueError where the folder is not below the output folder.
+    """
+    parts = [part.strip() for part in folder.replace("\\", "/").split("/") if part.strip()]
+    if re.search(r'[<>:"|?*%\x00-\x1f]', folder) or folder.strip().startswith(("/", "\\")) or any(part.strip(".") == "" for part in parts):
+        raise ValueError(f"The folder '{folder}' must be a name below ComfyUI's output folder, such as crossinit/anna.")
+    return "/".join([*parts, label, label])
+
+
+def _prompts(text: str, file: str) -> tuple[str, ...]:
+    from_file: tuple[str, ...] = ()
+    if file != NO_FILE:
+        path = prompt_files().get(file)
+        if path is None:
+            raise ValueError(
+                f"The prompt file '{file}' is gone from ComfyUI's input folder. Choose another, or '{NO_FILE}'."
+            )
+        from_file = load_prompts(path)
+    blank = all(not line.strip() or line.strip().startswith("#") for line in text.splitlines())
+    return from_file if from_file and blank else (*parse_prompts(text, "prompts"), *from_file)
