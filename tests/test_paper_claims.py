@@ -316,6 +316,15 @@ def test_the_time_limit_stops_a_run_in_the_middle_and_it_goes_on_to_the_same_res
         Clock(deadline=time.time() - 1).check()
 
 
+def test_a_worker_whose_driver_was_killed_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = SimpleNamespace(is_alive=lambda: True)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: driver)
+    Clock().check()
+    driver.is_alive = lambda: False
+    with pytest.raises(OutOfTimeError):
+        Clock().check()
+
+
 def test_plain_textual_inversion_keeps_its_state_for_the_long_run(
     studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import time
@@ -51,7 +52,7 @@ RANDOM_PEOPLE = 200
 
 
 class OutOfTimeError(Exception):
-    """The time limit came in the middle of a run; what was done is in its resume file."""
+    """The time limit came in the middle of a run, or the driver is gone; what was done is in the run's resume file."""
 
 
 @dataclass
@@ -62,6 +63,10 @@ class Clock:
     workers: int = 1
 
     def check(self) -> None:
+        """Raises OutOfTimeError after the deadline, and in a worker whose driver was killed."""
+        driver = multiprocessing.parent_process()
+        if driver is not None and not driver.is_alive():
+            raise OutOfTimeError
         if self.deadline is not None and time.time() > self.deadline:
             raise OutOfTimeError
 

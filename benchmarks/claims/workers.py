@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 import traceback
@@ -131,12 +132,14 @@ def _work(order: Order, connection: Connection) -> None:
     except Exception:
         connection.send(("broken", traceback.format_exc()))
         return
-    connection.send(("ready", ""))
-    while (job := connection.recv()) is not None:
-        try:
-            studio.do(job)
-            connection.send(("done", ""))
-        except OutOfTimeError:
-            connection.send(("out of time", ""))
-        except Exception:
-            connection.send(("failed", traceback.format_exc()))
+    with contextlib.suppress(EOFError, ConnectionError):  # The driver is gone.
+        connection.send(("ready", ""))
+        while (job := connection.recv()) is not None:
+            try:
+                studio.do(job)
+                answer = ("done", "")
+            except OutOfTimeError:
+                answer = ("out of time", "")
+            except Exception:
+                answer = ("failed", traceback.format_exc())
+            connection.send(answer)
