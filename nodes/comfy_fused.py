@@ -14,10 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import GEGLU, SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, Upsample
 from torch import Tensor, nn
 
 from ..crossinit_core.fused import Fused, FusedOperations
+from ..crossinit_core.fused.convolution import convolve, fits
 from ..crossinit_core.fused.project import pack, project
 from ..crossinit_core.numerics import is_out_of_memory
 
@@ -67,6 +68,8 @@ def restore(modules: list[Any]) -> None:
 
 
 def _fused_forward(module: Any, fused: Fused) -> Forward | None:
+    if isinstance(module, Upsample) and fits(getattr(module, "conv", None)):
+        return lambda x, output_shape=None: convolve(_enlarged(x, output_shape), module.conv)
     if isinstance(module, ResBlock) and _is_plain_residual(module):
         return _residual(module, fused.operations)
     if isinstance(module, SpatialTransformer) and all(map(_is_plain_transformer, module.transformer_blocks)):
@@ -74,11 +77,16 @@ def _fused_forward(module: Any, fused: Fused) -> Forward | None:
     return None
 
 
+def _enlarged(x: Tensor, output_shape: Any) -> Tensor:
+    size = [2 * side for side in x.shape[2:]] if output_shape is None else list(output_shape[2:])
+    return F.interpolate(x, size=size, mode="nearest")
+
+
 def _norm_silu_conv(layers: Any, fused: Fused) -> Forward | None:
     if not _is_norm_silu_conv(layers):
         return None
     norm, _, conv = layers
-    return lambda x: conv(_norm(fused.operations, norm, x, silu=True))
+    return lambda x: convolve(_norm(fused.operations, norm, x, silu=True), conv)
 
 
 def _kind(module: Any) -> object:
@@ -97,6 +105,9 @@ def _disagreement(module: Any, forward: Forward, memory_format: torch.memory_for
     if isinstance(module, ResBlock):
         inputs = [draw(2, module.channels, 8, 16)]
         constants = [draw(2, module.emb_channels)]  # the time embedding, which nothing that is learned goes into
+        own = module.forward
+    elif isinstance(module, Upsample):
+        inputs = [draw(2, module.channels, 8, 16)]
         own = module.forward
     elif isinstance(module, nn.Sequential):
         inputs = [draw(2, module[2].in_channels, 8, 16)]
@@ -132,10 +143,7 @@ def _is_plain_residual(block: Any) -> bool:
 
 def _is_norm_silu_conv(layers: Any) -> bool:
     return (
-        len(layers) == 3
-        and isinstance(layers[0], nn.GroupNorm)
-        and isinstance(layers[1], nn.SiLU)
-        and isinstance(layers[2], nn.Conv2d)
+        len(layers) == 3 and isinstance(layers[0], nn.GroupNorm) and isinstance(layers[1], nn.SiLU) and fits(layers[2])
     )
 
 
@@ -161,10 +169,10 @@ def _residual(block: Any, operations: FusedOperations) -> Forward:
 
     def forward(x: Tensor, emb: Tensor) -> Tensor:
         h = _norm(operations, norm_in, x, silu=True)
-        h = F.conv2d(h, conv_in.weight, padding=conv_in.padding)
+        h = convolve(h, conv_in, bias=False)
         shift = F.linear(F.silu(emb), embed.weight, shift_bias)
         h = _norm(operations, norm_out, h, silu=True, shift=shift)
-        h = F.conv2d(h, conv_out.weight, padding=conv_out.padding)
+        h = convolve(h, conv_out, bias=False)
         return operations.add_bias(h, conv_out.bias, skip(x))
 
     return forward

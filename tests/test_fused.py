@@ -19,6 +19,7 @@ from torch.autograd import gradcheck
 from crossinit_core import fused
 from crossinit_core.fused import library
 from crossinit_core.fused.attention import library_attention
+from crossinit_core.fused.convolution import convolve
 from crossinit_core.fused.project import pack, project
 
 CPU = torch.device("cpu")
@@ -81,6 +82,24 @@ def test_packed_projections_are_the_layers_own(parts: int) -> None:
         torch.testing.assert_close(layer(x), wanted)
         assert layer.weight.untyped_storage().data_ptr() == packed.untyped_storage().data_ptr(), "kept twice"
     assert gradcheck(lambda x: project(x, packed, parts), x)
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 1, "stride": 2}, {"kernel_size": 1, "bias": False}])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_frozen_convolution_is_the_layers_own(options: dict[str, Any], memory_format: torch.memory_format) -> None:
+    layer = nn.Conv2d(3, 4, **{"kernel_size": 3, **options}).double().requires_grad_(False)
+    layer.to(memory_format=memory_format)
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    torch.testing.assert_close(convolve(x, layer), layer(x))
+    assert gradcheck(lambda x: convolve(x, layer), x)
+
+
+def test_a_frozen_convolution_keeps_nothing_but_its_weights() -> None:
+    layer = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    kept: list[torch.Size] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.shape), lambda _: None):
+        convolve(torch.randn(2, 3, 6, 5, requires_grad=True), layer)
+    assert kept == [layer.weight.shape]
 
 
 def test_attention_is_the_formula() -> None:
@@ -183,7 +202,7 @@ def test_comfyuis_blocks_are_fused(pack: ModuleType, unet: nn.Module, caplog: py
     module = pack.nodes.comfy_fused
     changed = module.fuse(unet, fused.PLAIN, _options(pack))
     kinds = {type(part).__name__ for part in changed}
-    assert kinds == {"ResBlock", "SpatialTransformer", "Sequential"}
+    assert kinds == {"ResBlock", "SpatialTransformer", "Sequential", "Upsample"}
     assert not caplog.records
     module.restore(changed)
     assert not any("forward" in vars(part) for part in unet.modules())

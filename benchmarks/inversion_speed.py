@@ -1,0 +1,255 @@
+"""Seconds a step, a run and peak memory: the published recipe beside this pack's node, in one call.
+
+    python -m benchmarks.inversion_speed --comfyui ComfyUI --out build/speed        (also: run.py bench inversion_speed)
+
+Full SD 2.1 size with random weights, which are made on the spot. Needs torch, transformers, diffusers and a ComfyUI
+checkout. Without a GPU everything is small, and shows only that it works. Arguments after `--` go to ComfyUI.
+Writes speed.json, from which benchmarks.performance_page makes docs/performance.md, and speed.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    cut = words.index("--") if "--" in words else len(words)
+    options = _parser().parse_args(words[:cut])
+    if options.part:
+        return _part(options, words[cut + 1 :])
+    options.out.mkdir(parents=True, exist_ok=True)
+    data: dict[str, Any] = {}
+    # Each part in a process of its own: ComfyUI wants its allocator chosen before torch is imported.
+    for part in ("published", "ours"):
+        file = options.out / f"{part}.json"
+        file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "benchmarks.inversion_speed", "--part", part, *words]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+        if file.is_file():
+            data |= json.loads(file.read_text(encoding="utf-8"))
+        if code:
+            print(f"The part '{part}' ended with code {code}.", file=sys.stderr)
+    (options.out / "speed.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    print(table(data))
+    plot(data, options.out / "speed.png")
+    return 0 if "published" in data and data.get("modes") else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="inversion_speed", description=__doc__.splitlines()[0])
+    parser.add_argument("--comfyui", type=Path, default=Path(os.environ.get("COMFYUI_PATH", ROOT / ".host/ComfyUI")))
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "speed")
+    parser.add_argument("--checkpoint", type=Path, help="an SD 2.1 checkpoint in place of random weights")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--only", nargs="*", help="names of modes")
+    parser.add_argument("--part", choices=["published", "ours"], help=argparse.SUPPRESS)
+    return parser
+
+
+def _part(options: argparse.Namespace, comfyui_arguments: list[str]) -> int:
+    """One part, in its own process."""
+    if options.part == "published":
+        import torch
+
+        from .speed.published import measure
+
+        cuda = torch.cuda.is_available()
+        device = torch.device("cuda" if cuda else "cpu")
+        size = {"resolution": options.resolution, "batch_size": options.batch_size} if cuda else SMALL
+        data: dict[str, Any] = {}
+        for name, tf32 in (("published", False), ("published, TF32", True)):
+            data[name] = measure(device, **size, small=not cuda, steps=8 if cuda else 1, tf32=tf32)
+            print(name, json.dumps(data[name]), flush=True)
+            if cuda:
+                torch.cuda.empty_cache()
+        _save(options, data)
+        return 0
+    return _ours(options, comfyui_arguments)
+
+
+SMALL = {"resolution": 64, "batch_size": 1}
+"""Without a GPU."""
+
+
+def _ours(options: argparse.Namespace, comfyui_arguments: list[str]) -> int:
+    from .speed import host
+
+    small = not _has_gpu()
+    pack = host.start(options.comfyui, [*comfyui_arguments, *(["--cpu"] if small else [])])
+    import torch
+
+    from .speed import breakdown
+
+    folder = Path(tempfile.gettempdir()) / "crossinit-benchmark"
+    folder.mkdir(exist_ok=True)
+    checkpoint = options.checkpoint or folder / f"sd21-random{'-small' if small else ''}.safetensors"
+    host.make_checkpoint(checkpoint, small)
+    host.output_folder(folder / "output")
+    size = SMALL if small else {"resolution": options.resolution, "batch_size": options.batch_size}
+    graph = host.Graph(pack, checkpoint, size["resolution"])
+    before = graph.picture()
+    data: dict[str, Any] = {"where": _where(pack, comfyui_arguments), "size": size, "modes": {}}
+    data["rates"] = breakdown.rates(torch.device("cpu" if small else "cuda"))
+    data["operations"] = breakdown.operations(graph, size["batch_size"])
+    truth = None
+    for name, steps, inputs, settings in modes(small):
+        if options.only and name not in options.only:
+            continue
+        try:
+            token, measured = graph.learn(steps, settings=settings, **{"batch_size": size["batch_size"], **inputs})
+        except Exception as error:
+            measured = {"error": f"{type(error).__name__}: {error}"}
+        else:
+            if name == "fp32":
+                truth = token.vectors
+            if truth is not None and steps == STEPS_TO_COMPARE:
+                measured |= compare(token.vectors, truth, graph.start.vectors)
+        data["modes"][name] = measured
+        print(f"{name}: {json.dumps(measured)}", flush=True)
+        _save(options, data)
+    data["host unharmed"] = bool(torch.equal(before, graph.picture())) or "pictures do not repeat here"
+    if not small and not options.only:
+        data["profile"] = breakdown.profile(graph, batch_size=size["batch_size"])
+    _save(options, data)
+    return 0
+
+
+STEPS_TO_COMPARE = 10
+
+
+def modes(small: bool) -> list[tuple[str, int, dict[str, Any], dict[str, Any]]]:
+    """Name, steps, inputs of the node, settings that the node does not show. The first one compiles and warms up."""
+    if small:
+        return [("warm-up", 1, {}, {}), ("fp32", 2, {"precision": "fp32"}, {}), ("default", 2, {}, {})]
+    n = STEPS_TO_COMPARE
+    low = {"memory": "low"}
+    return [
+        ("first run ever", n, {}, {}),
+        ("fp32", n, {"precision": "fp32"}, {}),
+        ("default, 10 steps", n, {}, {}),
+        ("fast preset", 25, {}, {}),
+        ("fast preset again", 25, {}, {}),
+        ("full preset", 320, {}, {}),
+        ("low memory", n, low, {}),
+        ("low memory, fast preset", 25, low, {}),
+        ("without graph", n, {}, {"cuda_graph": False}),
+        ("micro-batches of 2", n, {"micro_batch_size": 2}, {}),
+        ("batch 4", n, {"batch_size": 4}, {}),
+        ("batch 16", n, {"batch_size": 16}, {}),
+        ("bf16", n, {"precision": "bf16"}, {}),
+    ]
+
+
+def compare(vectors: Any, truth: Any, start: Any) -> dict[str, float]:
+    """How a run's vectors compare with those of float32 on the same draws."""
+    import torch
+
+    moved, expected = (vectors - start).flatten(), (truth - start).flatten()
+    return {
+        "cosine_of_movement": round(float(torch.cosine_similarity(moved, expected, dim=0)), 6),
+        "ratio_of_distance": round(float(moved.norm() / expected.norm()), 5),
+        "cosine_of_vectors": round(float(torch.cosine_similarity(vectors.flatten(), truth.flatten(), dim=0)), 7),
+    }
+
+
+def _has_gpu() -> bool:
+    try:
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def _where(pack: Any, comfyui_arguments: list[str]) -> dict[str, Any]:
+    import platform
+    from importlib.metadata import version
+
+    import comfyui_version
+    import torch
+
+    where: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": version("diffusers"),
+        "transformers": version("transformers"),
+        "comfyui": comfyui_version.__version__,
+        "comfyui_arguments": comfyui_arguments,
+        "dynamic_vram": pack.dynamic,
+    }
+    if torch.cuda.is_available():
+        where |= {
+            "gpu": torch.cuda.get_device_name(),
+            "allocator": torch.cuda.get_allocator_backend(),
+            "cudnn": torch.backends.cudnn.version(),
+        }
+        try:
+            where["triton"] = version("triton")
+        except ImportError:
+            where["triton"] = None
+    return where
+
+
+def _save(options: argparse.Namespace, data: dict[str, Any]) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{options.part}.json").write_text(json.dumps(data), encoding="utf-8")
+
+
+def table(data: dict[str, Any]) -> str:
+    """The numbers as text."""
+    lines = [f"{'':<26}{'steps':>6}{'ms/step':>9}{'seconds':>9}{'peak GiB':>10}{'cosine':>10}{'distance':>10}"]
+    for name in ("published", "published, TF32"):
+        if name in data:
+            row = data[name]
+            lines.append(
+                f"{name:<26}{320:>6}{row['ms_a_step']:>9.1f}{row['seconds_320']:>9.1f}{row['peak_gib']:>10.2f}"
+            )
+    for name, row in data.get("modes", {}).items():
+        if "error" in row:
+            lines.append(f"{name:<26} {row['error'][:80]}")
+            continue
+        more = (
+            f"{row['cosine_of_movement']:>10.5f}{row['ratio_of_distance']:>10.4f}"
+            if "cosine_of_movement" in row
+            else ""
+        )
+        ms = f"{row['ms_a_step']:>9.1f}" if row["ms_a_step"] else " " * 9
+        lines.append(f"{name:<26}{row['steps']:>6}{ms}{row['seconds']:>9.2f}{row['peak_gib']:>10.2f}{more}")
+    return "\n".join(lines)
+
+
+def plot(data: dict[str, Any], path: Path) -> None:
+    """Milliseconds a step and peak memory as bars; skipped without matplotlib."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        return
+    rows = [(name, data[name]) for name in ("published", "published, TF32") if name in data]
+    rows += [(name, row) for name, row in data.get("modes", {}).items() if row.get("ms_a_step")]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.35 * len(rows) + 1.2), sharey=True)
+    names = [name for name, _ in rows]
+    left.barh(names, [row["ms_a_step"] for _, row in rows], color="tab:blue")
+    left.set_xlabel("ms a step")
+    right.barh(names, [row["peak_gib"] for _, row in rows], color="tab:orange")
+    right.set_xlabel("peak GiB")
+    left.invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

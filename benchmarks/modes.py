@@ -1,0 +1,214 @@
+"""Are gradients right in ComfyUI's memory and attention modes? Each is compared with a plain float32 run.
+
+    python -m benchmarks.modes --comfyui ComfyUI --out build/modes                (also: run.py bench modes)
+
+Every mode is a ComfyUI of its own with full-size SD 2.1 and random weights. In each one float32 and the default precision
+learn from the same draws; right is a movement whose cosine with float32's is at least 0.999 and whose length is within
+2 % of it. The runs are then repeated: after a picture, without the recorded graph, in low-memory mode, after a cancel,
+with an overflow, and with too little memory. Writes modes.json; the exit code is 1 where something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from .inversion_speed import ROOT, SMALL, _has_gpu, compare
+
+MODES: dict[str, list[str]] = {
+    "default": [],
+    "disable-dynamic-vram": ["--disable-dynamic-vram"],
+    "disable-cuda-malloc": ["--disable-cuda-malloc"],
+    "lowvram": ["--lowvram"],
+    "novram": ["--novram"],
+    "fp32-text-enc": ["--fp32-text-enc"],
+    "force-fp32": ["--force-fp32"],
+    "use-split-cross-attention": ["--use-split-cross-attention"],
+    "use-quad-cross-attention": ["--use-quad-cross-attention"],
+    "use-sage-attention": ["--use-sage-attention"],
+}
+CPU_MODES = ("default", "use-split-cross-attention", "use-quad-cross-attention")
+STEPS, BATCH = 8, 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="modes", description=__doc__.splitlines()[0])
+    parser.add_argument("--comfyui", type=Path, default=Path(os.environ.get("COMFYUI_PATH", ROOT / ".host/ComfyUI")))
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "modes")
+    parser.add_argument("--only", nargs="*", choices=list(MODES))
+    parser.add_argument("--at-once", type=int, default=1, help="modes that run at the same time")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.part:
+        return _part(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    names = options.only or (list(MODES) if _has_gpu() else CPU_MODES)
+    from .speed.host import make_checkpoint
+
+    make_checkpoint(_checkpoint(), small=not _has_gpu())
+    with ThreadPoolExecutor(options.at_once) as pool:
+        results = dict(zip(names, pool.map(lambda name: _run(options, name), names), strict=True))
+    (options.out / "modes.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    for name, result in results.items():
+        print(f"{name:<26}{'right' if result['right'] else 'WRONG or refused'}  {json.dumps(result)}", flush=True)
+    return 0 if all(result["right"] or result.get("refused") for result in results.values()) else 1
+
+
+def _checkpoint() -> Path:
+    small = "" if _has_gpu() else "-small"
+    folder = Path(tempfile.gettempdir()) / "crossinit-benchmark"
+    folder.mkdir(exist_ok=True)
+    return folder / f"sd21-random{small}.safetensors"
+
+
+def _run(options: argparse.Namespace, name: str) -> dict[str, Any]:
+    """One mode in a process of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.modes",
+        "--part",
+        name,
+        "--out",
+        options.out,
+        "--comfyui",
+        options.comfyui,
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    log = options.out / f"{name}.log"
+    with log.open("w", encoding="utf-8") as file:
+        code = subprocess.run(
+            list(map(str, command)), cwd=ROOT, env=environment, check=False, stdout=file, stderr=subprocess.STDOUT
+        ).returncode
+    found = options.out / f"{name}.json"
+    if found.is_file():
+        return json.loads(found.read_text(encoding="utf-8"))
+    text = log.read_text(encoding="utf-8").strip().splitlines()
+    # ComfyUI itself refuses to start where an attention is not installed.
+    refused = any("to use the `--use-" in line.lower() for line in text)
+    return {"right": False, "refused": refused, "code": code, "end": text[-1:]}
+
+
+def _part(options: argparse.Namespace) -> int:
+    from .speed import host
+
+    small = not _has_gpu()
+    pack = host.start(options.comfyui, [*MODES[options.part], *(["--cpu"] if small else [])])
+    import torch
+
+    host.output_folder(Path(tempfile.gettempdir()) / "crossinit-benchmark" / f"output-{options.part}")
+    graph = host.Graph(pack, _checkpoint(), SMALL["resolution"] if small else 512)
+    size = {"batch_size": 1 if small else BATCH}
+    steps = 2 if small else STEPS
+    result: dict[str, Any] = {"dynamic_vram": pack.dynamic, "right": False}
+    file = options.out / f"{options.part}.json"
+    before = graph.picture()
+
+    def learn(**inputs: Any) -> Any:
+        return graph.learn(steps, **{**size, **inputs})[0]
+
+    truth = learn(precision="fp32", settings={"cuda_graph": False}).vectors
+    token = learn()
+    result |= {"precision": token.metadata["crossinit.precision"], **_compared(token.vectors, truth, graph)}
+    result["right"] = _right(result)
+    file.write_text(json.dumps(result), encoding="utf-8")
+    expected = token.vectors
+
+    def check(name: str, vectors: Callable[[], Any], same_bits: bool) -> None:
+        try:
+            found = vectors()
+        except Exception as error:
+            result[name], result["right"] = f"{type(error).__name__}: {error}", False
+        else:
+            numbers = _compared(found, truth, graph)
+            bits = bool(torch.equal(found, expected))
+            result[name] = "same bits" if bits else numbers
+            result["right"] &= _right(numbers) and (bits or not same_bits)
+        file.write_text(json.dumps(result), encoding="utf-8")
+
+    result["picture after learning"] = "same bits" if torch.equal(before, graph.picture()) else "differs"
+    check("again after a picture", lambda: learn().vectors, True)
+    check("without the recorded graph", lambda: learn(settings={"cuda_graph": False}).vectors, True)
+    check("low memory", lambda: learn(memory="low").vectors, False)
+    check("micro-batches", lambda: learn(micro_batch_size=1).vectors, False)
+    check("after a cancel", lambda: _cancelled(learn, options.part).vectors, True)
+    check("overflow in fp16", lambda: _overflowing(pack, learn), False)
+    if not small:
+        check("out of memory", lambda: _crowded(learn), False)
+    return 0
+
+
+def _compared(vectors: Any, truth: Any, graph: Any) -> dict[str, float]:
+    return compare(vectors, truth, graph.start.vectors)
+
+
+def _right(numbers: dict[str, float]) -> bool:
+    return numbers["cosine_of_movement"] >= 0.999 and abs(numbers["ratio_of_distance"] - 1) <= 0.02
+
+
+def _cancelled(learn: Any, mode: str) -> Any:
+    """Cancel at the third report, and run again."""
+
+    def cancel(report: Any) -> None:
+        if report.step == max(1, min(3, report.steps - 1)):
+            raise KeyboardInterrupt
+
+    shutil.rmtree(Path(tempfile.gettempdir()) / "crossinit-benchmark" / f"output-{mode}")
+    try:
+        learn(on_step=cancel, resume=True)
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError("the cancel was swallowed")
+    return learn(resume=True)
+
+
+def _overflowing(pack: Any, learn: Any) -> Any:
+    """A UNet whose float16 answers overflow."""
+    import torch
+
+    unet = sys.modules[f"{pack.__name__}.nodes.comfy_copies"].UNet
+    own = unet.__call__
+
+    def overflow(self: Any, *inputs: Any) -> Any:
+        out = own(self, *inputs)
+        return out * torch.inf if self._dtype == torch.float16 else out
+
+    unet.__call__ = overflow
+    try:
+        token = learn()
+    finally:
+        unet.__call__ = own
+    if token.metadata["crossinit.precision"] == "float16":
+        raise AssertionError("the overflow was not seen")
+    return token.vectors
+
+
+def _crowded(learn: Any) -> Any:
+    """Allow little more than the weights; the host reports more, so that the node finds out late."""
+    import comfy.model_management as mm
+    import torch
+
+    own = mm.get_free_memory
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 4.0 * 1024**3) / total)
+    mm.get_free_memory = lambda *_, **__: 64 * 1024**3
+    try:
+        return learn().vectors
+    finally:
+        mm.get_free_memory = own
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
