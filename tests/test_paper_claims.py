@@ -359,11 +359,14 @@ def test_the_plan_is_the_issues_and_its_order_makes_stopping_early_useful() -> N
     assert made >= {"plain-5000", "rate-0.01-25", "rate-0.02-25", "rate-0.04-25", "vectors-1-320", "vectors-3-320"}
     assert made >= {f"lambda-{weight}-320" for weight in ("0", "0.0001", "0.001", "0.01")}
     groups = [job.run.group for job in work if job.run]
-    assert groups == sorted(groups, key=["main", "rates", "lambda", "vectors", "long"].index)
+    assert groups == sorted(groups, key=["main", "rates", "starts", "lambda", "vectors", "long"].index)
     first = [(job.identity, job.run.name) for job in work if job.run][:5]
     assert first == [(0, "plain"), (0, "mean"), (0, "cross-words"), (0, "cross-names"), (1, "plain")]
     assert [run.regularization for run, _ in plan.series("lambda")] == [0, 1e-5, 1e-4, 1e-3, 1e-2]
     assert [run.learning_rate for run, _ in plan.series("rates")] == [0.005, 0.01, 0.02, 0.04] * 3
+    rates = [(run.start, run.learning_rate) for run, _ in plan.series("starts")]
+    assert rates[:3] == [("words", 0.005), ("words", 0.02), ("words", 0.04)] and ("mean", 0.04) in rates
+    assert rates[-4:] == [("cross names", rate) for rate in (0.005, 0.01, 0.02, 0.04)] and len(rates) == 13
     assert [run.vectors for run, _ in plan.series("vectors")] == [1, 2, 3, 1, 2]
     assert [steps for run, steps in plan.series("main") if run.name == "plain"] == [25, 100, 320, 5000]
     assert {job.run.name for job in jobs(plan, ["plain-5000"]) if job.run and job.run.group == "long"} == {"plain"}
@@ -430,7 +433,7 @@ def _held(summary: Summary) -> list[bool | None]:
 
 
 def test_claims_hold_where_the_numbers_say_so() -> None:
-    assert _held(_summary(Plan())) == [True] * 11
+    assert _held(_summary(Plan())) == [True] * 12
 
 
 @pytest.mark.parametrize(
@@ -440,17 +443,19 @@ def test_claims_hold_where_the_numbers_say_so() -> None:
         ({"plain_5000": {"angle": 30.0}}, {0}),
         ({"cross_names_320": {"norm_ratio": 3.0}}, {1}),
         ({"cross_names_320": {"angle": 85.0}}, {1}),
-        ({"plain_5000": {"likeness": 0.85}}, {2, 3, 6}),
-        ({"plain_5000": {"editability": 0.9}}, {2, 3, 6}),
+        ({"plain_5000": {"likeness": 0.85}}, {2, 3, 7}),
+        ({"plain_5000": {"editability": 0.9}}, {2, 3, 7}),
         ({"plain_5000": {"likeness": 0.81}}, {3}),
-        ({"plain_320": {"likeness": 0.8}}, {4}),
-        ({"mean_320": {"editability": 0.8}}, {5}),
-        ({"lambda_0_320": {"editability": 0.8}}, {7}),
-        ({"lambda_0_320": {"distance": 0.5}}, {8}),
-        ({"lambda_0_320": {"likeness": 0.74}}, {8}),
-        ({"cross_names_320": {"expressions": 0.45}}, {9}),
-        ({"plain_5000": {"expressions": 0.6}}, {10}),
-        ({"plain_5000": {"expressions": 0.45}, "cross_names_320": {"expressions": 0.45}}, {9, 10}),
+        ({"plain_320": {"likeness": 0.8}}, {4, 5}),
+        ({"plain-rate-0.04-320": {"likeness": 0.9, "editability": 0.9}}, {5}),
+        ({"plain-rate-0.04-320": {"likeness": 0.9}, "rate-0.02-320": {"likeness": 0.95}}, set()),
+        ({"mean_320": {"editability": 0.8}}, {6}),
+        ({"lambda_0_320": {"editability": 0.8}}, {8}),
+        ({"lambda_0_320": {"distance": 0.5}}, {9}),
+        ({"lambda_0_320": {"likeness": 0.74}}, {9}),
+        ({"cross_names_320": {"expressions": 0.45}}, {10}),
+        ({"plain_5000": {"expressions": 0.6}}, {11}),
+        ({"plain_5000": {"expressions": 0.45}, "cross_names_320": {"expressions": 0.45}}, {10, 11}),
     ],
 )
 def test_a_claim_falls_with_the_numbers_that_carry_it(changes: dict[str, dict[str, float]], failing: set[int]) -> None:
@@ -463,12 +468,12 @@ def test_a_claim_falls_with_the_numbers_that_carry_it(changes: dict[str, dict[st
 def test_what_was_not_measured_is_neither_held_nor_refuted() -> None:
     summary = _summary(Plan())
     del summary["configs"]["plain-5000"]
-    assert _held(summary) == [True, True, None, None, True, True, None, True, True, True, None]
+    assert _held(summary) == [True, True, None, None, True, True, True, None, True, True, True, None]
     for config in summary["configs"].values():
         config["identities"] = config["identities"][:1]
         for columns in (config, *config["judges"]):
             columns.update({name: values[:1] for name, values in columns.items() if isinstance(values[0], float)})
-    assert _held(summary) == [None] * 11, "one person tells nothing about others"
+    assert _held(summary) == [None] * 12, "one person tells nothing about others"
     assert not any("nan" in verdict.evidence for verdict in verdicts(Numbers(summary), Plan()))
 
 
@@ -515,7 +520,7 @@ def test_the_fast_rate_is_the_best_one_or_the_smallest_that_cannot_be_told_from_
 def test_the_page_says_what_the_numbers_say() -> None:
     plan, images = Plan(), {"plot": ("a plot", "images/plot.png")}
     holding = document(_summary(plan), plan, images, "COMMAND")
-    assert holding.count("**Holds.**") == 11 and "**0.02**" in holding
+    assert holding.count("**Holds.**") == 12 and "**0.02**" in holding
     assert (
         "| celebrity mean, no encoder pass | 320 | 0.70" in holding and "| plain textual inversion | 5,000 |" in holding
     )

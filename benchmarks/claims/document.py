@@ -61,6 +61,10 @@ def document(summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]]
         _table(numbers, plan.series("rates"), "rates"),
         f"For the fast preset of {plan.fast} steps:",
         _rate(numbers, plan),
+        "## Every start at several learning rates",
+        f"After {plan.full} steps. AdamW's steps have one size, so a rate that suits a vector of norm 14 is large for one of "
+        "norm 0.4.",
+        _table(numbers, plan.series("starts"), "starts"),
         "## Number of vectors",
         _table(numbers, plan.series("vectors"), "vectors"),
         "## The other judge",
@@ -103,7 +107,7 @@ def _verdicts(numbers: Numbers, plan: Plan) -> list[str]:
 
 def _everything(plan: Plan) -> list[tuple[Run, int]]:
     found: dict[str, tuple[Run, int]] = {}
-    tables: tuple[Table, ...] = ("main", "rates", "lambda", "vectors")
+    tables: tuple[Table, ...] = ("main", "rates", "starts", "lambda", "vectors")
     for group in tables:
         for run, steps in plan.series(group):
             found.setdefault(run.config(steps), (run, steps))
@@ -159,6 +163,8 @@ def _label(run: Run, group: Group) -> str:
         return f"lambda {run.regularization:g}"
     if group == "rates":
         return f"learning rate {run.learning_rate}"
+    if group == "starts":
+        return f"{run.label}, rate {run.learning_rate}"
     return f"{run.label}, K = {run.vectors}" if group == "vectors" else run.label
 
 

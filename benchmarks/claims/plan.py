@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from crossinit_core import InversionSettings
 
 Start = Literal["words", "mean", "cross names", "cross words"]
-Table = Literal["main", "rates", "lambda", "vectors"]
-Group = Literal["main", "rates", "lambda", "vectors", "long"]
+Table = Literal["main", "rates", "starts", "lambda", "vectors"]
+Group = Literal["main", "rates", "starts", "lambda", "vectors", "long"]
 
 LABELS: dict[Start, str] = {
     "words": "plain textual inversion",
@@ -103,6 +103,13 @@ class Plan:
         rates = [
             Run(f"rate-{rate}", "cross names", self.steps, "rates", learning_rate=rate) for rate in (0.01, 0.02, 0.04)
         ]
+        # A step has one size, whatever the norm of what it turns: no one rate is fair to starts of all lengths.
+        starts = [
+            replace(run, name=f"{run.name}-rate-{rate}", group="starts", learning_rate=rate)
+            for run in main
+            if run.name != "cross-names"
+            for rate in (0.02, 0.04)
+        ]
         weights = [
             Run(f"lambda-{weight:g}", "cross names", full, "lambda", regularization=weight)
             for weight in (0.0, 1e-4, 1e-3, 1e-2)
@@ -113,7 +120,7 @@ class Plan:
             Run("plain-K1", "words", full, "vectors", vectors=1, regularization=0.0),
         )
         long = Run("plain", "words", (self.long,), "long", regularization=0.0)
-        return (*main, *rates, *weights, *counts, long)
+        return (*main, *rates, *starts, *weights, *counts, long)
 
     def series(self, group: Table) -> list[tuple[Run, int]]:
         """The runs that a table compares, with their steps: those of the group, and the default among them.
@@ -125,6 +132,11 @@ class Plan:
         own = [run for run in runs if run.group == group]
         if group == "rates":
             return [(run, steps) for steps in self.steps for run in (default, *own)]
+        if group == "starts":
+            order = [run.start for run in runs if run.group == "main"]
+            every = [run for run in runs if run.group in ("main", "rates", "starts")]
+            compared = sorted(every, key=lambda run: (order.index(run.start), run.learning_rate))
+            return [(run, self.full) for run in compared]
         if group == "lambda":
             compared = sorted([default, *own], key=lambda run: run.regularization)
             return [(run, self.full) for run in compared]
