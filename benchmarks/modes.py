@@ -37,7 +37,7 @@ MODES: dict[str, list[str]] = {
     "use-sage-attention": ["--use-sage-attention"],
 }
 CPU_MODES = ("default", "use-split-cross-attention", "use-quad-cross-attention")
-STEPS, BATCH = 8, 4
+STEPS, BATCH = 6, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

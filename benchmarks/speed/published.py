@@ -57,19 +57,21 @@ class Recipe:
                     eos_token_id=2,
                 )
             )
-        for model in (self.unet, self.vae, self.text_encoder):
+        models: list[Any] = [self.unet, self.vae, self.text_encoder]
+        for model in models:
             model.requires_grad_(False).to(device)
         self.device, self.batch_size = device, batch_size
         self.scheduler: Any = DDPMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000
         )
         self.photo = torch.rand(1, 3, resolution, resolution, device=device) * 2 - 1
-        self.table: Tensor = self.text_encoder.get_input_embeddings().weight.requires_grad_(True)
+        self.table: Any = self.text_encoder.get_input_embeddings().weight.requires_grad_(True)
         self.kept = self.table.detach().clone()
         self.start = self.kept[VOCABULARY:].clone()
         self.frozen = torch.ones(len(self.table), dtype=torch.bool)
         self.frozen[VOCABULARY:] = False
-        self.optimizer = torch.optim.AdamW([self.table], lr=0.005, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
+        parameters: list[Any] = [self.table]
+        self.optimizer = torch.optim.AdamW(parameters, lr=0.005, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
         self.ids = torch.randint(0, VOCABULARY, (batch_size, 77), device=device)
         self.ids[:, 5], self.ids[:, 6] = VOCABULARY, VOCABULARY + 1
 
