@@ -143,7 +143,7 @@ def _part(options: argparse.Namespace) -> int:
     check("after a cancel", lambda: _cancelled(learn, options.part).vectors, True)
     check("overflow in fp16", lambda: _overflowing(pack, learn), False)
     if not small:
-        check("out of memory", lambda: _crowded(learn), False)
+        check("out of memory", lambda: _crowded(learn, result["precision"]), False)
     return 0
 
 
@@ -193,7 +193,7 @@ def _overflowing(pack: Any, learn: Any) -> Any:
     return token.vectors
 
 
-def _crowded(learn: Any) -> Any:
+def _crowded(learn: Any, precision: str) -> Any:
     """Allow little more than the weights; the host reports more, so that the node finds out late."""
     import comfy.model_management as mm
     import torch
@@ -201,7 +201,8 @@ def _crowded(learn: Any) -> Any:
     own = mm.get_free_memory
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 4.0 * 1024**3) / total)
+    room = (6.1 if precision == "float32" else 3.05) * 1024**3
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + room) / total)
     mm.get_free_memory = lambda *_, **__: 64 * 1024**3
     try:
         return learn().vectors
