@@ -15,6 +15,8 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 SMALLEST_PHOTO = 64
+OVERSHOOT = 0.3
+"""How far beyond 0..1 values are cut off without a word: bicubic and Lanczos resizing leave such behind."""
 RESOLUTION_STEP = 64
 RESOLUTION_RANGE = (64, 1024)
 
@@ -65,7 +67,7 @@ def as_rgb(images: Tensor) -> Tensor:
             "The photo holds pixels that are not numbers (NaN or infinite). Check the node before this one."
         )
     low, high = float(images.min()), float(images.max())
-    if low < -0.01 or high > 1.01:
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise ValueError(
             f"The photo's values go from {low:.3g} to {high:.3g}, but must lie in 0..1. Divide bytes by 255."
         )

@@ -118,7 +118,11 @@ def prefix_of(folder: str, label: str) -> str:
     Raises ValueError where the folder is not below the output folder.
     """
     parts = [part.strip() for part in folder.replace("\\", "/").split("/") if part.strip()]
-    if re.search(r'[<>:"|?*%\x00-\x1f]', folder) or folder.strip().startswith(("/", "\\")) or any(part.strip(".") == "" for part in parts):
+    if (
+        re.search(r'[<>:"|?*%\x00-\x1f]', folder)
+        or folder.strip().startswith(("/", "\\"))
+        or any(part.strip(".") == "" for part in parts)
+    ):
         raise ValueError(f"The folder '{folder}' must be a name below ComfyUI's output folder, such as crossinit/anna.")
     return "/".join([*parts, label, label])
 

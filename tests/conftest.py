@@ -113,7 +113,9 @@ def cached_model(name: str, make: Any) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first; and the server, which holds gigabytes, lives no longer than needed."""
-    items.sort(key=lambda item: item.path.name in ("test_live.py", "test_demo.py", "test_page.py"))
+    items.sort(
+        key=lambda item: item.path.name in ("test_live.py", "test_live_graph.py", "test_demo.py", "test_page.py")
+    )
 
 
 @dataclass(frozen=True)

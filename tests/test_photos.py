@@ -90,6 +90,12 @@ def test_a_grey_photo_of_16_bits_keeps_its_shades(tmp_path: Path) -> None:
     torch.testing.assert_close(load_photo(tmp_path / "scan.png")[0, ..., 1], expected, atol=0.005, rtol=0)
 
 
+def test_what_a_bicubic_resize_leaves_outside_of_the_range_is_cut_off() -> None:
+    photo = torch.full((1, 64, 64, 3), 0.5)
+    photo[0, 0, 0] = torch.tensor([-0.08, 1.12, 0.5])
+    assert as_rgb(photo)[0, 0, 0].tolist() == [0, 1, 0.5]
+
+
 def test_a_palette_picture_keeps_its_colours(tmp_path: Path, portrait: Image.Image) -> None:
     portrait.quantize(8).save(tmp_path / "few.png")
     torch.testing.assert_close(load_photo(tmp_path / "few.png"), _tensor(portrait), atol=0.02, rtol=0)

@@ -1,0 +1,146 @@
+"""Tokens made of tokens: between two people, and as long as their start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from crossinit_core import LearnedToken, load_learned_token, save_learned_token
+from crossinit_core.blending import blend_tokens, rescale_token
+
+
+def _token(
+    name: str, number: int, /, *, vectors: int = 2, width: int = 8, length: float = 30.0, **metadata: str
+) -> LearnedToken:
+    values = torch.randn(vectors, width, generator=torch.Generator().manual_seed(number))
+    values = values / values.norm(dim=1, keepdim=True) * length
+    return LearnedToken(values, name, "sd2", {f"crossinit.{key}": value for key, value in metadata.items()})
+
+
+@pytest.mark.parametrize("method", ["arc", "line"])
+def test_the_ends_are_the_people_themselves(method: str) -> None:
+    a, b = _token("anna", 1), _token("ben", 2, length=20)
+    torch.testing.assert_close(blend_tokens(a, b, 0, method=method).vectors, a.vectors)
+    torch.testing.assert_close(blend_tokens(a, b, 1, method=method).vectors, b.vectors)
+    torch.testing.assert_close(
+        blend_tokens(a, b, 0.3, method=method).vectors, blend_tokens(b, a, 0.7, method=method).vectors
+    )
+
+
+def test_a_straight_mixture_is_the_average() -> None:
+    a, b = _token("anna", 1), _token("ben", 2)
+    torch.testing.assert_close(blend_tokens(a, b, 0.25, method="line").vectors, 0.75 * a.vectors + 0.25 * b.vectors)
+
+
+def test_on_the_arc_lengths_go_evenly_and_so_do_angles() -> None:
+    a = LearnedToken(torch.tensor([[10.0, 0.0]]), "anna", "sd2")
+    b = LearnedToken(torch.tensor([[0.0, 20.0]]), "ben", "sd2")
+    third = blend_tokens(a, b, 1 / 3).vectors[0]
+    assert float(third.norm()) == pytest.approx(40 / 3, rel=1e-5)
+    assert float(torch.atan2(third[1], third[0])) == pytest.approx(torch.pi / 6, rel=1e-5)
+    same = blend_tokens(a, a.renamed("twin"), 0.4).vectors
+    torch.testing.assert_close(same, a.vectors)
+
+
+def test_nearly_equal_directions_do_not_lose_their_angle() -> None:
+    a, b = _token("anna", 1), _token("ben", 2)
+    near = LearnedToken(torch.lerp(a.vectors, b.vectors, 1e-4), "near", "sd2")
+    torch.testing.assert_close(blend_tokens(a, near, 0.5).vectors, torch.lerp(a.vectors, near.vectors, 0.5))
+
+
+def test_a_blend_says_what_it_is_made_of(tmp_path: Path) -> None:
+    a = _token("anna", 1, base="sd2", steps="320", draw="1", start_norm="30 32", norm="1 2", cosine="0.9 0.9")
+    b = _token("ben", 2, base="sd2", steps="25", draw="1", start_norm="40 32", norm="3 4", cosine="0.9 0.9")
+    blend = blend_tokens(a, b, 0.25)
+    assert blend.name == "anna-ben"
+    save_learned_token(blend, tmp_path / "mix.safetensors")
+    facts = load_learned_token(tmp_path / "mix.safetensors").metadata
+    assert facts["crossinit.blend"] == "0.75 anna + 0.25 ben (arc)"
+    assert facts["crossinit.draw"] == "1" and "crossinit.steps" not in facts and "crossinit.cosine" not in facts
+    assert facts["crossinit.norm"] == "30.0000 30.0000"
+    assert facts["crossinit.start_norm"] == "32.5000 32.0000"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: _token("ben", 2, vectors=3), "'anna' has 2 vectors, but 'ben' has 3"),
+        (lambda: LearnedToken(torch.ones(2, 768), "ben", "sd1"), r"but 'ben' on SD 1.x \(width 768\)"),
+        (lambda: LearnedToken(-_token("anna", 1).vectors, "ben", "sd2"), "opposite"),
+        (lambda: LearnedToken(torch.zeros(2, 8), "ben", "sd2"), "is zero"),
+    ],
+)
+def test_tokens_that_do_not_fit_each_other(other: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        blend_tokens(_token("anna", 1), other(), 0.5)
+
+
+def test_weights_methods_and_amounts_that_cannot_be() -> None:
+    a, b = _token("anna", 1), _token("ben", 2)
+    with pytest.raises(ValueError, match=r"weight is 1\.5"):
+        blend_tokens(a, b, 1.5)
+    with pytest.raises(ValueError, match="method is 'mean'"):
+        blend_tokens(a, b, 0.5, method="mean")
+    with pytest.raises(ValueError, match=r"amount is -0\.1"):
+        rescale_token(a, -0.1)
+
+
+def test_rescaling_keeps_the_direction_and_goes_towards_the_recorded_length(tmp_path: Path) -> None:
+    token = _token("anna", 1, length=40, start_norm="30.0000 20.0000", distance="17 17", steps="320")
+    assert torch.equal(rescale_token(token, 0).vectors, token.vectors)
+    half = rescale_token(token, 0.5)
+    torch.testing.assert_close(half.vectors.norm(dim=1), torch.tensor([35.0, 30.0]))
+    torch.testing.assert_close(torch.nn.functional.cosine_similarity(half.vectors, token.vectors), torch.ones(2))
+    save_learned_token(half, tmp_path / "half.safetensors")
+    loaded = load_learned_token(tmp_path / "half.safetensors")
+    assert loaded.metadata["crossinit.rescaled"] == "0.5 of the way from 40.0000 40.0000 to 30.0000 20.0000"
+    assert loaded.metadata["crossinit.norm"] == "35.0000 30.0000" and "crossinit.distance" not in loaded.metadata
+    torch.testing.assert_close(rescale_token(loaded, 1).vectors.norm(dim=1), torch.tensor([30.0, 20.0]))
+
+
+def test_a_token_without_a_recorded_start_needs_one() -> None:
+    token = _token("anna", 1, length=40)
+    for recorded in ("", "thirty", "30", "30 nan", "30 0"):
+        with pytest.raises(ValueError, match=r"'anna' does not say how long.*Connect cross_init"):
+            rescale_token(_token("anna", 1, start_norm=recorded), 0.5)
+    start = _token("start", 3, length=25).vectors
+    torch.testing.assert_close(rescale_token(token, 1, start=start).vectors.norm(dim=1), torch.tensor([25.0, 25.0]))
+    with pytest.raises(ValueError, match="The start has 3 x 8, but the token 'anna' has 2 x 8"):
+        rescale_token(token, 1, start=torch.ones(3, 8))
+
+
+def test_a_learned_token_records_its_start() -> None:
+    from crossinit_core.provenance import provenance
+    from crossinit_core.resume import RunState
+    from crossinit_core.settings import InversionSettings
+
+    start = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
+    backbone: Any = SimpleNamespace(prediction_type="epsilon", base="sd2", checkpoint="x")
+    model: Any = SimpleNamespace(fingerprint=lambda: "", dtype=torch.float32)
+    facts = provenance(backbone, model, InversionSettings(), start, RunState(1, start * 2, {}, {}))
+    token = LearnedToken(start * 2, "anna", "sd2", facts)
+    torch.testing.assert_close(rescale_token(token, 1).vectors, start)
+
+
+def test_the_nodes_blend_and_rescale(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import server
+
+    texts: list[str] = []
+    page = SimpleNamespace(send_progress_text=lambda text, _: texts.append(text))
+    monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
+    make = pack.crossinit_core.LearnedToken
+    a, b = (make(_token(name, seed).vectors, name, "sd2") for seed, name in enumerate(("anna", "ben")))
+    blend = pack.nodes.blending.CrossInitBlend.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    rescale = pack.nodes.blending.CrossInitRescale.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    mixed = blend.execute(a, b, 0.25).result[0]
+    torch.testing.assert_close(mixed.vectors, blend_tokens(a, b, 0.25).vectors)
+    assert blend.execute(a, b, 0.25, " friend ", "straight").result[0].name == "friend"
+    start = pack.nodes.sockets.CrossInit(torch.full((2, 8), 2.0))
+    shorter = rescale.execute(mixed, 1.0, start).result[0]
+    assert shorter.vectors.norm(dim=1).tolist() == pytest.approx([32**0.5] * 2, rel=1e-4)
+    assert texts[0] == "anna-ben: 75% anna, 25% ben" and "-> 5.7, 5.7" in texts[-1]
+    assert "holds a space" in str(blend.validate_inputs("my friend")) and blend.validate_inputs("") is True

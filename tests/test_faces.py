@@ -1,0 +1,335 @@
+"""Photos of every kind become portraits that show the head as CelebA-HQ does, with a mask of face and hair."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from crossinit_core.face_detection import NoDetectorError
+from crossinit_core.faces import Framing, PreparedFaces, prepare_faces
+from crossinit_core.framing import Frame, cut, frame_of_box, frame_of_mask, share_inside
+from crossinit_core.images import training_images
+
+# Marked by hand on scikit-image's astronaut and matplotlib's Grace Hopper: both photos are in the public domain.
+EYES = {"collins": ((201, 101), (246, 102.5)), "hopper": ((223, 192), (304, 189))}
+
+
+@pytest.fixture(scope="module")
+def collins() -> Image.Image:
+    return Image.fromarray(data.astronaut())
+
+
+@pytest.fixture(scope="module")
+def hopper() -> Image.Image:
+    with Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg") as picture:
+        return picture.convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def both(collins: Image.Image, hopper: Image.Image) -> torch.Tensor:
+    """Hopper, whose face is larger, on the right."""
+    photo = Image.new("RGB", (1100, 600), "gray")
+    photo.paste(collins, (0, 0))
+    photo.paste(hopper, (560, 0))
+    return _tensor(photo)
+
+
+def _tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture.convert("RGB"))).float()[None] / 255
+
+
+def _where(point: tuple[float, float], frame: Frame) -> tuple[float, float]:
+    """A point of the photo in parts of the frame."""
+    turn = math.radians(frame.roll)
+    x, y = point[0] - frame.x, point[1] - frame.y
+    return (
+        0.5 + (math.cos(turn) * x + math.sin(turn) * y) / frame.side,
+        0.5 + (-math.sin(turn) * x + math.cos(turn) * y) / frame.side,
+    )
+
+
+def _turned(picture: Image.Image, name: str, degrees: float) -> tuple[torch.Tensor, list[tuple[float, float]]]:
+    """A photo that was turned clockwise, and where its eyes are now."""
+    result = picture.rotate(-degrees, resample=Image.Resampling.BICUBIC, expand=True, fillcolor=(128, 128, 128))
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    eyes = []
+    for x, y in EYES[name]:
+        u, v = x - picture.width / 2, y - picture.height / 2
+        eyes.append((result.width / 2 + cos * u - sin * v, result.height / 2 + sin * u + cos * v))
+    return _tensor(result), eyes
+
+
+def _assert_framed_like_celeba_hq(frame: Frame, eyes: Any) -> None:
+    """Eyes a quarter of the side apart, level, on both sides of the middle, a little above it."""
+    left, right = (_where(eye, frame) for eye in eyes)
+    assert left == pytest.approx((0.375, 0.475), abs=0.035)
+    assert right == pytest.approx((0.625, 0.475), abs=0.035)
+
+
+@pytest.mark.parametrize("name", ["collins", "hopper"])
+@pytest.mark.parametrize("degrees", [0, 12, -25, 90, 180])
+def test_a_face_is_found_straightened_and_framed(name: str, degrees: float, request: pytest.FixtureRequest) -> None:
+    photo, eyes = _turned(request.getfixturevalue(name), name, degrees)
+    prepared = prepare_faces(photo)
+    assert prepared.images.shape == (1, 512, 512, 3) and prepared.masks.shape == (1, 512, 512)
+    _assert_framed_like_celeba_hq(prepared.frames[0], eyes)
+    assert "the only face" in prepared.report()
+
+
+def test_the_picture_shows_what_the_frame_says(collins: Image.Image) -> None:
+    straight = prepare_faces(_tensor(collins)).images[0]
+    turned = prepare_faces(_turned(collins, "collins", 90)[0]).images[0]
+    middle = slice(64, 448)
+    assert float((straight - turned)[middle, middle].abs().mean()) < 0.05
+    assert float((straight - turned.flip(1))[middle, middle].abs().mean()) > 0.1
+
+
+def test_a_grey_photo_a_small_one_and_a_large_one_in_one_list(collins: Image.Image) -> None:
+    large = collins.resize((1280, 1280), Image.Resampling.BICUBIC)
+    photos = [_tensor(collins)[..., :1], _tensor(large), _tensor(collins).expand(2, -1, -1, -1)]
+    prepared = prepare_faces(photos, Framing(resolution=128))
+    assert prepared.images.shape == (4, 128, 128, 3)
+    assert prepared.report().count("\n") == 3 and "Photo 4: the only face" in prepared.report()
+    for image in prepared.images[1:]:
+        assert float((image - prepared.images[1]).abs().mean()) < 0.03
+
+
+def test_without_straighten_the_head_stays_tilted(collins: Image.Image) -> None:
+    photo, _ = _turned(collins, "collins", 12)
+    assert prepare_faces(photo, Framing(straighten=False)).frames[0].roll == 0
+    assert prepare_faces(photo).frames[0].roll == pytest.approx(14, abs=4)
+
+
+def test_the_largest_face_or_the_one_asked_for(both: torch.Tensor) -> None:
+    first = prepare_faces(both)
+    assert "the largest of 2 faces" in first.report()
+    _assert_framed_like_celeba_hq(first.frames[0], [(x + 560, y) for x, y in EYES["hopper"]])
+    second = prepare_faces(both, Framing(face=2))
+    assert "number 2 of 2 faces" in second.report()
+    _assert_framed_like_celeba_hq(second.frames[0], EYES["collins"])
+    with pytest.raises(ValueError, match="face is 3, but 2 were found"):
+        prepare_faces(both, Framing(face=3))
+
+
+@pytest.mark.parametrize("picture", ["coffee", "rocket", "gravel", "page"])
+def test_no_face_is_seen_where_there_is_none(picture: str) -> None:
+    array = getattr(data, picture)()
+    with pytest.raises(ValueError, match=r"No face was found on the photo of \d+ x \d+ px.*'by hand'"):
+        prepare_faces(_tensor(Image.fromarray(array)))
+
+
+def test_a_photo_in_a_batch_is_named_in_the_message(collins: Image.Image) -> None:
+    with pytest.raises(ValueError, match=r"Photo 2 of 2: No face was found"):
+        prepare_faces([_tensor(collins), torch.full((1, 200, 300, 3), 0.5)])
+
+
+def test_a_face_that_is_too_small_or_cut_off_is_refused_but_not_by_hand(collins: Image.Image) -> None:
+    small = _tensor(collins.resize((300, 300), Image.Resampling.LANCZOS))
+    with pytest.raises(ValueError, match=r"too small.*at least 128 px are needed.*'by hand'"):
+        prepare_faces(small)
+    cropped = _tensor(collins.crop((100, 62, 400, 400)))
+    with pytest.raises(ValueError, match=r"cut off: \d+% of it is outside.*'by hand'"):
+        prepare_faces(cropped)
+    for photo in (small, cropped):
+        assert "framed by hand" in prepare_faces(photo, Framing(by_hand=True, side=0.5)).report()
+
+
+def test_what_lies_outside_of_the_photo_is_not_learned(collins: Image.Image) -> None:
+    prepared = prepare_faces(_tensor(collins.crop((100, 26, 400, 400))))
+    assert "outside of the photo and not learned" in prepared.report()
+    top = prepared.masks[0][:20]
+    assert float(top.max()) < 0.01 and float(prepare_faces(_tensor(collins)).masks[0][:40].max()) > 0.5
+
+
+def _share(mask: torch.Tensor, left: int, top: int, right: int, bottom: int) -> float:
+    return float(mask[top:bottom, left:right].mean())
+
+
+def test_the_mask_has_face_and_hair_and_leaves_out_the_background(collins: Image.Image) -> None:
+    mask = prepare_faces(_tensor(collins)).masks[0]
+    assert _share(mask, 180, 180, 330, 420) > 0.99  # eyes to mouth
+    assert _share(mask, 110, 110, 160, 220) > 0.9  # the hair beside her face
+    assert _share(mask, 0, 0, 60, 512) < 0.05
+    assert _share(mask, 460, 0, 512, 512) < 0.05
+    assert _share(mask, 420, 330, 512, 512) < 0.1  # the background below her hair
+    assert float(((mask > 0.05) & (mask < 0.95)).float().mean()) > 0.03  # soft
+    assert torch.equal(mask, prepare_faces(_tensor(collins)).masks[0])
+
+
+def test_by_hand_the_whole_square_comes_out_untouched() -> None:
+    photo = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(0))
+    prepared = prepare_faces(photo, Framing(by_hand=True, resolution=128))
+    torch.testing.assert_close(prepared.images, photo, atol=1e-5, rtol=0)
+
+
+def test_by_hand_is_where_the_numbers_say() -> None:
+    photo = torch.zeros(1, 200, 400, 3)
+    photo[:, 100:120, 300:320] = 1
+    image = prepare_faces(photo, Framing(by_hand=True, x=0.775, y=0.55, side=0.4, resolution=64)).images[0, ..., 0]
+    rows, columns = (image > 0.5).nonzero(as_tuple=True)
+    assert (int(rows.min()), int(rows.max()) + 1) == pytest.approx((24, 40), abs=1)
+    assert (int(columns.min()), int(columns.max()) + 1) == pytest.approx((24, 40), abs=1)
+
+
+def test_a_head_that_is_turned_clockwise_stands_upright_by_the_same_roll() -> None:
+    photo = torch.zeros(1, 200, 200, 3)
+    photo[:, 95:105, 100:180] = 1  # points to three o'clock
+    image = prepare_faces(photo, Framing(by_hand=True, roll=90, resolution=64)).images[0, ..., 0]
+    assert float(image[8:28, 31:33].mean()) > 0.9 and float(image[36:].max()) < 0.1  # and now to twelve
+
+
+def test_a_large_frame_is_reduced_without_moire() -> None:
+    grain = torch.rand(1, 1500, 1500, 1, generator=torch.Generator().manual_seed(0)).round().expand(-1, -1, -1, 3)
+    image = prepare_faces(grain, Framing(by_hand=True, resolution=64, roll=10, side=0.7)).images
+    assert float(image.mean()) == pytest.approx(0.5, abs=0.01) and float(image.std()) < 0.1
+
+
+def test_a_drawn_portrait_is_framed_by_hand_or_by_a_box() -> None:
+    from crossinit_core import load_celebrity_names
+    from miniature.people import held_out_person, named_vectors, portrait
+
+    names = named_vectors(load_celebrity_names().names)
+    drawn = torch.tensor(portrait(held_out_person(0, names), 0)).float()[None] / 255
+    by_hand = prepare_faces(drawn, Framing(by_hand=True, resolution=128))
+    torch.testing.assert_close(by_hand.images, drawn, atol=1e-5, rtol=0)
+    by_box = prepare_faces(drawn, Framing(resolution=128), boxes=[[{"x": 44, "y": 34, "width": 46, "height": 56}]])
+    assert by_box.images.shape == (1, 128, 128, 3) and "of bounding_box" in by_box.report()
+    assert _share(by_hand.masks[0], 50, 50, 80, 80) > 0.99
+
+
+def test_a_box_of_another_detector_frames_the_face(collins: Image.Image) -> None:
+    box = {"x": 180, "y": 62, "width": 88, "height": 110, "score": 0.9}
+    prepared = prepare_faces(_tensor(collins), boxes=[[box]])
+    _assert_framed_like_celeba_hq(prepared.frames[0], EYES["collins"])
+    loose = frame_of_box(180, 62, 88, 110)
+    assert (loose.x, loose.y) == pytest.approx((224, 107), abs=10) and loose.side == pytest.approx(180, rel=0.1)
+
+
+def test_boxes_are_chosen_by_size_and_belong_to_their_photos(both: torch.Tensor) -> None:
+    small = {"x": 100, "y": 100, "width": 60, "height": 60}
+    large = {"x": 700, "y": 200, "width": 160, "height": 200}
+    plain = Framing(straighten=False, resolution=128)
+    assert prepare_faces(both, plain, boxes=[[small, large]]).frames[0].x == 780
+    assert (
+        prepare_faces(both, Framing(face=2, straighten=False, resolution=128), boxes=[[small, large]]).frames[0].x
+        == 130
+    )
+    two = prepare_faces(both.expand(2, -1, -1, -1), plain, boxes=[[small], [large]])
+    assert [frame.x for frame in two.frames] == [130, 780]
+    with pytest.raises(ValueError, match="boxes for 2 photos, but there are 3"):
+        prepare_faces(both.expand(3, -1, -1, -1), plain, boxes=[[small], [large]])
+    with pytest.raises(ValueError, match="holds no face"):
+        prepare_faces(both, plain, boxes=[[]])
+    with pytest.raises(ValueError, match="x, y, width and height in pixels"):
+        prepare_faces(both, plain, boxes=[[{"x": 1, "y": 2, "width": 0, "height": 5}]])
+
+
+def test_a_mask_of_another_node_frames_the_head_and_is_the_mask(collins: Image.Image) -> None:
+    mask = torch.zeros(1, 512, 512)
+    mask[:, 20:190, 150:300] = 1
+    prepared = prepare_faces(_tensor(collins), masks=mask)
+    frame = prepared.frames[0]
+    assert (frame.x, frame.y) == (225, 105) and 170 < frame.side < 220
+    assert _share(prepared.masks[0], 120, 60, 390, 450) > 0.99 and _share(prepared.masks[0], 0, 0, 30, 512) < 0.01
+    by_hand = prepare_faces(_tensor(collins), Framing(by_hand=True, resolution=512), masks=mask)
+    assert _share(by_hand.masks[0], 170, 40, 280, 170) > 0.9 and _share(by_hand.masks[0], 0, 230, 512, 512) < 0.01
+    with pytest.raises(ValueError, match="The mask has nothing white"):
+        prepare_faces(_tensor(collins), masks=torch.zeros(1, 64, 64))
+    with pytest.raises(ValueError, match="Nothing of the mask's white part"):
+        prepare_faces(_tensor(collins), Framing(by_hand=True, x=0.9, y=0.9, side=0.3), masks=mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resolution": 500}, "resolution is 500"),
+        ({"face": 0}, "face is 0"),
+        ({"zoom": 0.0}, "zoom is 0"),
+        ({"x": 1.5}, "center_x is 1.5"),
+        ({"by_hand": True, "x": 1.0, "y": 1.0, "side": 0.02, "zoom": 0.25}, "outside of the photo"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare_faces(torch.rand(1, 100, 100, 3), Framing(**change))
+
+
+def test_zoom_shows_the_face_larger(collins: Image.Image) -> None:
+    once, twice = (prepare_faces(_tensor(collins), Framing(zoom=zoom)).frames[0] for zoom in (1.0, 1.25))
+    assert twice.side == pytest.approx(once.side / 1.25)
+
+
+def test_learn_face_takes_the_portrait_as_it_is(collins: Image.Image) -> None:
+    prepared: PreparedFaces = prepare_faces(_tensor(collins))
+    assert torch.equal(training_images(prepared.images, 512), prepared.images)
+    assert prepared.preview().shape == prepared.images.shape
+
+
+def test_without_opencv_the_message_says_how_to_get_it_and_hand_mask_and_box_still_work(
+    collins: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(NoDetectorError, match=r'needs OpenCV 4.*-m pip install "opencv-python-headless<5".*by hand'):
+        prepare_faces(_tensor(collins))
+    by_hand = prepare_faces(_tensor(collins), Framing(by_hand=True))
+    assert _share(by_hand.masks[0], 200, 200, 312, 380) > 0.99 and _share(by_hand.masks[0], 0, 0, 30, 512) < 0.01
+    box = {"x": 180, "y": 62, "width": 88, "height": 110}
+    assert "not straightened without OpenCV" in prepare_faces(_tensor(collins), boxes=[[box]]).report()
+    mask = torch.zeros(1, 512, 512)
+    mask[:, 20:190, 150:300] = 1
+    assert "framed by the mask" in prepare_faces(_tensor(collins), masks=mask).report()
+
+
+def test_opencv_5_which_lost_its_detector_is_named(collins: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    monkeypatch.setattr(cv2, "__version__", "5.0.0")
+    monkeypatch.delattr(cv2, "CascadeClassifier")
+    with pytest.raises(NoDetectorError, match=r'OpenCV 5.0.0 is installed.*"opencv-python-headless<5"'):
+        prepare_faces(_tensor(collins))
+
+
+def test_the_detector_works_from_a_folder_that_opencv_itself_cannot_open(
+    collins: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows, OpenCV's own reader fails on a path such as C:/Users/Jürgen; the detector must not hand it one."""
+    import cv2
+
+    def refuse(*arguments: Any) -> Any:
+        if arguments:
+            raise AssertionError(f"OpenCV was asked to open {arguments}")
+        return classifier()
+
+    classifier = cv2.CascadeClassifier
+    monkeypatch.setattr(cv2, "CascadeClassifier", refuse)
+    assert "the only face" in prepare_faces(_tensor(collins)).report()
+
+
+def test_cut_mirrors_or_blackens_what_is_outside() -> None:
+    white = torch.ones(1, 1, 64, 64)
+    corner = Frame(0, 0, 64)
+    assert float(cut(white, corner, 64).min()) == pytest.approx(1)
+    black = cut(white, corner, 64, fill="zeros")[0, 0]
+    assert float(black[:30, :30].max()) == 0 and float(black[34:, 34:].min()) == pytest.approx(1)
+    assert share_inside(corner, 64, 64) == pytest.approx(0.25, abs=0.02)
+    assert frame_of_mask(torch.zeros(8, 8)) is None
+
+
+def test_boxes_on_a_wire_are_sorted_out_by_photo(pack: ModuleType) -> None:
+    boxes_of_photos = pack.nodes.faces.boxes_of_photos
+    a, b = {"x": 1}, {"x": 2}
+    assert boxes_of_photos([a]) == [[a]]  # a single box
+    assert boxes_of_photos([a, b]) == [[a], [b]]  # a list on the wire
+    assert boxes_of_photos([[a, b]]) == [[a, b]]  # two faces of one photo
+    assert boxes_of_photos([[[a], [a, b]]]) == [[a], [a, b]]  # a batch
+    assert boxes_of_photos([[]]) == [[]]

@@ -1,0 +1,107 @@
+"""Many prompts from a box or a file, and labels of them that every file system takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from crossinit_core.learned_token import is_windows_device
+from crossinit_core.prompt_labels import LONGEST_LABEL_IN_BYTES, label_of_prompt, labels_of_prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "label"),
+    [
+        ("a photo of a {} person", "a-photo-of-a-person"),
+        ("a photo of a ({}:1.2) person, smiling!", "a-photo-of-a-person-smiling"),
+        ("embedding:anna as a Knight", "anna-as-a-knight"),
+        ("{anna} and {ben} shake hands", "anna-and-ben-shake-hands"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("C:\\temp\\x:y|z?*<>\"'%date%", "c-temp-x-y-z-date"),
+        ("CON", "prompt-con"),
+        ("lpt1", "prompt-lpt1"),
+        ("con artist", "con-artist"),
+        ("...", "prompt"),
+        ("🙂 🙂", "prompt"),
+        ("Ein Mädchen am Fluß", "ein-mädchen-am-fluß"),
+        ("Ein Ma\u0308dchen", "ein-mädchen"),
+        ("一个{}人的照片，微笑", "一个-人的照片-微笑"),
+        ("हिन्दी में चित्र", "हिन्दी-में-चित्र"),
+        ("f/1.8, 35 mm", "f-1-8-35-mm"),
+    ],
+)
+def test_a_prompt_becomes_a_file_name(prompt: str, label: str) -> None:
+    assert label_of_prompt(prompt) == label
+
+
+@pytest.mark.parametrize("prompt", ["a very " * 60 + "long prompt", "长" * 300, "x" * 500, "मि" * 200])
+def test_a_long_prompt_is_cut_short(prompt: str) -> None:
+    label = label_of_prompt(prompt)
+    assert 20 < len(label) <= 60 and len(label.encode()) <= LONGEST_LABEL_IN_BYTES
+    assert not label.endswith("-") and (" " not in prompt or label.endswith(("very", "-a")))
+
+
+def test_no_two_labels_are_alike_on_windows_and_macos() -> None:
+    prompts = ["A smile", "a smile!", "a smile 2", "a (smile)", "Straße", "STRASSE", "é", "e\u0301"]
+    labels = labels_of_prompts(prompts)
+    assert labels[:2] == ("a-smile", "a-smile-2")
+    assert len({label.casefold() for label in labels}) == len(prompts)
+    assert labels_of_prompts(prompts[:3]) == labels[:3]
+    assert not any(is_windows_device(label) for label in labels_of_prompts(["nul", "NUL", "aux"]))
+
+
+@pytest.fixture
+def node(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The node, with an input folder of its own and no page to send text to."""
+    from types import SimpleNamespace
+
+    import folder_paths
+    import server
+
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
+    quiet = SimpleNamespace(send_progress_text=lambda *_: None)
+    monkeypatch.setattr(server.PromptServer, "instance", quiet, raising=False)
+    return pack.nodes.prompt_list.CrossInitPromptList.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+
+
+def test_prompts_come_from_the_box_and_then_from_the_file(node: Any, tmp_path: Path) -> None:
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "mine.txt").write_bytes("\ufeffa {} person\r\n\r\n# no\r\nun {} café\r\n".encode())
+    assert "sets/mine.txt" in node.define_schema().inputs[1].options
+    prompts, labels, prefixes, count = node.execute("{} dancing\n\n", "sets/mine.txt", "anna").result
+    assert prompts == ["{} dancing", "a {} person", "un {} café"] and count == 3
+    assert labels == ["dancing", "a-person", "un-café"]
+    assert prefixes[2] == "anna/un-café/un-café"
+    assert node.execute("# only the file", "sets/mine.txt").result[0] == prompts[1:]
+
+
+def test_a_prompt_file_that_changed_is_read_again(node: Any, tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("one", encoding="utf-8")
+    before = node.fingerprint_inputs("", "mine.txt")
+    path.write_text("one\ntwo", encoding="utf-8")
+    assert node.fingerprint_inputs("", "mine.txt") != before
+
+
+def test_no_prompt_a_missing_file_and_a_file_of_another_encoding_are_named(node: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'prompts' holds no prompt"):
+        node.execute(" \n# nothing")
+    with pytest.raises(ValueError, match=r"'gone\.txt' is gone"):
+        node.execute("", "gone.txt")
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"'latin\.txt' is not UTF-8"):
+        node.execute("", "latin.txt")
+
+
+@pytest.mark.parametrize("folder", ["../out", "/etc", "C:/out", "\\\\server\\x", "a/../../b", "x|y", "."])
+def test_a_folder_outside_of_output_is_refused_when_queued(node: Any, folder: str) -> None:
+    assert "must be a name below" in str(node.validate_inputs(folder=folder))
+
+
+@pytest.mark.parametrize(("folder", "prefix"), [("", "x/x"), ("a\\b", "a/b/x/x"), (" my faces / 1 ", "my faces/1/x/x")])
+def test_a_folder_below_output_is_taken(pack: ModuleType, node: Any, folder: str, prefix: str) -> None:
+    assert node.validate_inputs(folder=folder) is True
+    assert pack.nodes.prompt_list.prefix_of(folder, "x") == prefix
