@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +103,14 @@ def _ours(options: argparse.Namespace, comfyui_arguments: list[str]) -> int:
     before = graph.picture()
     data: dict[str, Any] = {"where": _where(pack, comfyui_arguments), "size": size, "modes": {}}
     data["rates"] = breakdown.rates(torch.device("cpu" if small else "cuda"))
-    data["operations"] = breakdown.operations(graph, size["batch_size"])
+    data["operations"] = _tried(lambda: breakdown.operations(graph, size["batch_size"]))
     truth = None
     for name, steps, inputs, settings in modes(small):
         if options.only and name not in options.only:
             continue
         if name == "bf16" and not options.only:  # its kernels are compiled first, which may take a while
-            data["profile"] = breakdown.profile(graph, batch_size=size["batch_size"])
-            print("profile:", json.dumps(data["profile"]["ms_by_kind"]), data["profile"]["ms"], flush=True)
+            data["profile"] = _tried(lambda: breakdown.profile(graph, batch_size=size["batch_size"]))
+            print("profile:", json.dumps(data["profile"])[:600], flush=True)
         try:
             token, measured = graph.learn(steps, settings=settings, **{"batch_size": size["batch_size"], **inputs})
         except Exception as error:
@@ -126,6 +126,15 @@ def _ours(options: argparse.Namespace, comfyui_arguments: list[str]) -> int:
     data["host unharmed"] = bool(torch.equal(before, graph.picture())) or "pictures do not repeat here"
     _save(options, data)
     return 0
+
+
+def _tried(work: Callable[[], Any]) -> Any:
+    """What is good to know must not stop what is to be measured."""
+    try:
+        return work()
+    except Exception as error:
+        print(f"Left out: {type(error).__name__}: {error}", flush=True)
+        return None
 
 
 STEPS_TO_COMPARE = 10
