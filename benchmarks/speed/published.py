@@ -65,7 +65,8 @@ class Recipe:
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000
         )
         self.photo = torch.rand(1, 3, resolution, resolution, device=device) * 2 - 1
-        self.table: Any = self.text_encoder.get_input_embeddings().weight.requires_grad_(True)
+        embeddings: Any = self.text_encoder.get_input_embeddings()
+        self.table: Any = embeddings.weight.requires_grad_(True)
         self.kept = self.table.detach().clone()
         self.start = self.kept[VOCABULARY:].clone()
         self.frozen = torch.ones(len(self.table), dtype=torch.bool)
