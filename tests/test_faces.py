@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -17,7 +16,7 @@ from skimage import data
 
 from crossinit_core.face_detection import NoDetectorError
 from crossinit_core.faces import Framing, PreparedFaces, prepare_faces
-from crossinit_core.framing import Frame, cut, frame_of_box, frame_of_mask, share_inside
+from crossinit_core.framing import Frame, frame_of_box
 from crossinit_core.images import training_images
 
 # Marked by hand on scikit-image's astronaut and matplotlib's Grace Hopper: both photos are in the public domain.
@@ -166,47 +165,6 @@ def test_the_mask_has_face_and_hair_and_leaves_out_the_background(collins: Image
     assert torch.equal(mask, prepare_faces(_tensor(collins)).masks[0])
 
 
-def test_by_hand_the_whole_square_comes_out_untouched() -> None:
-    photo = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(0))
-    prepared = prepare_faces(photo, Framing(by_hand=True, resolution=128))
-    torch.testing.assert_close(prepared.images, photo, atol=1e-5, rtol=0)
-
-
-def test_by_hand_is_where_the_numbers_say() -> None:
-    photo = torch.zeros(1, 200, 400, 3)
-    photo[:, 100:120, 300:320] = 1
-    image = prepare_faces(photo, Framing(by_hand=True, x=0.775, y=0.55, side=0.4, resolution=64)).images[0, ..., 0]
-    rows, columns = (image > 0.5).nonzero(as_tuple=True)
-    assert (int(rows.min()), int(rows.max()) + 1) == pytest.approx((24, 40), abs=1)
-    assert (int(columns.min()), int(columns.max()) + 1) == pytest.approx((24, 40), abs=1)
-
-
-def test_a_head_that_is_turned_clockwise_stands_upright_by_the_same_roll() -> None:
-    photo = torch.zeros(1, 200, 200, 3)
-    photo[:, 95:105, 100:180] = 1  # points to three o'clock
-    image = prepare_faces(photo, Framing(by_hand=True, roll=90, resolution=64)).images[0, ..., 0]
-    assert float(image[8:28, 31:33].mean()) > 0.9 and float(image[36:].max()) < 0.1  # and now to twelve
-
-
-def test_a_large_frame_is_reduced_without_moire() -> None:
-    grain = torch.rand(1, 1500, 1500, 1, generator=torch.Generator().manual_seed(0)).round().expand(-1, -1, -1, 3)
-    image = prepare_faces(grain, Framing(by_hand=True, resolution=64, roll=10, side=0.7)).images
-    assert float(image.mean()) == pytest.approx(0.5, abs=0.01) and float(image.std()) < 0.1
-
-
-def test_a_drawn_portrait_is_framed_by_hand_or_by_a_box() -> None:
-    from crossinit_core import load_celebrity_names
-    from miniature.people import held_out_person, named_vectors, portrait
-
-    names = named_vectors(load_celebrity_names().names)
-    drawn = torch.tensor(portrait(held_out_person(0, names), 0)).float()[None] / 255
-    by_hand = prepare_faces(drawn, Framing(by_hand=True, resolution=128))
-    torch.testing.assert_close(by_hand.images, drawn, atol=1e-5, rtol=0)
-    by_box = prepare_faces(drawn, Framing(resolution=128), boxes=[[{"x": 44, "y": 34, "width": 46, "height": 56}]])
-    assert by_box.images.shape == (1, 128, 128, 3) and "of bounding_box" in by_box.report()
-    assert _share(by_hand.masks[0], 50, 50, 80, 80) > 0.99
-
-
 def test_a_box_of_another_detector_frames_the_face(collins: Image.Image) -> None:
     box = {"x": 180, "y": 62, "width": 88, "height": 110, "score": 0.9}
     prepared = prepare_faces(_tensor(collins), boxes=[[box]])
@@ -247,21 +205,6 @@ def test_a_mask_of_another_node_frames_the_head_and_is_the_mask(collins: Image.I
         prepare_faces(_tensor(collins), masks=torch.zeros(1, 64, 64))
     with pytest.raises(ValueError, match="Nothing of the mask's white part"):
         prepare_faces(_tensor(collins), Framing(by_hand=True, x=0.9, y=0.9, side=0.3), masks=mask)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"resolution": 500}, "resolution is 500"),
-        ({"face": 0}, "face is 0"),
-        ({"zoom": 0.0}, "zoom is 0"),
-        ({"x": 1.5}, "center_x is 1.5"),
-        ({"by_hand": True, "x": 1.0, "y": 1.0, "side": 0.02, "zoom": 0.25}, "outside of the photo"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        prepare_faces(torch.rand(1, 100, 100, 3), Framing(**change))
 
 
 def test_zoom_shows_the_face_larger(collins: Image.Image) -> None:
@@ -313,23 +256,3 @@ def test_the_detector_works_from_a_folder_that_opencv_itself_cannot_open(
     classifier = cv2.CascadeClassifier
     monkeypatch.setattr(cv2, "CascadeClassifier", refuse)
     assert "the only face" in prepare_faces(_tensor(collins)).report()
-
-
-def test_cut_mirrors_or_blackens_what_is_outside() -> None:
-    white = torch.ones(1, 1, 64, 64)
-    corner = Frame(0, 0, 64)
-    assert float(cut(white, corner, 64).min()) == pytest.approx(1)
-    black = cut(white, corner, 64, fill="zeros")[0, 0]
-    assert float(black[:30, :30].max()) == 0 and float(black[34:, 34:].min()) == pytest.approx(1)
-    assert share_inside(corner, 64, 64) == pytest.approx(0.25, abs=0.02)
-    assert frame_of_mask(torch.zeros(8, 8)) is None
-
-
-def test_boxes_on_a_wire_are_sorted_out_by_photo(pack: ModuleType) -> None:
-    boxes_of_photos = pack.nodes.faces.boxes_of_photos
-    a, b = {"x": 1}, {"x": 2}
-    assert boxes_of_photos([a]) == [[a]]  # a single box
-    assert boxes_of_photos([a, b]) == [[a], [b]]  # a list on the wire
-    assert boxes_of_photos([[a, b]]) == [[a, b]]  # two faces of one photo
-    assert boxes_of_photos([[[a], [a, b]]]) == [[a], [a, b]]  # a batch
-    assert boxes_of_photos([[]]) == [[]]
