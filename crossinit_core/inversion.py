@@ -21,7 +21,7 @@ from .backbone import Backbone, FrozenModel, Precision, precision_of, safer_prec
 from .draws import TrainingBatch, draws_from_batches, draws_from_photos
 from .learned_token import LearnedToken, check_token_name
 from .memory import MemoryPlan, PeakMemory, plan_memory
-from .numerics import Determinism, gradients_enabled, one_thread
+from .numerics import Determinism, gradients_enabled, leave_it_to
 from .prompts import MAX_VECTORS
 from .provenance import VERSION, provenance
 from .resume import RunState, load_state, save_state
@@ -89,7 +89,7 @@ def invert(
         raise ValueError("Give either images or batches to learn from, not both and not none.")
     began = time.perf_counter()
     folder = None if resume_folder is None else Path(resume_folder)
-    with gradients_enabled(), one_thread(backbone.device), Determinism() as determinism, PeakMemory() as memory:
+    with gradients_enabled(), leave_it_to(backbone.device), Determinism() as determinism, PeakMemory() as memory:
         start = _checked_start(v0, backbone.width)
         source: Iterator[TrainingBatch]
         if images is None:

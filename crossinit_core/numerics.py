@@ -21,15 +21,16 @@ def gradients_enabled() -> Iterator[None]:
 
 
 @contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Where a GPU does the work: what is left for the CPU is too small to be worth waking other threads for."""
+def leave_it_to(device: torch.device) -> Iterator[None]:
+    """Where a GPU does the work: it is the current one, and what is left for the CPU is too little for other threads."""
     if device.type != "cuda":
         yield
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with torch.cuda.device(device):
+            yield
     finally:
         torch.set_num_threads(threads)
 
