@@ -47,7 +47,7 @@ THUMBNAIL_GROUPS: dict[str, tuple[str, ...]] = {
     "01-learn-a-face": (),
     "02-use-a-learned-face": ("2. Prompt", "3. Picture"),
     "03-learned-face-with-controlnet": ("2. Pose", "3. Prompt and pose together", "4. Picture"),
-    MINIATURE: ("4. Use it",),
+    MINIATURE: (),
 }
 
 
@@ -95,9 +95,9 @@ def _take(page: ComfyPage, name: str, sizes: Sequence[tuple[str, str, Any]]) -> 
             page.set_widget(node, widget, value)
     page.run(seconds=3600)
     page.hide_everything_else()
-    if name == "01-learn-a-face":
+    if name == MINIATURE:
         page.frame(WIDTH)
-        _write(_as_palette(page.picture()), IMAGES / "workflow-01.png", LARGEST_IMAGE)
+        _write(_as_palette(page.picture()), IMAGES / "workflow.png", LARGEST_IMAGE)
     page.frame(2 * THUMBNAIL_WIDTH, groups=THUMBNAIL_GROUPS[name])
     _write(_as_thumbnail(page.picture()), WORKFLOWS / f"{name}.jpg", LARGEST_THUMBNAIL)
 

@@ -83,7 +83,7 @@ def try_it_without_downloads() -> Workflow:
     dressed = (DRESSED, DRESSED_SAMPLER, DRESSED_PICTURES)
     nodes = [
         Node("miniature", "CrossInitMiniature", (40, 80), (340, 130)),
-        Node("person", "CrossInitDrawnPerson", (40, 270), (340, 390), {"seed": SHOWN}),
+        Node("person", "CrossInitDrawnPerson", (40, 310), (340, 390), {"seed": SHOWN}),
         Node("names", "CrossInitCelebrityNames", (440, 80), (320, 180)),
         Node(
             "start",
@@ -117,11 +117,11 @@ def try_it_without_downloads() -> Workflow:
             "save_token",
             "CrossInitSave",
             (1260, 80),
-            (340, 210),
+            (340, 260),
             {"name": "drawn-person", "if_exists": "replace it"},
             {"token": ("learn", 0)},
         ),
-        Node("loss", "LossGraphNode", (1660, 80), (480, 400), {"filename_prefix": "loss"}, {"loss": ("learn", 1)}),
+        Node("loss", "LossGraphNode", (1660, 80), (480, 500), {"filename_prefix": "loss"}, {"loss": ("learn", 1)}),
         Node(
             "negative",
             "CLIPTextEncode",
@@ -139,8 +139,8 @@ def try_it_without_downloads() -> Workflow:
         "note_load": Note(
             "Press **Run**. Nothing is downloaded: the tiny model comes with the pack. It knows drawn faces only, and draws "
             "128 x 128 px.\n\nThe portrait shows somebody whom it has never seen. Another **seed** is another person.",
-            (40, 720),
-            (340, 180),
+            (40, 760),
+            (340, 140),
             "What this is",
         ),
         "note_learn": Note(
@@ -155,8 +155,8 @@ def try_it_without_downloads() -> Workflow:
         "note_save": Note(
             "The person is a file in *models/embeddings* now. It fits this model only.\n\nFor **real people**, load a Stable "
             "Diffusion checkpoint and a photo: *01-learn-a-face* is this graph with both.",
-            (1260, 350),
-            (340, 230),
+            (1260, 400),
+            (340, 180),
             "Where it goes",
         ),
         "note_use": Note(
