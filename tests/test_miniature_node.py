@@ -138,6 +138,23 @@ def test_learning_in_the_graph_is_learning_on_the_command_line(
             token.check_fits(1024)
 
 
+def test_the_command_line_learns_and_draws_with_it(folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from crossinit_core.cli import main
+
+    photo, token = tmp_path / "me.png", tmp_path / "me.safetensors"
+    Image.new("RGB", (90, 100), "orange").save(photo)
+    with torch.inference_mode(False):
+        small = ["--steps", "1", "--batch-size", "1", "--device", "cpu"]
+        assert main(["train", str(folder), str(photo), "--out", str(token), *small]) == 0
+        out = tmp_path / "pictures"
+        assert main(["generate", str(folder), str(token), "--steps", "1", "--device", "cpu", "--out", str(out)]) == 0
+    (picture,) = out.iterdir()
+    with Image.open(picture) as image:
+        assert image.size == (128, 128)
+
+
 def test_photos_at_the_size_of_sd_are_refused_before_learning(pack: ModuleType, parts: tuple[Any, Any, Any]) -> None:
     host, core = pack.nodes.comfy_backbone.ComfyBackbone(*parts), pack.crossinit_core
     settings = pack.nodes.learn._settings(preset="full", seed=0, resolution=512)
