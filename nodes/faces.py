@@ -69,6 +69,8 @@ class CrossInitPrepareFace(io.ComfyNode):
                 io.Custom("BOUNDING_BOX").Input(
                     "bounding_box",
                     optional=True,
+                    # A socket alone: as a widget it would always hold a box.
+                    extra_dict={"forceInput": True},
                     tooltip=(
                         "The face from forehead to chin, from another detector, such as ComfyUI's Detect Face Landmarks: then "
                         "none is looked for."

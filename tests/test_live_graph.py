@@ -75,6 +75,11 @@ def test_a_bounding_box_of_comfyuis_own_node_frames_the_face(live: Any, astronau
     assert "the only face of bounding_box, straightened" in live.client.run(prompt).outputs["4"]["text"][0]
 
 
+def test_a_bounding_box_is_a_socket_and_no_widget_that_always_holds_a_box(live: Any) -> None:
+    kind, options = live.info["CrossInitPrepareFace"]["input"]["optional"]["bounding_box"]
+    assert kind == "BOUNDING_BOX" and options["forceInput"] is True
+
+
 def test_a_drawn_person_is_framed_by_hand(live: Any) -> None:
     prompt = {
         "1": _node("CrossInitDrawnPerson", seed=0),
