@@ -22,6 +22,11 @@ TOLERANCE = 1e-2
 """Relative difference that a recording may have from the plain run, where the device does not repeat bit for bit."""
 
 
+SAFE_ALLOCATOR = "native"
+"""With torch's other allocator, cudaMallocAsync, a tensor that outlives a recording can end the whole process (seen with
+torch 2.11: "uncaptured free of a captured allocation", then abort). ComfyUI uses that one by default."""
+
+
 class Recorder:
     """Runs functions of tensors on a device: plainly at first, and as a recorded CUDA graph from then on.
 
@@ -32,6 +37,13 @@ class Recorder:
     def __init__(self, device: torch.device, enabled: bool) -> None:
         self.device = device
         self.enabled = enabled and device.type == "cuda"
+        if self.enabled and torch.cuda.get_allocator_backend() != SAFE_ALLOCATOR:
+            log.info(
+                "Steps are launched kernel by kernel, for recording them is not safe with the allocator %s. For several times "
+                "the speed start ComfyUI with --disable-cuda-malloc.",
+                torch.cuda.get_allocator_backend(),
+            )
+            self.enabled = False
         self._recordings: dict[Hashable, _Recording] = {}
         self._pool: Any = None
 
@@ -115,7 +127,7 @@ class _Recording:
             try:
                 function(*self._inputs)
             except BaseException as error:
-                # Its tensors must go while the recording lasts: freed later, they end the whole process.
+                # Its tensors must go while the recording lasts, not at some time after it.
                 failure = error.with_traceback(None)
         if failure:
             raise failure

@@ -61,6 +61,7 @@ def _kind(name: str) -> str:
 
 def operations(graph: Graph, batch_size: int) -> dict[str, float]:
     """TFLOP of a step by part: forward, and backward to the vectors; counted on the meta device."""
+    import comfy.memory_management
     import comfy.ops
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -68,9 +69,14 @@ def operations(graph: Graph, batch_size: int) -> dict[str, float]:
     config = {**graph.model.model.model_config.unet_config, "dtype": torch.float32}
     config.pop("disable_unet_model_creation", None)
     with torch.inference_mode(False), torch.enable_grad():
-        unet = type(graph.model.model.diffusion_model)(
-            **config, device="meta", operations=comfy.ops.disable_weight_init
-        ).requires_grad_(False)
+        # With dynamic video memory layers have no weights until they are loaded.
+        dynamic, comfy.memory_management.aimdo_enabled = comfy.memory_management.aimdo_enabled, False
+        try:
+            unet = type(graph.model.model.diffusion_model)(
+                **config, device="meta", operations=comfy.ops.disable_weight_init
+            ).requires_grad_(False)
+        finally:
+            comfy.memory_management.aimdo_enabled = dynamic
         size = graph.resolution // 8
         noisy = torch.empty(batch_size, 4, size, size, device="meta")
         context = torch.empty(batch_size, 77, config["context_dim"], device="meta", requires_grad=True)
