@@ -47,6 +47,8 @@ def comfyui() -> Path:
     from comfy.cli_args import args
 
     args.cpu = True
+    # As main.py does, and before `nodes`, which in older ComfyUIs puts its `comfy` folder, with another utils, first.
+    importlib.import_module("utils.extra_config")
     return COMFYUI
 
 
