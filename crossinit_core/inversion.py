@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import objective
 from .backbone import Backbone, FrozenModel, Precision, precision_of, safer_precision
 from .draws import TrainingBatch, draws_from_batches, draws_from_photos
+from .history import History, mean_angle, small_photos, vocabulary_norms
 from .learned_token import LearnedToken, check_token_name
 from .memory import MemoryPlan, PeakMemory, plan_memory
 from .numerics import Determinism, gradients_enabled, leave_it_to
@@ -31,6 +34,9 @@ from .settings import InversionSettings
 __all__ = ["InversionResult", "StepReport", "invert"]
 
 log = logging.getLogger(__name__)
+
+Observer = Callable[[FrozenModel, StepReport], None]
+"""Looks at the model between two steps. It may compute with it, without gradients and without torch's own random numbers."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ def invert(
     masks: Tensor | Sequence[Tensor] | None = None,
     batches: Iterable[TrainingBatch] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    observe: Observer | None = None,
     resume_folder: str | Path | None = None,
     resume: bool = True,
     name: str = "learned-face",
@@ -76,6 +83,7 @@ def invert(
     batches: at least `settings.steps` TrainingBatches instead of images.
     resume_folder: where resume files lie; a run with the same inputs continues from there, unless `resume` is off. An
     exception of any kind (a cancel is one) writes the last complete step there before it goes on to the caller.
+    observe: called after `on_step`, with the model that learns.
     metadata: strings to add to the token's.
 
     Raises ValueError for a wrong input before any long work, FloatingPointError where the numbers overflow, and
@@ -96,10 +104,19 @@ def invert(
             source, data = draws_from_batches(batches or (), backbone.vocabulary_size + len(start))
         else:
             source, data = draws_from_photos(backbone, len(start), settings, images, masks)
-        task = _Task(backbone, settings, start, Draws(source), data, folder, resume, on_step, determinism)
-        state, facts = task.learn()
-    token = LearnedToken(state.vectors, name, backbone.base, {**facts, **(metadata or {})})
+        task = _Task(backbone, settings, start, Draws(source), data, folder, resume, on_step, observe, determinism)
+        state, facts, norms = task.learn()
     seconds = time.perf_counter() - began
+    history = History(
+        losses=state.losses,
+        distances=(*state.distances, float(objective.distance(state.vectors, start))),
+        angles=_angles(state, start),
+        vocabulary_norms=norms,
+        photos=() if images is None else small_photos(images),
+        resumed_from=task.resumed_from,
+        seconds=seconds,
+    )
+    token = LearnedToken(state.vectors, name, backbone.base, {**facts, **(metadata or {})}, history)
     result = InversionResult(token, list(state.losses), list(state.distances), seconds, task.resumed_from, memory.peak)
     log.info("%s: %s", name, result.summary())
     return result
@@ -117,13 +134,14 @@ class _Task:
     folder: Path | None
     resume: bool
     on_step: Callable[[StepReport], None] | None
+    observe: Observer | None
     determinism: Determinism
     resumed_from: int = 0
     state: RunState | None = None
     fingerprint: str = ""
 
-    def learn(self) -> tuple[RunState, dict[str, str]]:
-        """The state after the last step, and what is to be said of it."""
+    def learn(self) -> tuple[RunState, dict[str, str], tuple[float, ...]]:
+        """The state after the last step, what is to be said of it, and the norms of the vocabulary."""
         precision: Precision | None = self.settings.precision
         while precision:
             plan = plan_memory(self.backbone, replace(self.settings, precision=precision))
@@ -151,7 +169,8 @@ class _Task:
                     self.state = replace(self.state, precision="")
                     continue
                 assert self.state
-                return self.state, provenance(self.backbone, model, self.settings, self.start, self.state)
+                facts = provenance(self.backbone, model, self.settings, self.start, self.state)
+                return self.state, facts, vocabulary_norms(model, self.backbone.vocabulary_size)
         raise AssertionError("unreachable")
 
     def _state(self, model: FrozenModel) -> RunState:
@@ -181,6 +200,8 @@ class _Task:
                     saved = report.step
                 if self.on_step:
                     self.on_step(report)
+                if self.observe:
+                    self.observe(model, report)
         except BaseException as error:
             self.state = run.state
             if self.state.step > saved and self.folder and not isinstance(error, OverflowedError):
@@ -193,6 +214,12 @@ class _Task:
         if not self.folder:
             return None
         return save_state(self.state, self.folder, self.fingerprint, self.settings.steps)
+
+
+def _angles(state: RunState, start: Tensor) -> tuple[float, ...]:
+    """After each number of steps; NaN where a resume file of an older version does not say."""
+    unknown = (math.nan,) * (len(state.losses) - len(state.angles))
+    return (*unknown, *state.angles, mean_angle(state.vectors, start))
 
 
 def _checked_start(v0: Tensor, width: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .backbone import BASE_NAMES, WIDTH_TO_BASE
+from .history import History
 
 MOST_VECTORS_IN_A_FILE = 75
 """What fits between BOS and EOS; other tools write more vectors than this pack learns."""
@@ -69,7 +70,8 @@ class LearnedToken:
 
     `vectors` is (K, d) float32 on the CPU, d = 768 for SD 1.x and 1024 for SD 2.x. `base` is `sd1`, `sd2`,
     or `width-D` for a model of another width. `metadata` holds provenance as strings; keys are
-    `modelspec.*` and `crossinit.*` as written to safetensors files.
+    `modelspec.*` and `crossinit.*` as written to safetensors files. `history` is there for a token that was just learned;
+    files do not keep it.
 
     Raises ValueError where the vectors are not K finite rows or the name cannot stand in a prompt.
     """
@@ -78,6 +80,7 @@ class LearnedToken:
     name: str
     base: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    history: History | None = None
 
     def __post_init__(self) -> None:
         vectors = self.vectors

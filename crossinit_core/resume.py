@@ -33,7 +33,8 @@ KEEP = 30
 class RunState:
     """A run between two steps: `step` steps are done.
 
-    `optimizer` has AdamW's `exp_avg` and `exp_avg_sq` (K, d); `draws` is what the draws' state() gave; `precision` is
+    `losses`, `distances` and `angles` have one entry a step, at the vectors that it began with; `angles` may lack the
+    first ones. `optimizer` has AdamW's `exp_avg` and `exp_avg_sq` (K, d); `draws` is what the draws' state() gave; `precision` is
     what the next step computes in, and `loss_scale` that of float16.
     """
 
@@ -43,6 +44,7 @@ class RunState:
     draws: dict[str, Tensor]
     losses: tuple[float, ...] = ()
     distances: tuple[float, ...] = ()
+    angles: tuple[float, ...] = ()
     precision: Precision | Literal[""] = ""
     loss_scale: float = 1.0
     settings: dict[str, object] = field(default_factory=dict)
@@ -64,6 +66,7 @@ def save_state(state: RunState, folder: Path, fingerprint: str, steps: int) -> P
         "step": str(state.step),
         "losses": json.dumps(state.losses),
         "distances": json.dumps(state.distances),
+        "angles": json.dumps(state.angles),
         "precision": state.precision,
         "loss_scale": repr(state.loss_scale),
         "settings": json.dumps(state.settings),
@@ -107,6 +110,7 @@ def _read(path: Path, fingerprint: str, shape: torch.Size) -> RunState | None:
             draws=_under("draws.", tensors),
             losses=tuple(json.loads(metadata["losses"])),
             distances=tuple(json.loads(metadata["distances"])),
+            angles=tuple(json.loads(metadata.get("angles", "[]"))),
             precision=cast(Any, metadata.get("precision", "")),
             loss_scale=float(metadata["loss_scale"]),
             settings=json.loads(metadata["settings"]),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .backbone import Backbone, FrozenModel, precision_of
 from .draws import PhotoDraws, TrainingBatch
+from .history import mean_angle
 from .numerics import Determinism, is_out_of_memory, release_memory
 from .recorded import Recorder
 from .resume import RunState
@@ -112,6 +113,7 @@ class Run:
         determinism: Determinism,
     ) -> None:
         self._model, self._settings, self._draws, self._determinism = model, settings, draws, determinism
+        self._start = start
         self._recorder = Recorder(model.device, settings.cuda_graph)
         self._step = Step(backbone, model, start, settings, self._recorder)
         self.state = state
@@ -206,6 +208,7 @@ class Run:
             draws=self._draws.state,
             losses=(*self.state.losses, values.loss),
             distances=(*self.state.distances, values.distance),
+            angles=(*self.state.angles, mean_angle(self.state.vectors, self._start)),
         )
         return StepReport(
             step=self.state.step,

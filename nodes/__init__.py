@@ -12,6 +12,7 @@ from .miniature import CrossInitDrawnPerson, CrossInitMiniature
 from .names import CrossInitCelebrityNames
 from .prompt_list import CrossInitPromptList
 from .prompts import CrossInitApply, CrossInitEncodePrompt
+from .report import CrossInitReport
 from .token_files import CrossInitLoad, CrossInitSave
 
 NODES: list[type[io.ComfyNode]] = [
@@ -27,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     CrossInitLoad,
     CrossInitBlend,
     CrossInitRescale,
+    CrossInitReport,
     CrossInitMiniature,
     CrossInitDrawnPerson,
 ]

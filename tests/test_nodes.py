@@ -64,6 +64,7 @@ CONTRACT = {
     "CrossInitPromptList": (["prompts", "file", "folder"], ["STRING", "STRING", "STRING", "INT"]),
     "CrossInitBlend": (["token_a", "token_b", "weight", "name", "method"], ["LEARNED_TOKEN"]),
     "CrossInitRescale": (["token", "amount", "cross_init"], ["LEARNED_TOKEN"]),
+    "CrossInitReport": (["clip", "tokens"], ["IMAGE", "STRING"]),
     "CrossInitMiniature": ([], ["MODEL", "CLIP", "VAE"]),
     "CrossInitDrawnPerson": (["seed"], ["IMAGE"]),
 }

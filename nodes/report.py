@@ -1,0 +1,66 @@
+"""Learned Token Report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..crossinit_core import LearnedToken
+from ..crossinit_core.history import percentiles
+from ..crossinit_core.report import describe_tokens
+from ..crossinit_core.report_figure import draw_report
+from .comfy_backbone import ComfyBackbone
+from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
+
+
+class CrossInitReport(io.ComfyNode):
+    """How tokens were learned, at a glance."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        tokens = io.Autogrow.TemplatePrefix(
+            LearnedTokenSocket.Input(
+                "token",
+                tooltip="From Learn Face. A token from Load Learned Token has no history: what its file says is shown.",
+            ),
+            prefix="token",
+            min=1,
+            max=10,
+        )
+        return io.Schema(
+            node_id="CrossInitReport",
+            display_name="Learned Token Report",
+            category=CATEGORY,
+            description=(
+                "Shows how a face was learned: the loss, how far the vectors moved and turned from their start, how long they "
+                "are beside the vocabulary's, the photo, and what the model made of it on the way. Several tokens are compared."
+            ),
+            search_aliases=[*SEARCH_ALIASES, "loss", "plot", "chart", "compare", "norm", "statistics"],
+            inputs=[
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="For tokens from files alone: the vocabulary whose norms theirs are compared with.",
+                ),
+                io.Autogrow.Input("tokens", template=tokens),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The charts and pictures, for Save Image."),
+                io.String.Output("report", display_name="report", tooltip="The same facts as text."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, tokens: dict[str, LearnedToken], clip: Any = None) -> io.NodeOutput:
+        people = [token for token in tokens.values() if token is not None]
+        norms: tuple[float, ...] = ()
+        if clip is not None:
+            backbone = ComfyBackbone(None, clip)
+            for token in people:
+                token.check_fits(backbone.width)
+            norms = percentiles(backbone.embed(torch.arange(backbone.vocabulary_size)).norm(dim=1))
+        picture = torch.from_numpy(draw_report(people, norms)).float()[None] / 255
+        return io.NodeOutput(picture, describe_tokens(people, norms), ui=ui.PreviewImage(picture, cls=cls))
