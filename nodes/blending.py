@@ -7,11 +7,13 @@ from comfy_api.latest import io
 from ..crossinit_core import LearnedToken
 from ..crossinit_core.blending import ARC, LINE, blend_tokens, rescale_token
 from ..crossinit_core.learned_token import check_token_name
+from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket, show_text
 
 METHODS = {"keep the length": ARC, "straight": LINE}
 
 
+@tells_errors
 class CrossInitBlend(io.ComfyNode):
     """Somebody between two people."""
 
@@ -84,6 +86,7 @@ class CrossInitBlend(io.ComfyNode):
         return io.NodeOutput(blended)
 
 
+@tells_errors
 class CrossInitRescale(io.ComfyNode):
     """The same person, who listens more to the prompt."""
 

@@ -9,6 +9,7 @@ import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..crossinit_core.faces import Framing, prepare_faces
+from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, show_text
 
 FIND = "find the face"
@@ -17,6 +18,7 @@ BY_HAND = "by hand"
 _DEFAULT = Framing()
 
 
+@tells_errors
 class CrossInitPrepareFace(io.ComfyNode):
     """Any photo as a square portrait to learn from, and what of it is face and hair."""
 

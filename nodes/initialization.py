@@ -15,6 +15,7 @@ from ..crossinit_core import (
 )
 from ..crossinit_core.prompts import MAX_VECTORS
 from .comfy_backbone import ComfyBackbone
+from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket, show_text
 
 CROSS = "cross initialization"
@@ -33,6 +34,7 @@ _METHOD = io.Combo.Input(
 )
 
 
+@tells_errors
 class CrossInitInitialize(io.ComfyNode):
     """The average celebrity as the start of a new face."""
 
@@ -74,6 +76,7 @@ class CrossInitInitialize(io.ComfyNode):
         return io.NodeOutput(CrossInit(v0, facts))
 
 
+@tells_errors
 class CrossInitInitializeWords(io.ComfyNode):
     """Words such as "human face" as the start of a new face."""
 

@@ -10,11 +10,13 @@ from comfy_api.latest import io, ui
 from ..crossinit_core import load_celebrity_names
 from ..miniature.people import held_out_person, named_vectors, portrait
 from .comfy_miniature import load_miniature
+from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, show_text
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "miniature" / "weights"
 
 
+@tells_errors
 class CrossInitMiniature(io.ComfyNode):
     """The model that comes with the pack."""
 
@@ -52,6 +54,7 @@ class CrossInitMiniature(io.ComfyNode):
         return io.NodeOutput(*parts)
 
 
+@tells_errors
 class CrossInitDrawnPerson(io.ComfyNode):
     """Somebody whom the miniature has never seen."""
 

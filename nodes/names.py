@@ -9,13 +9,15 @@ from comfy_api.latest import io
 
 from ..crossinit_core import CelebrityNames, load_celebrity_names
 from ..crossinit_core.celebrity_names import BUNDLED_LIST, parse_celebrity_names
-from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket
+from .errors import tells_errors
+from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, show_text
 
 FOLDER = "celebrity_names"
 BUNDLED = "bundled list"
 ONLY_EXTRA = "only the extra names"
 
 
+@tells_errors
 class CrossInitCelebrityNames(io.ComfyNode):
     """Names of well-known people, whose average is where every learned face starts."""
 
@@ -56,6 +58,7 @@ class CrossInitCelebrityNames(io.ComfyNode):
                 ),
                 io.Int.Output("count", display_name="count", tooltip="How many names there are."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -67,6 +70,7 @@ class CrossInitCelebrityNames(io.ComfyNode):
     @classmethod
     def execute(cls, list: str, extra_names: str = "") -> io.NodeOutput:
         names = _names(list, extra_names)
+        show_text(cls, f"{len(names)} names" if len(names) > 1 else "1 name")
         return io.NodeOutput(names, len(names))
 
 

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..crossinit_core.prompt_labels import labels_of_prompts
 from ..crossinit_core.prompts import load_prompts, parse_prompts
+from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, show_text
 
 NO_FILE = "none"
@@ -19,6 +20,7 @@ a {} person wearing a scifi spacesuit in space
 cubism painting of a {} person"""
 
 
+@tells_errors
 class CrossInitPromptList(io.ComfyNode):
     """Many prompts, of which ComfyUI runs one after the other."""
 

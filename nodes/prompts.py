@@ -11,9 +11,11 @@ from ..crossinit_core import LearnedToken
 from ..crossinit_core.learned_token import check_token_name
 from ..crossinit_core.prompts import fill_places
 from .comfy_tokens import clip_with_tokens
+from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
 
 
+@tells_errors
 class CrossInitApply(io.ComfyNode):
     """A CLIP that knows the person by name."""
 
@@ -49,6 +51,7 @@ class CrossInitApply(io.ComfyNode):
         return io.NodeOutput(clip_with_tokens(clip, {name: token}))
 
 
+@tells_errors
 class CrossInitEncodePrompt(io.ComfyNode):
     """A prompt with a place for the person."""
 
@@ -88,6 +91,7 @@ class CrossInitEncodePrompt(io.ComfyNode):
                     "conditioning", display_name="conditioning", tooltip="For KSampler, ControlNet and all other nodes."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -95,7 +99,14 @@ class CrossInitEncodePrompt(io.ComfyNode):
         people = [token for token in tokens.values() if token is not None]
         prompt, used = fill_prompt(text, people)
         clip = clip_with_tokens(clip, used)
+        show_text(cls, _said(used))
         return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(prompt)))
+
+
+def _said(used: dict[str, LearnedToken]) -> str:
+    """The people of a prompt, in the order in which they are written."""
+    counts = {token.name: len(token.vectors) for token in used.values()}
+    return ", ".join(f"{name} ({count} vector{'s' * (count > 1)})" for name, count in counts.items())
 
 
 def fill_prompt(text: str, people: list[LearnedToken]) -> tuple[str, dict[str, LearnedToken]]:

@@ -26,4 +26,5 @@ class CrossInit:
 
 def show_text(node: type[io.ComfyNode], text: str) -> None:
     """A line of text on the node in the page."""
-    PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
+    if node.hidden is not None:  # None: called by a program, not by a graph
+        PromptServer.instance.send_progress_text(text, node.hidden.unique_id)

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..crossinit_core import LearnedToken, load_learned_token, save_learned_token
 from ..crossinit_core.learned_token import check_token_name, suggest_token_name
 from ..crossinit_core.token_files import SUFFIXES
+from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
 
 NUMBER = "add a number"
@@ -18,6 +19,7 @@ REPLACE = "replace it"
 STOP = "stop with an error"
 
 
+@tells_errors
 class CrossInitSave(io.ComfyNode):
     """A learned token as a file that every tool reads."""
 
@@ -95,6 +97,7 @@ class CrossInitSave(io.ComfyNode):
         return io.NodeOutput(text, ui={"prompt_text": [text], "file": [path.name]})
 
 
+@tells_errors
 class CrossInitLoad(io.ComfyNode):
     """A learned token from a file of any tool."""
 
