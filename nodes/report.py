@@ -12,9 +12,11 @@ from ..crossinit_core.history import percentiles
 from ..crossinit_core.report import describe_tokens
 from ..crossinit_core.report_figure import draw_report
 from .comfy_backbone import ComfyBackbone
+from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
 
 
+@tells_errors
 class CrossInitReport(io.ComfyNode):
     """How tokens were learned, at a glance."""
 
@@ -51,6 +53,7 @@ class CrossInitReport(io.ComfyNode):
                 io.String.Output("report", display_name="report", tooltip="The same facts as text."),
             ],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

@@ -9,7 +9,30 @@ from server import PromptServer
 from torch import Tensor
 
 CATEGORY = "CrossInit"
-SEARCH_ALIASES = ["textual inversion", "embedding", "face", "portrait", "personalization", "train", "celeb basis"]
+SEARCH_ALIASES = [
+    *("textual inversion", "embedding", "face", "portrait", "personalization", "train", "celeb basis"),
+    # Of several words each must be found in one alias.
+    *("train face", "train embedding", "train textual inversion", "face embedding", "portrait personalization"),
+    # People who keep their page in English type these as well. Only in scripts that no English word resembles.
+    *(
+        "文本反转",
+        "嵌入",
+        "人脸",
+        "肖像",
+        "训练",
+        "個人化",
+        "人臉",
+        "訓練",
+        "埋め込み",
+        "顔",
+        "学習",
+        "임베딩",
+        "얼굴",
+        "학습",
+    ),
+    *("лицо", "портрет", "обучение", "эмбеддинг", "وجه", "تدريب", "چهره", "آموزش", "פנים", "אימון"),
+]
+"""What people type into the search of nodes."""
 
 CelebrityNamesSocket = io.Custom("CELEBRITY_NAMES")
 CrossInitSocket = io.Custom("CROSS_INIT")
