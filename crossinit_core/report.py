@@ -155,8 +155,9 @@ def _facts(token: LearnedToken, vocabulary_norms: Sequence[float]) -> list[tuple
 
 
 def _course(history: History, weight: float | None) -> list[tuple[str, str]]:
-    course = smoothed(history.losses, smoothing_window(len(history.losses)))
-    facts = [("loss", f"{course[0]:.4f} at first, {course[-1]:.4f} at last (means of steps side by side)")]
+    window = smoothing_window(len(history.losses))
+    course = smoothed(history.losses, window)
+    facts = [("loss", f"{course[0]:.4f} at first, {course[-1]:.4f} at last (means of up to {window} steps)")]
     if weight is not None:
         facts.append(("regularizer", f"{weight * history.distances[-1]:.3g} at last (lambda times the distance)"))
     facts.append(("time", f"{history.seconds:.1f} s"))

@@ -84,6 +84,11 @@ class ComfyBackbone:
         """ComfyUI's description of the latents, for previews."""
         return self._model.model.latent_format
 
+    @property
+    def model_sampling(self) -> Any:
+        """ComfyUI's description of the noise schedule and of what the UNet predicts."""
+        return self._model.get_model_object("model_sampling")
+
     def tokenize(self, text: str) -> list[int]:
         """BPE token ids without BOS and EOS."""
         return self._tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -106,7 +111,7 @@ class ComfyBackbone:
 
     def alphas_cumprod(self) -> Tensor:
         """abar of the MODEL's noise schedule, (1000,) float32 on the CPU."""
-        sigmas = self._model.get_model_object("model_sampling").sigmas
+        sigmas = self.model_sampling.sigmas
         return (1 / (1 + sigmas.double() ** 2)).to("cpu", torch.float32, copy=True)
 
     def posterior(self, images: Tensor) -> Posterior:

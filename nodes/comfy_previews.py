@@ -1,4 +1,4 @@
-"""Live pictures of latents on a node."""
+"""Pictures of latents, to show on a node."""
 
 from __future__ import annotations
 
@@ -30,13 +30,26 @@ class Previews:
         """At most two a second, and never so many that learning waits for them."""
         return time.perf_counter() >= self._next
 
-    def picture(self, latents: Tensor) -> Any:
-        """What `ProgressBar.update_absolute` takes, of (1, 4, h, w) latents as the UNet sees them."""
+    def picture(self, latents: Tensor) -> Image:
+        """A rough picture of (1, 4, h, w) latents as the UNet sees them."""
         began = time.perf_counter()
-        preview = self._previewer.decode_latent_to_preview_image("JPEG", latents)
+        _, preview, _ = self._previewer.decode_latent_to_preview_image("JPEG", latents)
         now = time.perf_counter()
         self._next = now + max(SECONDS_BETWEEN, (now - began) / MOST_OF_THE_TIME)
         return preview
+
+
+def decoded(backbone: ComfyBackbone, latents: Tensor) -> Image:
+    """The picture that (1, 4, h, w) latents as the UNet sees them are, by the graph's VAE."""
+    with torch.inference_mode():
+        pictures = backbone.vae.decode(backbone.latent_format.process_out(latents[:1].clone()))
+    return fromarray((pictures[0].clamp(0, 1) * 255).round().byte().cpu().numpy())
+
+
+def for_the_page(picture: Image) -> tuple[str, Image, int]:
+    """What `ProgressBar.update_absolute` takes. Pictures side by side may be as wide as all of them."""
+    side = latent_preview.MAX_PREVIEW_RESOLUTION
+    return "JPEG", picture, side * max(1, round(picture.width / picture.height))
 
 
 def _previewer(backbone: ComfyBackbone) -> latent_preview.LatentPreviewer:
@@ -46,20 +59,18 @@ def _previewer(backbone: ComfyBackbone) -> latent_preview.LatentPreviewer:
     """
     latents = backbone.latent_format
     if _size(backbone.vae) <= SMALL_VAE:
-        return _VaePreviewer(backbone.vae, latents)
+        return _VaePreviewer(backbone)
     return latent_preview.get_previewer(backbone.device, latents) or latent_preview.Latent2RGBPreviewer(
         latents.latent_rgb_factors, getattr(latents, "latent_rgb_factors_bias", None)
     )
 
 
 class _VaePreviewer(latent_preview.LatentPreviewer):
-    def __init__(self, vae: Any, latent_format: Any) -> None:
-        self._vae, self._latent_format = vae, latent_format
+    def __init__(self, backbone: ComfyBackbone) -> None:
+        self._backbone = backbone
 
     def decode_latent_to_preview(self, x0: Tensor) -> Image:
-        with torch.inference_mode():
-            pictures = self._vae.decode(self._latent_format.process_out(x0[:1].clone()))
-        return fromarray((pictures[0].clamp(0, 1) * 255).round().byte().cpu().numpy())
+        return decoded(self._backbone, x0)
 
 
 def _size(vae: Any) -> int:

@@ -1,0 +1,214 @@
+"""The inputs of Learn Face. Their order is a contract: saved workflows hold the widgets' values by position."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..crossinit_core import PRESETS
+from ..crossinit_core.backbone import PRECISIONS
+from ..crossinit_core.settings import MEMORY_MODES
+from .learn_display import Samples
+from .sockets import CrossInitSocket
+
+CUSTOM = "custom"
+
+_FULL = PRESETS["full"]
+
+
+def learn_inputs() -> list[io.Input]:
+    """What everybody sets, then the optional and the advanced ones."""
+    return [
+        io.Model.Input("model", tooltip="MODEL of a Stable Diffusion 2.x or 1.x checkpoint. LoRAs on it count."),
+        io.Clip.Input("clip", tooltip="CLIP of the same checkpoint."),
+        io.Vae.Input("vae", tooltip="VAE of the same checkpoint."),
+        io.Image.Input(
+            "image",
+            tooltip=(
+                "One photo of the person, or several as a batch or a list. The face should fill most of it; what "
+                "is not square is cropped to its middle."
+            ),
+        ),
+        CrossInitSocket.Input("cross_init", tooltip="From Cross Initialization, with the same CLIP."),
+        io.Combo.Input(
+            "preset",
+            options=[*PRESETS, CUSTOM],
+            default="full",
+            tooltip=(
+                "full: 320 steps, the best likeness. fast: 25 steps, a first impression. custom: the steps and "
+                "the learning rate below."
+            ),
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            # Off, so that the page does not draw a new seed, and learn anew, at every run.
+            control_after_generate=False,
+            tooltip="The same seed and the same inputs give the same token.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="White where the person is: only that is learned. One mask for each photo, or one for all.",
+        ),
+        *_advanced_inputs(),
+    ]
+
+
+def _advanced_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "steps",
+            default=_FULL.steps,
+            min=1,
+            max=10000,
+            optional=True,
+            advanced=True,
+            tooltip="For preset 'custom'. More steps come closer to the photo and obey prompts less.",
+        ),
+        io.Float.Input(
+            "learning_rate",
+            default=_FULL.learning_rate,
+            min=0.00001,
+            max=1.0,
+            step=0.0001,
+            round=0.00001,
+            optional=True,
+            advanced=True,
+            tooltip="For preset 'custom'. The published method uses 0.005.",
+        ),
+        io.Float.Input(
+            "regularization",
+            default=_FULL.regularization,
+            min=0.0,
+            max=1.0,
+            step=0.00001,
+            round=0.0000001,
+            optional=True,
+            advanced=True,
+            tooltip="How strongly the vectors are held near their start (lambda). The published method uses 0.00001.",
+        ),
+        io.Float.Input(
+            "weight_decay",
+            default=_FULL.weight_decay,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            optional=True,
+            advanced=True,
+            tooltip="AdamW's weight decay. The published method uses 0.01.",
+        ),
+        io.Int.Input(
+            "batch_size",
+            default=_FULL.batch_size,
+            min=1,
+            max=64,
+            optional=True,
+            advanced=True,
+            tooltip="Samples in each step. The published method uses 8.",
+        ),
+        io.Int.Input(
+            "micro_batch_size",
+            default=0,
+            min=0,
+            max=64,
+            optional=True,
+            advanced=True,
+            tooltip=(
+                "How many samples go through the model at once; 0 means all of the batch. 1 needs the least "
+                "memory. The result is the same."
+            ),
+        ),
+        io.Boolean.Input(
+            "gradient_checkpointing",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip=(
+                "Needs about half the video memory and a third more time. The result is the same. 'memory' turns it "
+                "on by itself where it is needed."
+            ),
+        ),
+        io.Combo.Input(
+            "precision",
+            options=list(PRECISIONS),
+            default="auto",
+            optional=True,
+            advanced=True,
+            tooltip=(
+                "What the model computes in. auto: fp16 where the GPU is good at it. Where numbers do not fit, the "
+                "node goes on in bf16 or fp32 by itself."
+            ),
+        ),
+        io.Int.Input(
+            "resolution",
+            default=0,
+            min=0,
+            max=1024,
+            step=64,
+            optional=True,
+            advanced=True,
+            tooltip=(
+                "The photo is learned at this size in pixels. 0: the checkpoint's own, 512 for most and 768 for SD "
+                "2.1-768."
+            ),
+        ),
+        io.Float.Input(
+            "flip_probability",
+            default=_FULL.flip_probability,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            optional=True,
+            advanced=True,
+            tooltip="How often the photo is mirrored. 0 keeps a parting or a mole on its side.",
+        ),
+        io.Boolean.Input(
+            "resume",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="Go on from a run with the same inputs that was cancelled or failed. Off: start anew.",
+        ),
+        io.Combo.Input(
+            "memory",
+            options=list(MEMORY_MODES),
+            default="auto",
+            optional=True,
+            advanced=True,
+            tooltip=(
+                "auto: as fast as the free video memory allows. low: at most about 4 GB, a third slower. normal: "
+                "never slower to save memory. The result is the same."
+            ),
+        ),
+        io.Int.Input(
+            "sample_every",
+            default=0,
+            min=0,
+            max=10000,
+            optional=True,
+            advanced=True,
+            tooltip=(
+                "Draw sample_prompt after so many steps, and after the first and the last, to see the likeness grow. 0: never. "
+                "The result is the same; a picture takes about as long as a few steps. 40 is good for 'full'."
+            ),
+        ),
+        io.String.Input(
+            "sample_prompt",
+            default=Samples.prompt,
+            dynamic_prompts=False,
+            optional=True,
+            advanced=True,
+            tooltip="For sample_every: the prompt of the sample pictures, in plain words. {} is the person.",
+        ),
+        io.Int.Input(
+            "sample_steps",
+            default=Samples.steps,
+            min=1,
+            max=100,
+            optional=True,
+            advanced=True,
+            tooltip="For sample_every: the sampler's steps for a picture. 8 show enough; 20 are as good as it gets.",
+        ),
+    ]
