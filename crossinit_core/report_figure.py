@@ -41,7 +41,7 @@ HAN_FONTS = (
 """For names of tokens in Chinese; those that are installed are used."""
 
 
-class NoMatplotlibError(ImportError):
+class NoMatplotlibError(RuntimeError):
     """matplotlib is not there; the message says what to install."""
 
 

@@ -1,0 +1,202 @@
+"""Sample pictures while a face is learned: what they show, and that the run does not notice them."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+PROMPT = "a photo of a {} person"
+STEPS = 5
+
+
+@pytest.fixture
+def texts(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What nodes write on themselves. ComfyUI runs nodes in inference mode."""
+    import server
+
+    said: list[str] = []
+    page = SimpleNamespace(send_progress_text=lambda text, _node: said.append(text))
+    monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
+    with torch.inference_mode():
+        yield said
+
+
+@pytest.fixture
+def shown(comfyui: Path) -> Iterator[list[Image.Image]]:
+    """The pictures that go to the page with the progress bar."""
+    import comfy.utils
+
+    pictures: list[Image.Image] = []
+
+    def hook(_value: int, _total: int, preview: Any, node_id: str | None = None) -> None:
+        if preview:
+            pictures.append(preview[1])
+
+    before = comfy.utils.PROGRESS_BAR_HOOK
+    comfy.utils.set_progress_bar_global_hook(hook)
+    yield pictures
+    comfy.utils.set_progress_bar_global_hook(before)
+
+
+@pytest.fixture
+def learn(
+    pack: ModuleType, tiny_comfy: Any, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Runs Learn Face for `STEPS` steps on a tiny model: `learn(sample_every=2)` gives the token."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    nodes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+    node = next(node for node in nodes if node.GET_SCHEMA().node_id == "CrossInitLearn")
+    model, clip, vae = tiny_comfy("tiny-eps")
+    photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    start = pack.nodes.sockets.CrossInit(torch.randn(2, 32, generator=torch.Generator().manual_seed(1)))
+
+    def run(**more: Any) -> Any:
+        inputs = {
+            "model": model,
+            "clip": clip,
+            "vae": vae,
+            "cross_init": start,
+            "preset": "custom",
+            "seed": 3,
+            "steps": STEPS,
+            "learning_rate": 0.05,
+            "batch_size": 2,
+            "resolution": 64,
+            "resume": False,
+            **more,
+        }
+        ready = node.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+        return ready.execute(image=[photo], **{name: [value] for name, value in inputs.items()}).result[0]
+
+    return run
+
+
+def test_a_run_with_samples_learns_the_same_to_the_bit(learn: Callable[..., Any]) -> None:
+    plain = learn()
+    random = torch.get_rng_state()
+    sampled = learn(sample_every=2, sample_steps=2)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(sampled.vectors, plain.vectors)
+    assert sampled.history.losses == plain.history.losses
+    assert [picture.step for picture in sampled.history.samples] == [1, 2, 4, 5]
+    assert plain.history.samples == () and plain.history.previews
+
+
+@pytest.mark.parametrize("name", ["tiny-eps", "tiny-v"])
+def test_a_sample_is_what_ksampler_draws_with_that_token(
+    pack: ModuleType, tiny_comfy: Any, texts: list[str], name: str
+) -> None:
+    import comfy.sample
+
+    model, clip, vae = tiny_comfy(name)
+    backbone = pack.nodes.comfy_backbone.ComfyBackbone(model, clip, vae)
+    vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
+    sampler = pack.nodes.comfy_sampling.PromptSampler(backbone, PROMPT, 2, steps=4, seed=42)
+    with backbone.training(precision="fp32", gradient_checkpointing=False) as frozen:
+        drawn = sampler.latents(frozen, vectors, torch.Size([1, 4, 8, 8]))
+
+    token = pack.crossinit_core.LearnedToken(vectors, "alice", "sd2")
+    knowing = pack.nodes.comfy_tokens.clip_with_tokens(clip, {"alice": token})
+    texts_of = {"positive": (knowing, "a photo of a embedding:alice person"), "negative": (clip, "")}
+    conditioning = {
+        side: encoder.encode_from_tokens_scheduled(encoder.tokenize(text)) for side, (encoder, text) in texts_of.items()
+    }
+    empty = torch.zeros(1, 4, 8, 8)
+    options = {"sampler_name": "dpmpp_2m", "scheduler": "karras", "latent_image": empty, "disable_pbar": True}
+    noise = comfy.sample.prepare_noise(empty, 42)
+    by_comfyui = comfy.sample.sample(model, noise, 4, 7.0, **conditioning, **options)
+    torch.testing.assert_close(drawn, backbone.latent_format.process_in(by_comfyui), atol=1e-4, rtol=1e-4)
+
+
+def test_the_page_sees_the_sample_beside_the_preview(learn: Callable[..., Any], shown: list[Image.Image]) -> None:
+    learn(sample_every=2, sample_steps=1)
+    ratios = {picture.width / picture.height for picture in shown}
+    assert ratios == {1.0, 2.0} and shown[-1].size == (128, 64)
+    shown.clear()
+    learn()
+    assert {picture.width / picture.height for picture in shown} == {1.0}
+
+
+def test_a_sample_follows_the_vectors(pack: ModuleType, tiny_comfy: Any, texts: list[str]) -> None:
+    backbone = pack.nodes.comfy_backbone.ComfyBackbone(*tiny_comfy("tiny-eps"))
+    sampler = pack.nodes.comfy_sampling.PromptSampler(backbone, PROMPT, 2, steps=2, seed=0)
+    with backbone.training(precision="fp32", gradient_checkpointing=False) as frozen:
+        first, again, other = (
+            sampler.latents(frozen, vectors, torch.Size([1, 4, 8, 8]))
+            for vectors in (torch.ones(2, 32), torch.ones(2, 32), -torch.ones(2, 32))
+        )
+    assert torch.equal(first, again) and not torch.allclose(first, other)
+
+
+def test_a_sample_that_fails_costs_no_step(
+    pack: ModuleType, learn: Callable[..., Any], texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = pack.nodes.learn_display.decoded
+    tried = []
+
+    def second_is_too_much(*inputs: Any) -> Image.Image:
+        tried.append(1)
+        if len(tried) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the manual")
+        return drawn(*inputs)
+
+    plain = learn()
+    monkeypatch.setattr(pack.nodes.learn_display, "decoded", second_is_too_much)
+    token = learn(sample_every=1, sample_steps=1)
+    assert torch.equal(token.vectors, plain.vectors)
+    assert [picture.step for picture in token.history.samples] == [1] and len(tried) == 2
+    assert "no sample pictures from step 2 on (CUDA out of memory. Tried to allocate 2 GiB.)" in texts[-1]
+    assert texts[-1].startswith("learned in")
+
+
+def test_cancel_is_heard_while_a_sample_is_drawn(
+    pack: ModuleType, learn: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management as mm
+
+    plain = learn()
+    shutil.rmtree(tmp_path / "crossinit")
+    latents = pack.nodes.comfy_sampling.PromptSampler.latents
+
+    def cancelled(self: Any, *inputs: Any) -> torch.Tensor:
+        mm.interrupt_current_processing()
+        return latents(self, *inputs)
+
+    with monkeypatch.context() as change:
+        change.setattr(pack.nodes.comfy_sampling.PromptSampler, "latents", cancelled)
+        with pytest.raises(mm.InterruptProcessingException):
+            learn(sample_every=3, resume=True)
+    assert list(tmp_path.rglob("*.resume.safetensors"))
+    token = learn(sample_every=3, sample_steps=1, resume=True)
+    assert token.history.resumed_from == 1 and torch.equal(token.vectors, plain.vectors)
+    assert token.history.angles == plain.history.angles
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("a photo of a person", r"sample_prompt: The prompt .* has no \{\}"),
+        ("a {nobody} person", r"sample_prompt: \{nobody\} in the prompt is no token"),
+        ("a very {} person" + " indeed" * 90, r"sample_prompt: .* tokens with 2 learned vectors"),
+    ],
+)
+def test_a_sample_prompt_that_cannot_be_is_refused_before_learning(
+    learn: Callable[..., Any], texts: list[str], prompt: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        learn(sample_every=2, sample_prompt=prompt)
+    assert not any(text.startswith("step") for text in texts)
+
+
+def test_a_sample_prompt_is_not_read_where_samples_are_off(learn: Callable[..., Any]) -> None:
+    assert learn(sample_every=0, sample_prompt="nobody").history.samples == ()
