@@ -9,6 +9,7 @@ import numpy as np
 
 from .history import History
 from .learned_token import LearnedToken
+from .prompts import MAX_VECTORS
 from .report import (
     end_angles,
     end_distances,
@@ -75,7 +76,7 @@ def loss(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[
         means = " or ".join(map(str, sorted(windows)))
         cut = " (peaks cut off)" if highest > top else ""
         _note(axes, f"thin: each step{cut}   thick: mean of {means} steps")
-        axes.set_ylim(0, min(top, 1.05 * highest))
+        axes.set_ylim(0, min(top, 1.05 * highest) or 1)
     _against_steps(axes, bool(windows))
 
 
@@ -125,7 +126,8 @@ def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence
                 axes.plot([place] * 2, [starts[k], end], **look(number))
                 axes.plot(place, starts[k], "o", color=look(number)["color"], markerfacecolor="white")
             axes.plot(place, end, "o", color=look(number)["color"])
-            ticks.append((place, str(k + 1)))
+            if len(ends) <= MAX_VECTORS or k in (0, len(ends) - 1):
+                ticks.append((place, str(k + 1)))
             place += 1
         values += [*ends, *starts]
         place += 0.7
@@ -150,7 +152,7 @@ def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence
         axes.set_ylim(min(values) / 2.8, max(values) * 2)
         axes.yaxis.set_major_formatter("{x:g}")
     else:
-        axes.set_ylim(0, max(values) * 1.25)
+        axes.set_ylim(0, max(values) * 1.25 or 1)
     axes.set_xlim(-0.8, max(place - 0.7, 1) - 0.2)
     axes.set_xticks(*zip(*ticks, strict=True))
     axes.set_xlabel("vector")

@@ -141,7 +141,7 @@ def _collage(photos: Sequence[Picture]) -> NDArray[np.uint8]:
 
 
 def _draw_header(page: _Page, tokens: Sequence[LearnedToken]) -> None:
-    title = "How the face was learned" if len(tokens) == 1 else f"How {len(tokens)} faces were learned"
+    title = "How the token was learned" if len(tokens) == 1 else f"How {len(tokens)} tokens were learned"
     page.text(MARGIN, 0.3, title, fontsize=20, fontweight="bold")
     for number, (label, token) in enumerate(zip(labels(tokens), tokens, strict=True)):
         top = TITLE + number * LINE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,48 @@ def test_a_blend_that_is_rescaled_and_saved_is_what_the_core_computes(live: Any)
     torch.testing.assert_close(saved.vectors, expected.vectors)
     assert saved.metadata["crossinit.blend"] == "0.75 blend-ann + 0.25 blend-ben (arc)"
     assert "0.5 of the way" in saved.metadata["crossinit.rescaled"]
+
+
+def test_a_face_is_learned_with_sample_pictures_and_reported_beside_a_saved_one(live: Any) -> None:
+    from crossinit_core.report import NO_HISTORY
+
+    saved = LearnedToken(torch.randn(2, 256), "report-saved", "miniature", {"crossinit.steps": "3"})
+    save_learned_token(saved, live.embeddings / "report-saved.safetensors")
+    samples = {"sample_every": 2, "sample_prompt": "a {} person", "sample_steps": 2}
+    prompt = {
+        "1": _node("CrossInitMiniature"),
+        "2": _node("CrossInitDrawnPerson", seed=3),
+        "3": _node("CrossInitInitializeWords", clip=["1", 1], words="human face"),
+        "4": _node(
+            "CrossInitLearn",
+            model=["1", 0],
+            clip=["1", 1],
+            vae=["1", 2],
+            image=["2", 0],
+            cross_init=["3", 0],
+            preset="custom",
+            seed=0,
+            steps=3,
+            batch_size=1,
+            resume=False,
+            **samples,
+        ),
+        "5": _node("CrossInitLoad", file="report-saved.safetensors"),
+        "6": _node("CrossInitReport", **{"tokens.token0": ["4", 0], "tokens.token1": ["5", 0]}),
+        "7": _node("PreviewAny", source=["6", 1]),
+        "8": _node("SaveImage", images=["6", 0], filename_prefix="report"),
+    }
+    events: list[Any] = []
+    history = live.client.run(prompt, on_event=events.append)
+    sizes = []
+    for event in events:
+        if event.type == "preview" and event.node_id == "4":
+            with Image.open(io.BytesIO(event.image)) as picture:
+                sizes.append(picture.size)
+    assert (1024, 512) in sizes, "no preview had a sample beside it"
+    (text,) = history.outputs["7"]["text"]
+    learned, loaded = text.split("\n\n")
+    assert "'a {} person' after steps 1, 2, 3" in learned and NO_HISTORY not in learned
+    assert loaded.startswith("report-saved") and NO_HISTORY in loaded and "steps 3" in loaded
+    assert _pixels(live, history, "8")[0].shape[1] == 1400
+    assert _pixels(live, history, "6")[0].shape[1] == 1400, "the node itself shows no picture"
