@@ -130,7 +130,7 @@ def test_the_nodes_blend_and_rescale(pack: ModuleType, monkeypatch: pytest.Monke
     import server
 
     texts: list[str] = []
-    page = SimpleNamespace(send_progress_text=lambda text, _: texts.append(text))
+    page = SimpleNamespace(send_progress_text=lambda text, _: texts.append(text), send_sync=lambda *_: None)
     monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
     make = pack.crossinit_core.LearnedToken
     a, b = (make(_token(name, seed).vectors, name, "sd2") for seed, name in enumerate(("anna", "ben")))

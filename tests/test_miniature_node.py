@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ def inside_a_node(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     """ComfyUI runs nodes in inference mode; and here there is no page to send text to."""
     import server
 
-    nobody = SimpleNamespace(send_progress_text=lambda *_: None)
+    nobody = SimpleNamespace(send_progress_text=lambda *_: None, send_sync=lambda *_: None)
     monkeypatch.setattr(server.PromptServer, "instance", nobody, raising=False)
     with torch.inference_mode():
         yield
@@ -195,6 +196,8 @@ def test_stock_samplers_and_lora_nodes_accept_it(parts: tuple[Any, Any, Any]) ->
     samples = sampled(model)
     assert vae.decode(samples).shape == (1, 128, 128, 3)
     # Nodes that train or merge ask for a second copy of the weights.
+    if "force_deepcopy" not in inspect.signature(model.clone).parameters:
+        return  # an older ComfyUI
     copy = model.clone(disable_dynamic=True, force_deepcopy=True)
     assert copy.model is not model.model
     assert torch.equal(sampled(copy), samples)

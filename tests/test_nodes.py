@@ -316,5 +316,8 @@ def text_without_a_page(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import server
 
     monkeypatch.setattr(
-        server.PromptServer, "instance", SimpleNamespace(send_progress_text=lambda *_: None), raising=False
+        server.PromptServer,
+        "instance",
+        SimpleNamespace(send_progress_text=lambda *_: None, send_sync=lambda *_: None),
+        raising=False,
     )

@@ -23,7 +23,7 @@ def texts(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
     import server
 
     said: list[str] = []
-    page = SimpleNamespace(send_progress_text=lambda text, _node: said.append(text))
+    page = SimpleNamespace(send_progress_text=lambda text, _node: said.append(text), send_sync=lambda *_: None)
     monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
     with torch.inference_mode():
         yield said
