@@ -36,6 +36,7 @@ STYLE: dict[str, Any] = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 9,
+    "axes.titley": 1.0,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": FAINT,
     "axes.spines.top": False,
@@ -72,12 +73,12 @@ def loss(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[
         windows.add(window)
         highest = max(highest, float(losses.max()))
         top = max(top, 1.5 * float(course.max()), float(np.quantile(losses, 0.95)))
-    if windows:
-        means = " or ".join(map(str, sorted(windows)))
-        cut = " (peaks cut off)" if highest > top else ""
-        _note(axes, f"thin: each step{cut}   thick: mean of {means} steps")
-        axes.set_ylim(0, min(top, 1.05 * highest) or 1)
     _against_steps(axes, bool(windows))
+    if windows:
+        axes.set_ylim(0, min(top, 1.05 * highest) or 1)
+        cut = ", peaks cut off" if highest > top else ""
+        means = " or ".join(map(str, sorted(windows)))
+        axes.set_xlabel(f"steps (thin: each one{cut}; thick: mean of {means})" if windows != {1} else "steps")
 
 
 def distance(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float]) -> None:
@@ -97,9 +98,10 @@ def angle(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence
 
 def regularizer(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float]) -> None:
     """lambda times the distance: what is added to the loss."""
-    axes.set_title("Regularizer: what pulls them back")
+    axes.set_title("Pull back (regularizer)")
     axes.set_ylabel("λ · mean distance")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
+    axes.yaxis.get_offset_text().set(x=1, horizontalalignment="right")
     known = [token for token in tokens if regularization(token) is not None]
 
     def weighted(values: Sequence[float], token: LearnedToken) -> list[float]:
@@ -146,7 +148,6 @@ def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence
         }
         axes.annotate("words of the vocabulary", **below, color=FAINT, fontsize=10)
         values += [low, high]
-    _note(axes, "○ start   ● learned")
     if min(values) > 0 and max(values) > 8 * min(values):
         axes.set_yscale("log")
         axes.set_ylim(min(values) / 2.8, max(values) * 2)
@@ -155,7 +156,7 @@ def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence
         axes.set_ylim(0, max(values) * 1.25 or 1)
     axes.set_xlim(-0.8, max(place - 0.7, 1) - 0.2)
     axes.set_xticks(*zip(*ticks, strict=True))
-    axes.set_xlabel("vector")
+    axes.set_xlabel("vector (○ start, ● learned)")
 
 
 ALL = (loss, norms, distance, angle, regularizer)
@@ -193,7 +194,3 @@ def _against_steps(axes: Axes, drawn: bool) -> None:
         axes.text(
             0.5, 0.5, "not known without a history", transform=axes.transAxes, ha="center", va="center", color=FAINT
         )
-
-
-def _note(axes: Axes, text: str) -> None:
-    axes.text(1, 1.0, text, transform=axes.transAxes, ha="right", va="bottom", color=FAINT, fontsize=10)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, MARGIN = 14.0, 0.4
+WIDTH, MARGIN = 12.0, 0.35
 """Inches, like all lengths here; the height grows with the tokens."""
-DPI = 100
+DPI = 120
 TITLE, LINE, CAPTION, GAP = 0.85, 0.3, 0.25, 0.1
 CHART, CHARTS = 2.5, 7.2
 """The height of a chart, and of both rows of them with what stands around."""
@@ -46,7 +46,7 @@ class NoMatplotlibError(RuntimeError):
 
 
 def draw_report(tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float] = ()) -> NDArray[np.uint8]:
-    """A picture (H, 1400, 3) of how tokens were learned.
+    """A picture (H, 1440, 3) of how tokens were learned.
 
     `vocabulary_norms` are percentiles as in `History`, for tokens that have no history of their own.
     Raises ValueError where there is no token, and NoMatplotlibError where matplotlib is not installed.

@@ -187,5 +187,5 @@ def test_a_face_is_learned_with_sample_pictures_and_reported_beside_a_saved_one(
     learned, loaded = text.split("\n\n")
     assert "'a {} person' after steps 1, 2, 3" in learned and NO_HISTORY not in learned
     assert loaded.startswith("report-saved") and NO_HISTORY in loaded and "steps 3" in loaded
-    assert _pixels(live, history, "8")[0].shape[1] == 1400
-    assert _pixels(live, history, "6")[0].shape[1] == 1400, "the node itself shows no picture"
+    assert _pixels(live, history, "8")[0].shape[1] == 1440
+    assert _pixels(live, history, "6")[0].shape[1] == 1440, "the node itself shows no picture"

@@ -207,7 +207,7 @@ def test_tokens_of_one_name_are_told_apart_by_their_start(token: LearnedToken) -
 def test_the_picture_shows_every_preview_sample_and_photo(token: LearnedToken) -> None:
     assert token.history
     picture = draw_report([token])
-    assert picture.shape[1:] == (1400, 3) and picture.dtype == np.uint8
+    assert picture.shape[1:] == (1440, 3) and picture.dtype == np.uint8
     bare = draw_report([replace(token, history=replace(token.history, previews=(), samples=()))])
     assert of_colour(bare, GREEN) == 0
     tile = of_colour(picture, GREEN) / 5
@@ -231,6 +231,8 @@ def test_tokens_are_drawn_in_colours_of_their_own(token: LearnedToken) -> None:
     from crossinit_core.report_charts import COLOURS
 
     first, second = (np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) for colour in COLOURS[:2])
+    assert token.history
+    token = replace(token, history=replace(token.history, photos=()))  # noise has every colour
     one, two = draw_report([token]), draw_report([token, token.renamed("bob")])
     assert of_colour(one, first) > 500 and of_colour(one, second) == 0
     assert of_colour(two, second) > 500
@@ -254,7 +256,7 @@ def test_tokens_are_drawn_in_colours_of_their_own(token: LearnedToken) -> None:
 def test_whatever_is_connected_is_drawn(token: LearnedToken, make: Any, recwarn: pytest.WarningsRecorder) -> None:
     tokens = make(token)
     picture = draw_report(tokens)
-    assert picture.shape[1:] == (1400, 3) and (picture < 128).any()
+    assert picture.shape[1:] == (1440, 3) and (picture < 128).any()
     assert len(describe_tokens(tokens).split("\n\n")) == len(tokens)
     assert [str(warning.message) for warning in recwarn] == []
 
@@ -303,7 +305,7 @@ def report(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_node_gives_an_image_that_other_nodes_take(report: Any, token: LearnedToken) -> None:
     image, text = report([token, None])
-    assert image.dtype == torch.float32 and image.ndim == 4 and image.shape[2:] == (1400, 3)
+    assert image.dtype == torch.float32 and image.ndim == 4 and image.shape[2:] == (1440, 3)
     assert image.min() >= 0 and image.max() == 1
     assert text == describe_tokens([token])
 
