@@ -5,8 +5,10 @@ A step launches some two thousand small kernels, and Python needs longer to laun
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,11 +24,6 @@ TOLERANCE = 1e-2
 """Relative difference that a recording may have from the plain run, where the device does not repeat bit for bit."""
 
 
-SAFE_ALLOCATOR = "native"
-"""With torch's other allocator, cudaMallocAsync, a tensor that outlives a recording can end the whole process (seen with
-torch 2.11: "uncaptured free of a captured allocation", then abort). ComfyUI uses that one by default."""
-
-
 class Recorder:
     """Runs functions of tensors on a device: plainly at first, and as a recorded CUDA graph from then on.
 
@@ -37,13 +34,6 @@ class Recorder:
     def __init__(self, device: torch.device, enabled: bool) -> None:
         self.device = device
         self.enabled = enabled and device.type == "cuda"
-        if self.enabled and torch.cuda.get_allocator_backend() != SAFE_ALLOCATOR:
-            log.info(
-                "Steps are launched kernel by kernel, for recording them is not safe with the allocator %s. For several times "
-                "the speed start ComfyUI with --disable-cuda-malloc.",
-                torch.cuda.get_allocator_backend(),
-            )
-            self.enabled = False
         self._recordings: dict[Hashable, _Recording] = {}
         self._pool: Any = None
 
@@ -58,7 +48,8 @@ class Recorder:
             return
         here = [None if tensor is None else tensor.to(self.device, non_blocking=True) for tensor in inputs]
         before = [result.detach().clone() for result in results]
-        function(*here)
+        with _where_recordings_are_made(self.device) if self.enabled else nullcontext():
+            _run(function, here)
         if self.enabled and len(self._recordings) < MAX_RECORDINGS:
             recording = self._record(function, here, results, before)
             if recording:
@@ -118,17 +109,55 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
     return float((both[0] - both[1]).norm()) <= TOLERANCE * float(both[1].norm())
 
 
+def _run(function: Callable[..., None], inputs: Sequence[Tensor | None]) -> None:
+    """In this thread alone: autograd's own thread lets go of gradients when it likes, after the recording as well."""
+    with torch.autograd.set_multithreading_enabled(False):
+        function(*inputs)
+
+
+@contextmanager
+def _where_recordings_are_made(device: torch.device) -> Iterator[None]:
+    """On the stream that torch records on: what libraries set up for a stream, such as cuBLAS' workspace, is then there
+    before a recording, and not allocated in it."""
+    own, recording = torch.cuda.current_stream(device), torch.cuda.graph(torch.cuda.CUDAGraph()).capture_stream
+    assert recording
+    recording.wait_stream(own)
+    with torch.cuda.stream(recording):
+        yield
+    own.wait_stream(recording)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Nothing of before is freed meanwhile."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 class _Recording:
+    """A CUDA graph of a function's work.
+
+    What is allocated while it is recorded is freed while it is recorded: with cudaMallocAsync, ComfyUI's default, such
+    memory belongs to the graph, and to free it later ends the process ("uncaptured free of a captured allocation"). So
+    autograd stays in this thread, exceptions lose their traceback, cycles are collected, and what stays (results,
+    workspaces of libraries) was allocated before.
+    """
+
     def __init__(self, function: Callable[..., None], inputs: Sequence[Tensor | None], pool: Any) -> None:
         self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
         failure: BaseException | None = None
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="relaxed"):
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="relaxed"), _no_garbage_collection():
             try:
-                function(*self._inputs)
+                _run(function, self._inputs)
             except BaseException as error:
-                # Its tensors must go while the recording lasts, not at some time after it.
                 failure = error.with_traceback(None)
+            gc.collect(0)
         if failure:
             raise failure
         self.pool = self._graph.pool()

@@ -139,6 +139,11 @@ class Step:
         self._v.grad.zero_()
         self._loss.zero_()
 
+    def _leaf(self) -> Tensor:
+        """The vectors as a leaf of the current stream: autograd goes back to the stream that a leaf was first used on,
+        which a recording must not."""
+        return self._v.detach().requires_grad_()
+
     def _add_gradient(
         self,
         share: float,
@@ -149,14 +154,15 @@ class Step:
         mask: Tensor | None,
     ) -> None:
         assert self._v.grad is not None and self._estimate is not None
+        vectors = self._leaf()
         abar = self._abar[timesteps]
         noisy = objective.add_noise(latents, noise, abar)
         target = objective.prediction_target(latents, noise, abar, self._prediction_type)
         embedded = self._model.embed(prompt_token_ids.clamp_max(self._vocabulary_size - 1))
-        context = self._model.encode(objective.splice(self._v, embedded, prompt_token_ids, self._vocabulary_size))
+        context = self._model.encode(objective.splice(vectors, embedded, prompt_token_ids, self._vocabulary_size))
         prediction = self._model.predict(noisy, timesteps, context)
         loss = objective.diffusion_loss(prediction, target, mask).sum() * share
-        (gradient,) = torch.autograd.grad(loss * self._scale, self._v)
+        (gradient,) = torch.autograd.grad(loss * self._scale, vectors)
         with torch.no_grad():
             self._v.grad += gradient
             self._loss += loss
@@ -167,8 +173,9 @@ class Step:
     def _update(self) -> None:
         """AdamW's step, and the report; no step where a number is not finite."""
         assert self._v.grad is not None and self._estimate is not None and self._report is not None
-        distance = objective.distance(self._v, self._start)
-        (pull,) = torch.autograd.grad(self._settings.regularization * distance, self._v)
+        vectors = self._leaf()
+        distance = objective.distance(vectors, self._start)
+        (pull,) = torch.autograd.grad(self._settings.regularization * distance, vectors)
         with torch.no_grad():
             self._v.grad.div_(self._scale).add_(pull)
             kept = [self._v.clone(), *(moment.clone() for moment in self._moments.values()), self._count.clone()]

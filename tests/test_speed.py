@@ -19,7 +19,6 @@ from crossinit_core import run as run_module
 from crossinit_core.backbone import activation_memory
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.memory import GIB, plan_memory
-from crossinit_core.recorded import Recorder
 from crossinit_core.upload import upload
 
 SETTINGS = InversionSettings(steps=6, batch_size=2, resolution=64, seed=5)
@@ -335,25 +334,6 @@ def test_an_unforeseen_lack_of_memory_ends_in_the_low_memory_mode(
 
 
 # Small parts
-
-
-def test_on_a_cpu_work_is_run_as_it_comes() -> None:
-    recorder = Recorder(torch.device("cpu"), enabled=True)
-    total = torch.zeros(3)
-    for value in (1.0, 2.0, 3.0):
-        recorder("add", lambda x: total.add_(x), [total], torch.full((3,), value))
-    assert not recorder.enabled
-    assert total.tolist() == [6.0, 6.0, 6.0]
-
-
-@pytest.mark.parametrize(("allocator", "recorded"), [("native", True), ("cudaMallocAsync", False)])
-def test_steps_are_recorded_only_where_that_is_safe(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, allocator: str, recorded: bool
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: allocator)
-    with caplog.at_level(logging.INFO):
-        assert Recorder(torch.device("cuda"), enabled=True).enabled is recorded
-    assert ("--disable-cuda-malloc" in caplog.text) is not recorded
 
 
 def test_uploaded_weights_are_copies_in_their_own_types() -> None:
