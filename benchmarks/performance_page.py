@@ -21,15 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="performance_page", description=__doc__.splitlines()[0])
     parser.add_argument("--speed", type=Path, default=KEPT)
     parser.add_argument("--memory", type=Path, default=KEPT)
-    parser.add_argument("--modes", type=Path, default=KEPT / "modes")
+    parser.add_argument("--modes", type=Path, default=KEPT)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance.md")
     options = parser.parse_args(arguments)
     speed: dict[str, Any] = {}
     for part in ("published", "ours"):
         speed |= _read(options.speed / f"{part}.json") or {}
     memory = _read(options.memory / "memory.json") or []
-    modes = {path.stem: _read(path) for path in sorted(options.modes.glob("*.json")) if path.stem != "modes"}
-    options.out.write_text(page(speed, memory, modes, _read(TRIED), _read(KEPT / "node.json")), encoding="utf-8")
+    modes = _read(options.modes / "modes.json") or {}
+    options.out.write_text(page(speed, memory, modes, _read(TRIED)), encoding="utf-8")
     print(options.out)
     return 0
 
@@ -43,14 +43,17 @@ def page(
     memory: list[dict[str, Any]],
     modes: dict[str, Any],
     tried: dict[str, Any],
-    node: dict[str, Any] | None,
 ) -> str:
     """The page as Markdown."""
     parts = [
         "# Performance",
         "Written by `benchmarks/performance_page.py` from the output of `benchmarks/inversion_speed.py`, "
         "`benchmarks/memory.py` and `benchmarks/modes.py`; do not edit by hand.",
-        *_speeds(speed, node),
+        _where(speed),
+        "## Speed",
+        _speed(speed),
+        "## Where a step's time goes, and the floor",
+        _floor(speed),
         "## Memory",
         _memory(memory),
         "## ComfyUI's modes",
@@ -59,38 +62,6 @@ def page(
         _tried(tried),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _speeds(speed: dict[str, Any], node: dict[str, Any] | None) -> list[str]:
-    """The measurement in one run, or what is known until there is one."""
-    if "modes" in speed:
-        floor = "## Where a step's time goes, and the floor"
-        return [_where(speed), "## Speed", _speed(speed), floor, _floor(speed)]
-    parts = [
-        "## Speed",
-        "**The node with fused blocks has not been timed yet**; the parts below were measured on their own.",
-    ]
-    if "published" in speed:
-        rows = [
-            [name, f"{row['ms_a_step']:.0f}", f"{row['seconds_25']:.1f}", f"{row['seconds_320']:.0f}", _gib(row)]
-            for name, row in speed.items()
-        ]
-        parts += ["The published recipe on diffusers' modules, one H200, batch 8, 512 px:"]
-        parts += [_table(["", "ms a step", "25 steps, s", "320 steps, s", "peak GiB"], rows)]
-    if node:
-        rows = [
-            [name, str(steps), f"{ms:.1f}", "" if seconds is None else f"{seconds:.2f}", f"{gib:.2f}"]
-            for name, steps, ms, seconds, gib in node["rows"]
-        ]
-        parts += [node["note"], _table(["", "steps", "ms a step", "seconds", "peak GiB"], rows)]
-    parts += [
-        "With fused blocks the same step takes 40.0 ms when it is recorded (*What was tried*, below), against a floor of "
-        "17.5 ms: 13.8 TFLOP at 774 to 803 TFLOP/s of a half-precision matrix product. ComfyUI's default allocator, "
-        "cudaMallocAsync, makes recording unsafe (it ended the process in several of the runs below), so steps are "
-        "recorded only after `--disable-cuda-malloc`; otherwise Python launches them one by one, at 150 to 240 ms a step on "
-        "this machine's slow processor."
-    ]
-    return parts
 
 
 def _where(speed: dict[str, Any]) -> str:
@@ -186,15 +157,14 @@ def _memory(memory: list[dict[str, Any]]) -> str:
             if row.get("memory") == "low"
             else ("checkpointing" if row.get("gradient_checkpointing") else "normal"),
             f"{row['peak_gib']:.2f}" if "peak_gib" in row else row["error"][:40],
-            f"{row['ms_a_step']:.0f}" if row.get("ms_a_step") else "",
         ]
         for row in memory
     ]
     return (
         _table(["batch", "micro-batch", "px", "precision", "mode", "peak GiB"], rows)
-        + "\n\nThrough the node, with fused blocks; peaks of torch's allocator, private copies of the weights included. Low: as "
-        "many samples at once as fit into 4 GiB by the estimate of that time, which was 4 of 8; the estimate now allows 8, "
-        "at about 3.8 GiB. By itself the node takes the low-memory mode where ComfyUI cannot free what the normal one needs."
+        + "\n\nThrough the node; peaks of torch's allocator, private copies of the weights included. Low: checkpointing, and "
+        "as many samples at once as fit into 4 GiB. By itself the node takes the low-memory mode where ComfyUI cannot free "
+        "what the normal one needs."
     )
 
 
@@ -205,6 +175,9 @@ def _modes(modes: dict[str, Any]) -> str:
     checks += ["overflow in fp16", "out of memory"]
     rows = []
     for name, row in modes.items():
+        if row.get("refused"):
+            rows.append([name, "ComfyUI does not start: not installed", *[""] * (2 + len(checks))])
+            continue
         cells = [_verdict(row.get(check)) for check in checks]
         rows.append(
             [
@@ -219,7 +192,6 @@ def _modes(modes: dict[str, Any]) -> str:
         "Each in a ComfyUI of its own: movement of the vectors against a plain float32 run on the same draws, at least "
         "0.999 and within 2 % to be right; then the same run under other conditions. Full size, 512 px, batch 2, 6 steps.\n\n"
         + _table(["mode", "precision", "cosine", "distance", *checks], rows)
-        + (f"\n\n{note}" if (note := _read(KEPT / "notes.json")) else "")
     )
 
 
@@ -244,6 +216,7 @@ def _tried(tried: dict[str, Any]) -> str:
             _table(["", "ms", "eager ms", "GiB beside weights", ""], steps),
             "Self-attention of the largest level (8 x 5 heads of 64, 4096 tokens, fp16), microseconds:",
             _table(["", "forward", "backward", "repeats bit for bit"], attention),
+            tried["recording"],
             "Not tried further: compiling blocks with torch.compile takes longer than it saves in a run (about 100 s for 5 ms "
             "a step); convolutions that keep no input came later and save about half a gigabyte at no cost.",
         ]

@@ -110,11 +110,17 @@ class Graph:
         return self.node("CrossInitCelebrityNames").execute("bundled list").result[0]
 
     def learn(
-        self, steps: int, *, on_step: Callable[[Any], None] | None = None, settings: Any = (), **inputs: Any
+        self,
+        steps: int,
+        *,
+        on_step: Callable[[Any], None] | None = None,
+        settings: Any = (),
+        photos: int = 1,
+        **inputs: Any,
     ) -> tuple[Any, dict[str, Any]]:
         """Run Learn Face; returns the token and what was measured from entering the node to the token.
 
-        `settings` overrides fields of InversionSettings that the node does not show.
+        `settings` overrides fields of InversionSettings that the node does not show; `photos` is how many there are.
         """
         import torch
 
@@ -143,7 +149,8 @@ class Graph:
             "resume": False,
             **inputs,
         }
-        wires = {"model": self.model, "clip": self.clip, "vae": self.vae, "image": self.photo, "cross_init": self.start}
+        image = torch.cat([self.photo.roll(8 * i, dims=2) for i in range(photos)])
+        wires = {"model": self.model, "clip": self.clip, "vae": self.vae, "image": image, "cross_init": self.start}
         measured: dict[str, Any] = {}
         cuda = torch.cuda.is_available()
         if cuda:
