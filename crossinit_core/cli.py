@@ -264,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--names", type=Path, metavar="FILE", help="names to start from, one a line; default: bundled")
     start.add_argument("--words", metavar="TEXT", help='words to start from, such as "human face"')
     command.add_argument("--vectors", type=int, metavar="K", help="default: 2, or as many as the words have tokens")
-    command.add_argument("--preset", choices=tuple(PRESETS), default="full", help="full: 320 steps, fast: 25 steps")
+    command.add_argument("--preset", choices=tuple(PRESETS), default="full", help="320 steps or 25 of them")
     for name in ("steps", "seed", "batch-size", "micro-batch-size"):
         command.add_argument(f"--{name}", type=int, metavar="N", help="in place of the preset's")
     command.add_argument("--learning-rate", type=float, metavar="X", help="in place of the preset's")

@@ -127,7 +127,9 @@ def test_presets_decide_steps_and_learning_rate_unless_custom(pack: ModuleType) 
     settings = pack.nodes.learn._settings
     full = settings(preset="full", seed=1, steps=7, learning_rate=0.5)
     assert (full.steps, full.learning_rate, full.micro_batch_size) == (320, 0.005, None)
-    assert settings(preset="fast", seed=1).steps == 25
+    fast, published = settings(preset="fast", seed=1), settings(preset="fast-published", seed=1)
+    assert (fast.steps, published.steps, published.learning_rate) == (25, 25, 0.005)
+    assert fast.learning_rate == 0.02  # docs/paper-claims.md
     custom = settings(preset="custom", seed=1, steps=7, learning_rate=0.5, micro_batch_size=2)
     assert (custom.steps, custom.learning_rate, custom.micro_batch_size) == (7, 0.5, 2)
 
