@@ -6,6 +6,7 @@ This package knows no host program. The stable surface is what is named here, pl
 
 from .celebrity_names import CelebrityNames, load_celebrity_names
 from .draws import TrainingBatch
+from .history import History
 from .initialization import celebrity_mean, cross_initialize, cross_initialize_words, lookup_words
 from .inversion import InversionResult, StepReport, invert
 from .learned_token import LearnedToken
@@ -15,6 +16,7 @@ from .token_files import load_learned_token, save_learned_token
 __all__ = [
     "PRESETS",
     "CelebrityNames",
+    "History",
     "InversionResult",
     "InversionSettings",
     "LearnedToken",
