@@ -22,6 +22,7 @@ SETTINGS: Mapping[str, Any] = {
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Workflow.WarnBlueprintOverwrite": False,
     "Comfy.VueNodes.Enabled": False,
+    "Comfy.Locale": "en",
 }
 """Classic nodes, as a new local installation has them. `Comfy.VueNodes.Enabled` is the page's "Nodes 2.0"."""
 
