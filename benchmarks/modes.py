@@ -5,7 +5,8 @@
 Every mode is a ComfyUI of its own with full-size SD 2.1 and random weights. In each one float32 and the default precision
 learn from the same draws; right is a movement whose cosine with float32's is at least 0.999 and whose length is within
 2 % of it. The runs are then repeated: after a picture, without the recorded graph, in low-memory mode, after a cancel,
-with an overflow, and with too little memory. Writes modes.json; the exit code is 1 where something is wrong.
+in bf16, with an overflow, and with too little memory. One more part is the embedded miniature with its real weights.
+Writes modes.json; the exit code is 1 where something is wrong.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ MODES: dict[str, list[str]] = {
     "use-split-cross-attention": ["--use-split-cross-attention"],
     "use-quad-cross-attention": ["--use-quad-cross-attention"],
     "use-sage-attention": ["--use-sage-attention"],
+    "embedded miniature": [],
 }
-CPU_MODES = ("default", "use-split-cross-attention", "use-quad-cross-attention")
+CPU_MODES = ("default", "use-split-cross-attention", "use-quad-cross-attention", "embedded miniature")
 STEPS, BATCH = 6, 2
+REAL_STEPS, REAL_BATCH = 25, 8
+"""Of the embedded miniature, whose weights are real."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,14 +105,14 @@ def _run(options: argparse.Namespace, name: str) -> dict[str, Any]:
 def _part(options: argparse.Namespace) -> int:
     from .speed import host
 
-    small = not _has_gpu()
+    small, real = not _has_gpu(), options.part == "embedded miniature"
     pack = host.start(options.comfyui, [*MODES[options.part], *(["--cpu"] if small else [])])
     import torch
 
     host.output_folder(Path(tempfile.gettempdir()) / "crossinit-benchmark" / f"output-{options.part}")
-    graph = host.Graph(pack, _checkpoint(), SMALL["resolution"] if small else 512)
-    size = {"batch_size": 1 if small else BATCH}
-    steps = 2 if small else STEPS
+    graph = host.Graph(pack, None if real else _checkpoint(), SMALL["resolution"] if small else 512)
+    size = {"batch_size": REAL_BATCH if real else 1 if small else BATCH}
+    steps = REAL_STEPS if real else 2 if small else STEPS
     result: dict[str, Any] = {"dynamic_vram": pack.dynamic, "right": False}
     file = options.out / f"{options.part}.json"
     graph.picture()  # the first one may run while weights are still on their way
@@ -142,9 +146,11 @@ def _part(options: argparse.Namespace) -> int:
     check("without the recorded graph", lambda: learn(settings={"cuda_graph": False}).vectors, True)
     check("low memory", lambda: learn(memory="low").vectors, False)
     check("micro-batches", lambda: learn(micro_batch_size=1).vectors, False)
+    check("with sample pictures", lambda: learn(sample_every=2).vectors, True)
     check("after a cancel", lambda: _cancelled(learn, options.part).vectors, True)
+    check("bf16", lambda: learn(precision="bf16").vectors, False)
     check("overflow in fp16", lambda: _overflowing(pack, learn), False)
-    if not small:
+    if not small and not real:
         check("out of memory", lambda: _crowded(learn, result["precision"]), False)
     return 0
 

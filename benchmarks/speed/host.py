@@ -76,34 +76,41 @@ def _no_server() -> None:
     """Nodes send text to the page; here nobody looks."""
     import server
 
-    server.PromptServer.instance = SimpleNamespace(send_progress_text=lambda *_: None, client_id=None)
+    server.PromptServer.instance = SimpleNamespace(
+        send_progress_text=lambda *_: None, send_sync=lambda *_: None, client_id=None
+    )
 
 
 class Graph:
     """What a graph with a checkpoint holds, and the node that learns from it."""
 
-    def __init__(self, pack: ModuleType, checkpoint: Path, resolution: int) -> None:
+    def __init__(self, pack: ModuleType, checkpoint: Path | None, resolution: int) -> None:
+        """Without a checkpoint: the embedded miniature and a drawn portrait, at its own 128 px."""
         import comfy.sd
         import torch
 
         self.pack = pack
         with torch.inference_mode():
-            self.model, self.clip, self.vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
-        generator = torch.Generator().manual_seed(0)
-        coarse = torch.rand(1, 3, 16, 16, generator=generator)
-        photo = torch.nn.functional.interpolate(coarse, size=(resolution, resolution), mode="bicubic").clamp(0, 1)
-        self.photo = photo.movedim(1, -1)
-        self.resolution = resolution
+            if checkpoint is None:
+                self.model, self.clip, self.vae = self.node("CrossInitMiniature").execute().result
+                self.photo = self.node("CrossInitDrawnPerson").execute(0).result[0]
+            else:
+                self.model, self.clip, self.vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
+                generator = torch.Generator().manual_seed(0)
+                coarse = torch.rand(1, 3, 16, 16, generator=generator)
+                photo = torch.nn.functional.interpolate(coarse, size=(resolution, resolution), mode="bicubic")
+                self.photo = photo.clamp(0, 1).movedim(1, -1)
+        self.resolution = self.photo.shape[1]
         with torch.inference_mode():
             start = self.node("CrossInitInitialize").execute(self.clip, self._names(), 2)
         self.start = start.result[0]
 
     def node(self, name: str) -> Any:
         """A node's class, as ComfyUI prepares it for a run."""
-        for module in ("learn", "initialization", "names"):
+        for module in ("learn", "initialization", "names", "miniature"):
             found = getattr(sys.modules[f"{PACK}.nodes.{module}"], name, None)
             if found:
-                return type(name, (found,), {"hidden": SimpleNamespace(unique_id="1")})
+                return type(name, (found,), {"hidden": SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None)})
         raise KeyError(name)
 
     def _names(self) -> Any:
