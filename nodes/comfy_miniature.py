@@ -6,6 +6,8 @@ same classes, at the sizes of the folder's config.json.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,22 @@ def load_miniature(folder: Path) -> tuple[Any, Any, Any]:
     return model, clip, vae
 
 
+@contextmanager
+def _plain_layers() -> Iterator[None]:
+    """With dynamic video memory ComfyUI's linear layers have no weights before they are loaded, hence nothing to compare
+    names and sizes with. Layers that are made in here have them; dynamic video memory takes both kinds."""
+    memory: Any = getattr(comfy, "memory_management", None)  # not in older hosts
+    dynamic = getattr(memory, "aimdo_enabled", None)
+    if dynamic:
+        memory.aimdo_enabled = False
+    try:
+        yield
+    finally:
+        if dynamic:
+            memory.aimdo_enabled = dynamic
+
+
+@_plain_layers()
 def _model(folder: Path, config: Config, states: dict[str, State], disable_dynamic: bool = False) -> Any:
     unet_config = _unet_config(config["unet"])
     names = comfy.utils.unet_to_diffusers(unet_config)
@@ -93,6 +111,7 @@ def _unet_config(config: Config) -> dict[str, Any]:
     }
 
 
+@_plain_layers()
 def _clip(folder: Path, config: Config, states: dict[str, State], disable_dynamic: bool = False) -> Any:
     config, state = config["text_encoder"], _with_idle_layer(config["text_encoder"], states["text_encoder"])
     names = ("hidden_size", "intermediate_size", "num_attention_heads", "hidden_act", "max_position_embeddings")
@@ -129,6 +148,7 @@ def _with_idle_layer(config: Config, state: State) -> State:
     return {key: value for key, value in state.items() if not key.endswith("position_ids")} | idle
 
 
+@_plain_layers()
 def _vae(folder: Path, config: Config, states: dict[str, State]) -> Any:
     config = config["vae"]
     widths = config["block_out_channels"]

@@ -116,6 +116,22 @@ def test_comfyui_computes_what_diffusers_does(parts: tuple[Any, Any, Any], diffu
     torch.testing.assert_close(vae.decode(posterior.mean), picture, atol=1e-4, rtol=0)
 
 
+def test_it_loads_under_dynamic_video_memory(
+    load: Any, parts: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI's default on NVIDIA: its linear layers then have no weights until they are loaded."""
+    memory = pytest.importorskip("comfy.memory_management")
+    if not hasattr(memory, "aimdo_enabled"):
+        pytest.skip("this ComfyUI has no dynamic video memory")
+    monkeypatch.setattr(memory, "aimdo_enabled", True)
+    found = load()
+    assert memory.aimdo_enabled
+    for one, other in zip(found[:2], parts[:2], strict=True):
+        weights, expected = (getattr(part, "patcher", part).model.state_dict() for part in (one, other))
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
 def test_learning_in_the_graph_is_learning_on_the_command_line(
     pack: ModuleType, parts: tuple[Any, Any, Any], diffusers: DiffusersBackbone
 ) -> None:
