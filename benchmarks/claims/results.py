@@ -42,7 +42,7 @@ def read_json(path: Path, default: Any = None) -> Any:
 
 
 class Results:
-    """The folder of a measurement: `plan.json`, `sessions.json`, and RESULT/PERSON.json for every result."""
+    """The folder of a measurement: `plan.json`, `sessions/*.json`, and RESULT/PERSON.json for every result."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,6 +69,14 @@ class Results:
                 )
         write_json(self.folder / "plan.json", own)
 
+    def write_session(self, name: str, session: Mapping[str, Any]) -> None:
+        """What is known by now of a session of measuring."""
+        write_json(self.folder / "sessions" / f"{name}.json", session)
+
+    def sessions(self) -> list[Any]:
+        """All sessions, in the order of their names."""
+        return [read_json(path) for path in sorted((self.folder / "sessions").glob("*.json"))]
+
 
 def summarize(results: Results, plan: Plan) -> Summary:
     """Everything that the document needs, small enough to commit: numbers for each person, rounded to 5 digits.
@@ -79,7 +87,7 @@ def summarize(results: Results, plan: Plan) -> Summary:
     names = ["reference", *dict.fromkeys(config for job in _learning(plan) for config in job)]
     summary: Summary = {
         "plan": asdict(plan),
-        "sessions": read_json(results.folder / "sessions.json", []),
+        "sessions": results.sessions(),
         "alone": read_json(results.folder / "alone.json"),
         "judges": read_json(results.path("judges", 0)),
         "configs": {},
