@@ -50,18 +50,25 @@ def _lines(numbers: Numbers, plan: Plan) -> list[tuple[Run, list[int]]]:
 
 
 def _together(axes: Any, numbers: Numbers, plan: Plan) -> None:
+    labels: list[tuple[str, float, float]] = []
     for run, marks in _lines(numbers, plan):
         x, y = ([numbers.mean(run.config(m), name) for m in marks] for name in ("editability", "likeness"))
         axes.errorbar(
             [e.mean for e in x], [e.mean for e in y], xerr=[e.error for e in x], yerr=[e.error for e in y],
             marker="o", color=_COLOURS[run.start], label=run.label,
         )  # fmt: skip
-        for mark, a, b in zip(marks, x, y, strict=True):
-            axes.annotate(f"{mark:,}", (a.mean, b.mean), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        labels += [(f"{mark:,}", a.mean, b.mean) for mark, a, b in zip(marks, x, y, strict=True)]
     if numbers.column("reference", "floor"):
         axes.axhline(numbers.mean("reference", "floor").mean, color="grey", ls=":", lw=1)
         axes.axhline(numbers.mean("reference", "likeness").mean, color="grey", ls="--", lw=1)
         axes.axvline(numbers.mean("reference", "editability").mean, color="grey", ls="--", lw=1)
+    axes.figure.canvas.draw()  # so that it is known where points come to lie
+    taken: list[Any] = []
+    for text, a, b in labels:
+        place = axes.transData.transform((a, b))
+        if all(abs(place[0] - x) > 30 or abs(place[1] - y) > 12 for x, y in taken):  # else it could not be read
+            axes.annotate(text, (a, b), textcoords="offset points", xytext=(5, 4), fontsize=8)
+            taken.append(place)
     axes.set(
         xlabel="editability", ylabel="likeness",
         title="Both together, by steps\n(dashed: repainted pictures; dotted: somebody else)",
