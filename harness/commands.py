@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import browser, hosts
+from harness import browser, hosts, older
 from harness.links import prepare_base
 from harness.progress import CommandError, run_logged, say
 from harness.server import ComfyServer, ServerError, offline_environment
@@ -136,6 +136,7 @@ def run_demo(options: argparse.Namespace, passed: list[str], layout: Layout) -> 
 def run_test(options: argparse.Namespace, passed: list[str], layout: Layout) -> int:
     environment = prepare(options, layout, ["test"])
     chromium = prepare_browser(layout, environment)
+    prepare_older(layout, environment)
     variables = {"CROSSINIT_CHROMIUM": str(chromium)} if chromium else {}
     # Tests that are named on the command line take the place of the whole folder.
     named = any(not word.startswith("-") and (layout.root / word.split("::")[0]).exists() for word in passed)
@@ -164,6 +165,7 @@ def run_setup(options: argparse.Namespace, passed: list[str], layout: Layout) ->
         environment = prepare(options, layout, [group])
         if group == "test":
             prepare_browser(layout, environment, try_again=True)
+            prepare_older(layout, environment, try_again=True)
         say(f"Ready for {group}: ComfyUI {environment.comfyui}, Python {environment.python}")
     return 0
 
@@ -226,6 +228,23 @@ def prepare_browser(layout: Layout, environment: Environment, try_again: bool = 
         return None
     stamps.add("browser", str(found))
     return found
+
+
+def prepare_older(layout: Layout, environment: Environment, try_again: bool = False) -> None:
+    """An older ComfyUI for the tests, beside the pinned one. What could not be had once is only tried again by `setup`."""
+    release, stamps = older.OLDEST, Stamps(layout.stamps)
+    if not environment.pinned or release.is_in(layout.host):
+        return
+    known = stamps.get("older") or ""
+    if known.startswith("failed:") and not try_again:
+        say(f"There is no older ComfyUI, so its tests will be skipped. To try again: run.py setup. {known}")
+        return
+    say(f"Fetching ComfyUI {release.version} for the tests ...")
+    try:
+        older.fetch(release, layout.host, environment.python, lambda line: run_logged(line, "ComfyUI", layout.log))
+    except RuntimeError as error:
+        stamps.add("older", f"failed: {error}")
+        say(f"ComfyUI {release.version} could not be had, so its tests will be skipped: {error}")
 
 
 def run_child(

@@ -36,6 +36,8 @@ BARE: Mapping[str, Any] = {
 
 # What the page asks for although it is there only in some installations, the translations of help pages among it.
 _EXPECTED_404 = ("user.css", "comfy.templates.json", "dir=workflows", "dir=subgraphs", "/en.md")
+# What the page says of itself, with or without the pack.
+_ITS_OWN = ("ComfyApp graph accessed before initialization", "missingModelDownload")
 _EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -153,6 +155,10 @@ class ComfyPage:
     def has_node(self, node: str) -> bool:
         """Whether exactly one node has this type or title."""
         return bool(self.page.evaluate(f"node => {_FIND}(node) !== null", node))
+
+    def title(self, node: str) -> str:
+        """What stands above the one node of this type."""
+        return str(self.page.evaluate(f"node => {_FIND}(node).title", node))
 
     def widgets(self, node: str) -> dict[str, Any]:
         """Values by name of the widgets of the one node of this type."""
@@ -376,8 +382,9 @@ class ComfyPage:
         )
 
     def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            self.complaints.append(f"console: {message.text} ({message.location.get('url', '')})")
+        said = f"console: {message.text} ({message.location.get('url', '')})"
+        if message.type == "error" and not any(known in said for known in (*_ITS_OWN, "Failed to load resource")):
+            self.complaints.append(said)
 
     def _on_status(self, status: int, url: str) -> None:
         if status >= 400 and not any(part in url for part in _EXPECTED_404):

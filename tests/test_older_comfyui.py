@@ -1,0 +1,113 @@
+"""The pack in older ComfyUIs, each with its own page: those that lie in `.host/`. See harness/older.py."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import locales
+from harness.browser import find_browser
+from harness.client import Client, PromptError
+from harness.links import prepare_base
+from harness.older import OLDEST, RELEASES, Release
+from harness.page import ComfyPage, chromium
+from harness.server import ComfyServer
+from harness.shipped import MINIATURE
+from harness.shipped_miniature import DRESSED_PICTURES, PLAIN_PICTURES
+from harness.stage import SMALL_MINIATURE
+from miniature.pack import WEIGHTS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HOST = REPOSITORY / ".host"
+SCREENSHOTS = REPOSITORY / "test-output"
+LEARN = "CrossInitLearn"
+
+pytestmark = [
+    pytest.mark.skipif(
+        not OLDEST.is_in(HOST), reason=f"python -m harness.older {OLDEST.version} fetches an older ComfyUI"
+    ),
+    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature"),
+]
+
+
+@dataclass(frozen=True)
+class Old:
+    release: Release
+    base: Path
+    client: Client
+    info: dict[str, Any]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[release for release in RELEASES if release.is_in(HOST)] or [OLDEST],
+    ids=lambda release: release.version,
+)
+def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Old]:
+    """A server of one of them, with nothing but the pack."""
+    release: Release = request.param
+    base = tmp_path_factory.mktemp("older")
+    prepare_base(base, REPOSITORY)
+    arguments = ("--cpu", "--front-end-root", str(release.page_folder(HOST)))
+    server = ComfyServer(release.comfyui(HOST), base, extra_args=arguments, log=base / "server.log")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")
+        server.start()
+    try:
+        with Client(server.url) as client:
+            yield Old(release, base, client, client.object_info())
+    finally:
+        server.stop()
+
+
+def test_the_nodes_are_what_they_are_in_the_newest(old: Old) -> None:
+    newest = json.loads(locales.ENGLISH.read_text(encoding="utf-8"))
+    assert list(map(_where, locales.texts(locales.english(old.info)))) == list(map(_where, locales.texts(newest)))
+    assert all("textual inversion" in old.info[name]["search_aliases"] for name in newest)
+
+
+@pytest.mark.skipif(find_browser(os.environ) is None, reason="there is no browser")
+def test_the_miniatures_workflow_runs_in_its_own_page_in_chinese(old: Old) -> None:
+    with chromium() as browser:
+        page = ComfyPage.open(browser, old.client.url, {"Comfy.Locale": "zh"})
+        page.load(REPOSITORY / "workflows" / f"{MINIATURE}.json")
+        for node, name, value in SMALL_MINIATURE:
+            page.set_widget(node, name, value)
+        page.run()
+        page.screenshot(SCREENSHOTS / f"older-{old.release.version}.png")
+        assert not page.errors()
+        assert not page.complaints
+        assert page.title(LEARN) == locales.read("zh")[LEARN]["display_name"]
+        assert page.text(LEARN).startswith("learned in")
+        assert [page.pictures(node) for node in (PLAIN_PICTURES, DRESSED_PICTURES)] == [[[128, 128]]] * 2
+        saved = [path.name for path in (old.base / "models" / "embeddings").iterdir()]
+        assert saved == ["drawn-person.safetensors"]
+
+        page.set_widget("CrossInitSave", "name", "two words")
+        page.start()
+        page.wait_for_text("CrossInitSave", "The token name 'two words' holds a space")
+        page.page.locator(".p-toast-message-error").get_by_text("for example 'two-words'").wait_for()
+        page.close()
+
+
+def _where(text: tuple[str, str]) -> str:
+    return text[0]
+
+
+def test_an_error_is_one_sentence(old: Old) -> None:
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 300, "height": 200, "batch_size": 1, "color": 0}},
+        "2": {
+            "class_type": "CrossInitPrepareFace",
+            "inputs": {"image": ["1", 0], "framing": "find the face", "face": 1, "resolution": 128},
+        },
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    }
+    with pytest.raises(PromptError, match=r"No face was found on the photo of 300 x 200 px.*'by hand'"):
+        old.client.run(prompt)
