@@ -36,6 +36,7 @@ class Recorder:
         self.enabled = enabled and device.type == "cuda"
         self._recordings: dict[Hashable, _Recording] = {}
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(
         self, name: str, function: Callable[..., None], results: Sequence[Tensor], *inputs: Tensor | None
@@ -48,7 +49,9 @@ class Recorder:
             return
         here = [None if tensor is None else tensor.to(self.device, non_blocking=True) for tensor in inputs]
         before = [result.detach().clone() for result in results]
-        with _where_recordings_are_made(self.device) if self.enabled else nullcontext():
+        if self.enabled and self._stream is None:
+            self._stream = _recording_stream(self.device)
+        with _on(self._stream) if self._stream else nullcontext():
             _run(function, here)
         if self.enabled and len(self._recordings) < MAX_RECORDINGS:
             recording = self._record(function, here, results, before)
@@ -76,7 +79,7 @@ class Recorder:
         release_memory()
         try:
             with torch.enable_grad():
-                recording = _Recording(function, inputs, self._pool)
+                recording = _Recording(function, inputs, self._pool, self._stream)
             for result, old in zip(results, before, strict=True):
                 result.copy_(old)
             recording.replay(inputs)
@@ -115,16 +118,23 @@ def _run(function: Callable[..., None], inputs: Sequence[Tensor | None]) -> None
         function(*inputs)
 
 
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one that torch records on by itself. It serves all runs, since libraries keep memory for every stream."""
+    stream = torch.cuda.graph(torch.cuda.CUDAGraph()).capture_stream
+    assert stream
+    # It is on the device that was recorded on first.
+    return stream if stream.device_index == torch.cuda.current_device() else torch.cuda.Stream(device)
+
+
 @contextmanager
-def _where_recordings_are_made(device: torch.device) -> Iterator[None]:
-    """On the stream that torch records on: what libraries set up for a stream, such as cuBLAS' workspace, is then there
-    before a recording, and not allocated in it."""
-    own, recording = torch.cuda.current_stream(device), torch.cuda.graph(torch.cuda.CUDAGraph()).capture_stream
-    assert recording
-    recording.wait_stream(own)
-    with torch.cuda.stream(recording):
+def _on(stream: torch.cuda.Stream) -> Iterator[None]:
+    """Plain work on the stream of the recordings: what libraries set up for a stream, such as cuBLAS' workspace, is then
+    there before a recording, and not allocated in it."""
+    own = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(own)
+    with torch.cuda.stream(stream):
         yield
-    own.wait_stream(recording)
+    own.wait_stream(stream)
 
 
 @contextmanager
@@ -148,11 +158,18 @@ class _Recording:
     workspaces of libraries) was allocated before.
     """
 
-    def __init__(self, function: Callable[..., None], inputs: Sequence[Tensor | None], pool: Any) -> None:
+    def __init__(
+        self,
+        function: Callable[..., None],
+        inputs: Sequence[Tensor | None],
+        pool: Any,
+        stream: torch.cuda.Stream | None,
+    ) -> None:
         self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
         self._graph = torch.cuda.CUDAGraph()
         failure: BaseException | None = None
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="relaxed"), _no_garbage_collection():
+        recording = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="relaxed")
+        with recording, _no_garbage_collection():
             try:
                 _run(function, self._inputs)
             except BaseException as error:
