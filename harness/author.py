@@ -19,6 +19,9 @@ from .graphs import Json, _options, _ordered_specs, _widgets_of
 Link = tuple[str, int]
 """A node's key and the index of its output."""
 
+Pair = tuple[int, int]
+"""Left and top, or width and height."""
+
 GROUP_COLORS = {"load": "#3f789e", "learn": "#8A8", "use": "#b58b2a", "look": "#a1309b"}
 NOTE_COLORS = {"color": "#222", "bgcolor": "#000"}
 TITLE_HEIGHT = 30
@@ -32,26 +35,31 @@ VIEW = {"scale": 0.8, "offset": [100, 170]}
 
 @dataclass(frozen=True)
 class Node:
-    """One node: `values` by widget name, `links` by input name."""
+    """One node: `values` by widget name, `links` by input name. `layout` says where it stands, and how wide it is.
+
+    One that grows takes the height that its column has left over.
+    """
 
     key: str
     type: str
-    pos: tuple[int, int]
-    size: tuple[int, int]
+    height: int
     values: Mapping[str, Any] = field(default_factory=dict)
     links: Mapping[str, Link] = field(default_factory=dict)
     title: str = ""
     models: Sequence[Mapping[str, str]] = ()
+    grows: bool = False
+    pos: Pair = (0, 0)
+    size: Pair = (0, 0)
 
 
 @dataclass(frozen=True)
 class Note:
-    """Markdown beside the nodes."""
+    """Markdown beside the nodes; as high as its text."""
 
     text: str
-    pos: tuple[int, int]
-    size: tuple[int, int]
     title: str = "Note"
+    pos: Pair = (0, 0)
+    size: Pair = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,10 @@ class Group:
     title: str
     keys: Sequence[str]
     color: str = GROUP_COLORS["use"]
+
+
+Workflow = tuple[Sequence[Node], Mapping[str, Note], Sequence[Group]]
+"""Nodes, notes by key, and frames, as `layout` gives them."""
 
 
 def write_workflow(
@@ -189,7 +201,7 @@ def _saved_note(note: Note, number: int, order: int) -> Json:
     }
 
 
-def _saved_groups(groups: Sequence[Group], boxes: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]) -> list[Json]:
+def _saved_groups(groups: Sequence[Group], boxes: Mapping[str, tuple[Pair, Pair]]) -> list[Json]:
     saved: list[Json] = []
     for number, group in enumerate(groups, start=1):
         chosen = [boxes[key] for key in group.keys]

@@ -3,8 +3,8 @@
     python -m harness.screenshots --comfyui COMFYUI --base DIRECTORY
     python -m harness.screenshots ... --checkpoint v2-1_512-ema-pruned.safetensors --photo me.jpg
 
-Without a checkpoint it runs a stand-in with random weights at small sizes: the pictures in the pictures are noise then.
-With one it runs the workflows as they are shipped, and leaves out those for which there is no model.
+Without a checkpoint the workflows draw in the miniature's world: drawn people, learned and dressed as the workflows say, by a
+model of 128 px. With one they run as they are shipped, and those are left out that need more than a checkpoint and a photo.
 """
 
 from __future__ import annotations
@@ -15,40 +15,81 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from PIL import Image
+from playwright.sync_api import Browser
 
-from .links import prepare_base
+from crossinit_core import load_learned_token
+
+from . import shipped_using
+from .drawn_photos import SECOND_PHOTO
+from .drawn_stage import set_drawn_stage
 from .page import BARE, ComfyPage, chromium
 from .server import ComfyServer
-from .shipped import CHECKPOINT, MINIATURE, PHOTO, TOKEN_FILE
-from .stage import PACK, set_stage
+from .shipped import MINIATURE, WORKFLOWS
+from .shipped_miniature import DRESSED_PICTURES
+from .shipped_parts import CHECKPOINT, PHOTO, SECOND_TOKEN_FILE, TOKEN_FILE
+from .shipped_runs import DRAWN, GOOD, Change, change
+from .stage import PACK, put_faces
 
-WORKFLOWS = PACK / "workflows"
+FILES = PACK / "workflows"
 IMAGES = PACK / "docs" / "images"
 
 WIDTH = 1600
-THUMBNAIL_WIDTH = 600
 LARGEST_IMAGE, LARGEST_THUMBNAIL = 500_000, 80_000
 
-# Enough steps for a loss curve, and a picture that is no postage stamp.
-STANDIN_SIZES: Sequence[tuple[str, str, Any]] = (
-    ("CrossInitLearn", "preset", "fast"),
-    ("CrossInitLearn", "batch_size", 1),
-    ("CrossInitLearn", "resolution", 64),
-    ("EmptyLatentImage", "width", 256),
-    ("EmptyLatentImage", "height", 256),
-    ("KSampler", "steps", 6),
-)
+THUMBNAIL = 512
+"""Side of a thumbnail: the browser of templates shows squares."""
+PICTURES_HEIGHT = 250
+GAP = 6
+BACKGROUND = (23, 23, 24)
 
-# Which groups a thumbnail shows; none means all.
-THUMBNAIL_GROUPS: dict[str, tuple[str, ...]] = {
-    "01-learn-a-face": (),
-    "02-use-a-learned-face": ("2. Prompt", "3. Picture"),
-    "03-learned-face-with-controlnet": ("2. Pose", "3. Prompt and pose together", "4. Picture"),
-    MINIATURE: (),
+FIRST = "01-learn-a-face"
+"""The one that makes the face for all others."""
+
+
+class Shown(NamedTuple):
+    """What a thumbnail shows above the graph: the pictures of these nodes, by title or type."""
+
+    nodes: Sequence[str]
+    each: int = 1
+    changes: Sequence[Change] = ()
+
+
+TWO = (("EmptyLatentImage", "batch_size", 2),)
+FAST = (("CrossInitLearn", "steps", 80),)
+"""The miniature's 25 steps show nobody yet."""
+GENTLE = (("ImageScaleBy", "scale_by", 1.25), (shipped_using.SECOND_SAMPLER, "denoise", 0.25))
+"""What was trained on 128 px draws a second head where there is room."""
+SIDE_BY_SIDE = ("CrossInitEncodePrompt", "text", "a {} person and {} in the snow")
+"""How the miniature's captions name two people."""
+ANEW = (("CrossInitLearn", "resume", False),)
+"""For the live pictures, which a face that is learned already does not have."""
+
+SHOWN: dict[str, Shown] = {
+    FIRST: Shown(("LoadImage", "SaveImage")),
+    "02-use-a-learned-face": Shown(("SaveImage",), 2, TWO),
+    "03-learned-face-with-controlnet": Shown((shipped_using.EDGES, "SaveImage")),
+    MINIATURE: Shown(("CrossInitDrawnPerson", DRESSED_PICTURES)),
+    "05-learn-a-face-fast": Shown(("LoadImage", "SaveImage"), changes=FAST),
+    "06-one-face-many-prompts": Shown((shipped_using.SHEET,)),
+    "07-change-the-expression": Shown((shipped_using.STRIP,)),
+    "08-two-people": Shown(("SaveImage",), 2, (*TWO, SIDE_BY_SIDE)),
+    "09-lora-and-second-pass": Shown((shipped_using.FIRST_PICTURE, "SaveImage"), changes=GENTLE),
+    "10-inpaint-into-a-photo": Shown(("LoadImage", "SaveImage")),
+    "11-learn-from-several-photos": Shown(("CrossInitPrepareFace", "SaveImage"), 3),
+    "12-compare-initializations": Shown(("SaveImage",), changes=FAST),
+    "13-bring-in-other-embeddings": Shown(("SaveImage",)),
 }
+NEED_NO_MORE = (
+    FIRST,
+    "02-use-a-learned-face",
+    "05-learn-a-face-fast",
+    "06-one-face-many-prompts",
+    "07-change-the-expression",
+)
+"""Those for which a checkpoint and a photo are enough."""
 
 
 def main() -> int:
@@ -58,64 +99,113 @@ def main() -> int:
     parser.add_argument("--base", type=Path, required=True, help="an empty folder for its models and pictures")
     parser.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 2.x checkpoint")
     parser.add_argument("--photo", type=Path, help="a photo of a person")
-    parser.add_argument("--only", choices=tuple(THUMBNAIL_GROUPS), help="take the pictures of one workflow")
+    parser.add_argument("--only", choices=tuple(WORKFLOWS), action="append", help="take the pictures of this workflow")
     arguments = parser.parse_args()
     base: Path = arguments.base.resolve()
-    names = [arguments.only] if arguments.only else list(THUMBNAIL_GROUPS)
-    if names == [MINIATURE]:
-        prepare_base(base, PACK)
-    elif arguments.checkpoint is None:
-        set_stage(base, lambda name, make: _made(base / "stand-ins" / name, make))
-    else:
-        prepare_base(base, PACK)
+    faces = base / "models" / "embeddings"
+    learned = _is_learned(faces / TOKEN_FILE)  # by an earlier call with this base
+    settings: Sequence[Change] = (*DRAWN, *GOOD)
+    names = [name for name in WORKFLOWS if name in (arguments.only or WORKFLOWS)]
+    if not learned:
+        set_drawn_stage(base)
+    if arguments.checkpoint is not None:
         shutil.copyfile(arguments.checkpoint, base / "models" / "checkpoints" / CHECKPOINT)
-        names = [name for name in names if "controlnet" not in name]
+        names, settings = [name for name in names if name in NEED_NO_MORE], ()
     if arguments.photo is not None:
         Image.open(arguments.photo).save(base / "input" / PHOTO)
-    # The first workflow is to save it, under its plain name.
-    (base / "models" / "embeddings" / TOKEN_FILE).unlink(missing_ok=True)
 
-    sizes = STANDIN_SIZES if arguments.checkpoint is None else ()
     with (
         ComfyServer(arguments.comfyui.resolve(), base, log=base / "screenshots-server.log") as server,
         chromium() as browser,
     ):
+        if not learned:
+            page = _opened(browser, server)
+            _learn_faces(page, faces, settings, both=arguments.checkpoint is None)
+            page.close()
         for name in names:
-            page = ComfyPage.open(browser, server.url, {**BARE, "Comfy.VueNodes.Enabled": True})
-            _take(page, name, () if name == MINIATURE else sizes)
+            page = _opened(browser, server)
+            _take(page, name, () if name == MINIATURE else settings)
             page.close()
     return 0
 
 
-def _take(page: ComfyPage, name: str, sizes: Sequence[tuple[str, str, Any]]) -> None:
-    workflow = WORKFLOWS / f"{name}.json"
-    page.load(workflow)
-    for node, widget, value in sizes:
-        if page.has_node(node):
-            page.set_widget(node, widget, value)
+def _opened(browser: Browser, server: ComfyServer) -> ComfyPage:
+    return ComfyPage.open(browser, server.url, {**BARE, "Comfy.VueNodes.Enabled": True})
+
+
+def _is_learned(file: Path) -> bool:
+    return file.is_file() and "crossinit.steps" in load_learned_token(file).metadata
+
+
+def _learn_faces(page: ComfyPage, faces: Path, settings: Sequence[Change], both: bool) -> None:
+    """Learn the face that most workflows use, and a second one, which stand-ins stood for until now."""
+    people = [(PHOTO, TOKEN_FILE)] + ([(SECOND_PHOTO, SECOND_TOKEN_FILE)] if both else [])
+    for photo, file in people:
+        page.load(FILES / f"{FIRST}.json")
+        changes = (("LoadImage", "image", photo), ("CrossInitSave", "name", Path(file).stem))
+        change(page, *settings, *changes, ("CrossInitSave", "if_exists", "replace it"))
+        page.run(seconds=3600)
+        print(f"{file}: {page.text('CrossInitLearn')}")
+    if both:
+        put_faces(faces, *(load_learned_token(faces / file) for _, file in people))
+
+
+def _take(page: ComfyPage, name: str, settings: Sequence[Change]) -> None:
+    shown = SHOWN[name]
+    page.load(FILES / f"{name}.json")
+    change(page, *settings, *ANEW, *shown.changes)
     page.run(seconds=3600)
     page.hide_everything_else()
+    page.frame(WIDTH)
+    graph = Image.open(io.BytesIO(page.picture())).convert("RGB")
     if name == MINIATURE:
-        page.frame(WIDTH)
-        _write(_as_palette(page.picture()), IMAGES / "workflow.png", LARGEST_IMAGE)
-    page.frame(2 * THUMBNAIL_WIDTH, groups=THUMBNAIL_GROUPS[name])
-    _write(_as_thumbnail(page.picture()), WORKFLOWS / f"{name}.jpg", LARGEST_THUMBNAIL)
+        _write(_as_palette(graph), IMAGES / "workflow.png", LARGEST_IMAGE)
+    pictures = [picture for node in shown.nodes for picture in _pictures(page, node)[: shown.each]]
+    _write(_as_jpeg(_thumbnail(pictures, graph)), FILES / f"{name}.jpg", LARGEST_THUMBNAIL)
 
 
-def _as_palette(picture: bytes) -> bytes:
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
+def _pictures(page: ComfyPage, node: str) -> list[Image.Image]:
+    """What the one node of this type or title shows, whole."""
+    addresses = page.page.evaluate(
+        """wanted => {
+            const node = app.graph.nodes.find(n => n.title === wanted) ?? app.graph.nodes.find(n => n.type === wanted)
+            const shown = app.nodeOutputs[node.id]?.images
+            return (shown ?? [{ filename: node.widgets.find(w => w.name === 'image').value, type: 'input' }])
+                .map(image => `/api/view?${new URLSearchParams(image)}`)
+        }""",
+        node,
+    )
+    return [Image.open(io.BytesIO(page.page.request.get(page.url + address).body())) for address in addresses]
+
+
+def _thumbnail(pictures: Sequence[Image.Image], graph: Image.Image) -> Image.Image:
+    """A square: the pictures side by side, of one height, and the graph below."""
+    sheet = Image.new("RGB", (THUMBNAIL, THUMBNAIL), BACKGROUND)
+    wide = sum(picture.width / picture.height for picture in pictures)
+    height = min(PICTURES_HEIGHT, int((THUMBNAIL - GAP * (len(pictures) - 1)) / wide))
+    widths = [round(height * picture.width / picture.height) for picture in pictures]
+    left = (THUMBNAIL - sum(widths) - GAP * (len(widths) - 1)) // 2
+    for picture, width in zip(pictures, widths, strict=True):
+        scaled = picture.convert("RGBA").resize((width, height), Image.Resampling.LANCZOS)
+        sheet.paste(scaled, (left, 0), scaled)
+        left += width + GAP
+    room = THUMBNAIL - height - GAP
+    scale = min(THUMBNAIL / graph.width, room / graph.height)
+    small = graph.resize((round(graph.width * scale), round(graph.height * scale)), Image.Resampling.LANCZOS)
+    sheet.paste(small, ((THUMBNAIL - small.width) // 2, height + GAP + (room - small.height) // 2))
+    return sheet
+
+
+def _as_palette(image: Image.Image) -> bytes:
     palette = image.quantize(256, kmeans=4)
-    image = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def _as_thumbnail(picture: bytes) -> bytes:
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    height = round(image.height * THUMBNAIL_WIDTH / image.width)
+def _as_jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=85, optimize=True)
+    image.save(buffer, "JPEG", quality=85, optimize=True)
     return buffer.getvalue()
 
 
@@ -125,13 +215,6 @@ def _write(content: bytes, path: Path, largest: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     print(f"{path.relative_to(PACK)}: {len(content) / 1000:.0f} KB")
-
-
-def _made(path: Path, make: Any) -> Path:
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        make(path)
-    return path
 
 
 if __name__ == "__main__":

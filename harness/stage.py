@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from crossinit_core import LearnedToken, save_learned_token
 
 from . import standins
 from .demo_photo import portrait
+from .drawn_photos import put_photos
 from .links import prepare_base
-from .shipped import CHECKPOINT, CONTROLNET, PHOTO, TOKEN_FILE
 from .shipped_miniature import DRESSED_SAMPLER, PLAIN_SAMPLER
+from .shipped_parts import CHECKPOINT, CONTROLNET, LORA, OTHER_FILES, PHOTO, SECOND_TOKEN_FILE, TOKEN_FILE
 
 PACK = Path(__file__).resolve().parent.parent
 SD1_CHECKPOINT = "standin-sd15.safetensors"
-LORA = "standin-sd21-lora.safetensors"
 
 SMALL: Sequence[tuple[str, str, Any]] = (
     ("CrossInitLearn", "preset", "custom"),
@@ -61,10 +62,22 @@ def set_stage(base: Path, cached: Cached) -> None:
     ):
         target.parent.mkdir(parents=True, exist_ok=True)
         _put(source, target)
+    put_photos(base / "input")
     portrait(None, base / "input").replace(base / "input" / PHOTO)
-    somebody = torch.randn(2, 1024, generator=torch.Generator().manual_seed(0))
-    token = LearnedToken(somebody, Path(TOKEN_FILE).stem, "sd2")
-    save_learned_token(token, models / "embeddings" / TOKEN_FILE)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (LearnedToken(torch.randn(2, 1024, generator=generator), "somebody", "sd2") for _ in range(2))
+    put_faces(models / "embeddings", first, second)
+
+
+def put_faces(folder: Path, first: LearnedToken, second: LearnedToken) -> None:
+    """Two faces under every name that a workflow loads, in the formats that other tools write."""
+    save_learned_token(first.renamed(Path(TOKEN_FILE).stem), folder / TOKEN_FILE)
+    save_learned_token(second.renamed(Path(SECOND_TOKEN_FILE).stem), folder / SECOND_TOKEN_FILE)
+    published, a1111, kohya = (folder / file for file, _ in OTHER_FILES)
+    torch.save({f"<face>_v{number}": vector.clone() for number, vector in enumerate(first.vectors)}, published)
+    save_learned_token(second.renamed(a1111.stem), a1111)
+    between = (first.vectors + second.vectors) / 2 if first.vectors.shape == second.vectors.shape else first.vectors
+    save_file({"emb_params": between.clone()}, kohya)
 
 
 def _put(source: Path, target: Path) -> None:

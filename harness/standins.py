@@ -76,8 +76,16 @@ class UNetShape:
         return channels
 
 
+class TextShape(NamedTuple):
+    """Layers of a text encoder, the last included, and the inner width of each."""
+
+    layers: int = 24
+    inner: int = 4096
+
+
 SD2_UNET = UNetShape(context_dim=1024, linear_projection=True)
 SD1_UNET = UNetShape(context_dim=768, linear_projection=False)
+SD2_TEXT = TextShape()
 
 
 # ------------------------------------------------------------------------------------------------- layouts
@@ -170,32 +178,32 @@ def unet_entries(unet: UNetShape) -> Iterator[Entry]:
     yield from _layer("out.2", 4, channels, 3, 3)
 
 
-def controlnet_entries(unet: UNetShape) -> Iterator[Entry]:
-    """ControlNet layout; keys without `control_model.`."""
+def controlnet_entries(unet: UNetShape, gain: float = 0.25) -> Iterator[Entry]:
+    """ControlNet layout; keys without `control_model.`. `gain` is the strength of its outputs."""
     yield from _unet_encoder(unet)
     # SiLU with no norm between these layers: the gain makes up for what it swallows.
     hint_channels = (3, 16, 16, 32, 32, 96, 96, 256, unet.model_channels)
     for index, (inner, outer) in enumerate(pairwise(hint_channels)):
         yield from _layer(f"input_hint_block.{2 * index}", outer, inner, 3, 3, gain=1.7)
-    # Training starts these at zero; zeros would make the stand-in do nothing.
+    # Training starts these at zero; zeros make a stand-in that does nothing.
     skips = unet.skip_channels()
     for index, channels in enumerate(skips):
-        yield from _layer(f"zero_convs.{index}.0", channels, channels, 1, 1, gain=0.25)
-    yield from _layer("middle_block_out.0", skips[-1], skips[-1], 1, 1, gain=0.25)
+        yield from _layer(f"zero_convs.{index}.0", channels, channels, 1, 1, gain=gain)
+    yield from _layer("middle_block_out.0", skips[-1], skips[-1], 1, 1, gain=gain)
 
 
-def lora_entries(unet: UNetShape, rank: int) -> Iterator[Entry]:
+def lora_entries(unet: UNetShape, rank: int, text: TextShape, strength: float = 1.0) -> Iterator[Entry]:
     """Layout of a SD 2.x LoRA over attention and text encoder, in kohya's key names.
 
-    It is half as strong as the UNet's weights, and a fifth as strong as the text encoder's.
+    At strength 1 it is half as strong as the UNet's weights, and a fifth as strong as the text encoder's.
     """
     width = unet.context_dim
-    _, attention_gain, mlp_gain = _text_scales(width, layers=24)
+    _, attention_gain, mlp_gain = _text_scales(width, text.layers)
 
     def pair(name: str, outer: int, inner: int, gain: float) -> Iterator[Entry]:
         yield Entry(f"{name}.alpha", (), mean=float(rank))
         yield from _layer(f"{name}.lora_down", rank, inner, bias=False)
-        yield from _layer(f"{name}.lora_up", outer, rank, gain=gain, bias=False)
+        yield from _layer(f"{name}.lora_up", outer, rank, gain=gain * strength, bias=False)
 
     def transformer(block: str, channels: int) -> Iterator[Entry]:
         for attention, context in (("attn1", channels), ("attn2", width)):
@@ -212,13 +220,13 @@ def lora_entries(unet: UNetShape, rank: int) -> Iterator[Entry]:
             for index in range(unet.num_res_blocks + 1):
                 yield from transformer(f"up_blocks_{last - level}_attentions_{index}", channels)
     yield from transformer("mid_block_attentions_0", unet.channel_mult[-1] * unet.model_channels)
-    for layer in range(23):  # SD 2.x does not use the text encoder's last layer, so nobody trains it
+    for layer in range(text.layers - 1):  # SD 2.x does not use the text encoder's last layer, so nobody trains it
         name = f"lora_te_text_model_encoder_layers_{layer}"
         for projection in ("q_proj", "k_proj", "v_proj"):
             yield from pair(f"{name}_self_attn_{projection}", width, width, 0.2)
         yield from pair(f"{name}_self_attn_out_proj", width, width, 0.2 * attention_gain)
-        yield from pair(f"{name}_mlp_fc1", 4 * width, width, 0.2)
-        yield from pair(f"{name}_mlp_fc2", width, 4 * width, 0.2 * mlp_gain)
+        yield from pair(f"{name}_mlp_fc1", text.inner, width, 0.2)
+        yield from pair(f"{name}_mlp_fc2", width, text.inner, 0.2 * mlp_gain)
 
 
 def _vae_res_block(key: str, inner: int, outer: int) -> Iterator[Entry]:
@@ -401,24 +409,38 @@ def make_sd1_checkpoint(
 
 
 def make_sd2_controlnet(
-    path: Path | str, *, seed: int = 0, unet: UNetShape = SD2_UNET, dtype: torch.dtype = torch.float16
+    path: Path | str,
+    *,
+    seed: int = 0,
+    unet: UNetShape = SD2_UNET,
+    gain: float = 0.25,
+    dtype: torch.dtype = torch.float16,
 ) -> Path:
     """Write a SD 2.1 ControlNet whose random weights visibly steer the stand-in checkpoint; return its path.
 
-    ComfyUI only warns about control outputs that do not fit the UNet, and samples without them: use the
-    same `unet` as for the checkpoint. Raises ValueError for a path that does not end in .safetensors.
+    With `gain` 0 it is one at the start of its training, which steers nothing. ComfyUI only warns about control outputs
+    that do not fit the UNet, and samples without them: use the same `unet` as for the checkpoint.
+
+    Raises ValueError for a path that does not end in .safetensors.
     """
-    return _write(path, _prefixed("control_model.", controlnet_entries(unet)), seed, dtype)
+    return _write(path, _prefixed("control_model.", controlnet_entries(unet, gain)), seed, dtype)
 
 
 def make_lora(
-    path: Path | str, *, seed: int = 0, rank: int = 4, unet: UNetShape = SD2_UNET, dtype: torch.dtype = torch.float16
+    path: Path | str,
+    *,
+    seed: int = 0,
+    rank: int = 4,
+    unet: UNetShape = SD2_UNET,
+    text: TextShape = SD2_TEXT,
+    strength: float = 1.0,
+    dtype: torch.dtype = torch.float16,
 ) -> Path:
     """Write a SD 2.x LoRA with random weights that visibly change text and picture; return its path.
 
     Raises ValueError for a path that does not end in .safetensors.
     """
-    return _write(path, lora_entries(unet, rank), seed, dtype)
+    return _write(path, lora_entries(unet, rank, text, strength), seed, dtype)
 
 
 # ------------------------------------------------------------------------------------- tiny diffusers models

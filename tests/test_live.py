@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from harness.author import build
 from harness.client import Event, History, Interrupted, PromptError
 from harness.graphs import set_widget, to_api
-from harness.shipped import CHECKPOINT, PHOTO, TOKEN_FILE
 from harness.shipped import WORKFLOWS as SHIPPED
-from harness.stage import LORA, SD1_CHECKPOINT, SMALL
+from harness.shipped_parts import CHECKPOINT, LORA, PHOTO, TOKEN_FILE
+from harness.stage import SD1_CHECKPOINT, SMALL
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 STEPS = 3

@@ -1,8 +1,10 @@
-"""The pack in ComfyUI's real page, in headless Chromium. Screenshots stay in test-output/."""
+"""The pack in ComfyUI's real page, in headless Chromium. Screenshots stay in test-output/.
+
+Every shipped workflow runs in test_shipped.py.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,20 +15,15 @@ from typing import Any
 import pytest
 
 from harness.browser import find_browser
-from harness.graphs import Json
-from harness.links import PACK_NAME
 from harness.page import ComfyPage, PageError, chromium
-from harness.shipped import MINIATURE, WORKFLOWS
-from harness.shipped_miniature import DRESSED_PICTURES, DRESSED_SAMPLER, PLAIN_PICTURES, PLAIN_SAMPLER
-from harness.stage import SMALL, SMALL_MINIATURE
-from miniature.pack import WEIGHTS
+from harness.shipped import WORKFLOWS
+from harness.stage import SMALL
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = [REPOSITORY / "workflows" / f"{name}.json" for name in WORKFLOWS]
 SCREENSHOTS = REPOSITORY / "test-output"
 HELP_PAGES = sorted((REPOSITORY / "web" / "docs").glob("*.md"))
 LEARN = "CrossInitLearn"
-SAMPLERS = (PLAIN_SAMPLER, DRESSED_SAMPLER)
 
 pytestmark = pytest.mark.skipif(
     find_browser(os.environ) is None,
@@ -61,13 +58,8 @@ def modern(live: Any, browser: Any) -> Iterator[ComfyPage]:
 def _load_small(page: ComfyPage, workflow: Path, seed: int) -> None:
     """A shipped workflow, unchanged but for its sizes; the seeds keep ComfyUI from answering out of its cache."""
     page.load(workflow)
-    changes: tuple[Any, ...] = (*SMALL, (LEARN, "seed", seed), ("KSampler", "seed", seed))
-    if workflow.stem == MINIATURE:
-        changes = (*SMALL_MINIATURE, (LEARN, "seed", seed), *((node, "seed", seed) for node in SAMPLERS))
-    nodes = {node.title or node.type for node in WORKFLOWS[workflow.stem][0]}
-    for node, name, value in changes:
-        if node in nodes:
-            page.set_widget(node, name, value)
+    for node, name, value in (*SMALL, (LEARN, "seed", seed), ("KSampler", "seed", seed)):
+        page.set_widget(node, name, value)
 
 
 def _crowded(page: ComfyPage) -> list[str]:
@@ -75,24 +67,6 @@ def _crowded(page: ComfyPage) -> list[str]:
     nodes, groups = page.nodes(), page.groups()
     covered = [f"{one.title} covers {other.title}" for one, other in combinations(nodes, 2) if one.overlaps(other)]
     return covered + [f"{node.title} sticks out" for node in nodes if not any(group.holds(node) for group in groups)]
-
-
-@pytest.mark.parametrize("workflow", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_workflow_is_opened_run_and_finishes_with_its_picture(classic: ComfyPage, workflow: Path) -> None:
-    if workflow.stem == MINIATURE and not WEIGHTS.is_dir():
-        pytest.skip("there are no weights of the miniature")
-    _load_small(classic, workflow, seed=1001)
-    assert not classic.errors()
-    assert not _crowded(classic)
-    classic.screenshot(SCREENSHOTS / f"{workflow.stem}-opened.png")
-    classic.run()
-    assert not classic.errors()
-    if workflow.stem == MINIATURE:
-        assert [classic.pictures(node) for node in (PLAIN_PICTURES, DRESSED_PICTURES)] == [[[128, 128]]] * 2
-    else:
-        assert classic.pictures("SaveImage") == [[64, 64]]
-    assert not _crowded(classic)
-    classic.screenshot(SCREENSHOTS / f"{workflow.stem}-done.png")
 
 
 def test_learn_face_shows_a_picture_and_the_loss_while_it_learns(classic: ComfyPage) -> None:
@@ -132,14 +106,6 @@ def test_a_workflow_runs_in_the_newer_nodes_as_well(modern: ComfyPage) -> None:
     modern.screenshot(SCREENSHOTS / "newer-nodes.png")
 
 
-@pytest.mark.parametrize("workflow", SHIPPED[1:], ids=lambda path: path.stem)
-def test_nothing_overlaps_in_the_newer_nodes(modern: ComfyPage, workflow: Path) -> None:
-    modern.load(workflow)
-    modern.screenshot(SCREENSHOTS / f"{workflow.stem}-newer-nodes.png")
-    assert not modern.errors()
-    assert not _crowded(modern)
-
-
 def test_a_bad_name_is_shown_at_its_node_when_run_is_pressed(classic: ComfyPage) -> None:
     _load_small(classic, SHIPPED[0], seed=1004)
     classic.set_widget("CrossInitSave", "name", "my face")
@@ -160,26 +126,6 @@ def test_every_node_is_found_by_what_people_search_for(classic: ComfyPage, live:
         offered.filter(has_text=name).first.wait_for()
     classic.screenshot(SCREENSHOTS / "search.png")
     classic.page.keyboard.press("Escape")
-
-
-def test_the_workflows_are_in_the_browser_of_templates(classic: ComfyPage) -> None:
-    page = classic.page
-    answer = page.request.get(f"{classic.url}/api/workflow_templates").json()
-    assert sorted(answer[PACK_NAME]) == sorted(WORKFLOWS)
-    classic.command("Comfy.NewBlankWorkflow")
-    classic.command("Comfy.BrowseTemplates")
-    page.get_by_role("dialog").get_by_text(PACK_NAME).first.click()
-    cards = page.locator("[data-testid^=template-workflow-]")
-    for workflow in SHIPPED:
-        card = page.get_by_test_id(f"template-workflow-{workflow.stem}")
-        card.wait_for()
-        thumbnail = page.request.get(f"{classic.url}/api/workflow_templates/{PACK_NAME}/{workflow.stem}.jpg")
-        assert thumbnail.ok, f"{workflow.stem} has no thumbnail"
-    assert cards.count() == len(SHIPPED)
-    classic.screenshot(SCREENSHOTS / "templates.png")
-    page.get_by_test_id(f"template-workflow-{SHIPPED[1].stem}").click()
-    classic.wait_for_graph(_json(SHIPPED[1]))
-    assert not classic.errors()
 
 
 def test_a_run_does_not_draw_a_new_seed_for_the_face(classic: ComfyPage) -> None:
@@ -221,8 +167,3 @@ def test_a_node_has_its_help_in_the_page(classic: ComfyPage, help_page: Path) ->
 
 def test_the_console_is_silent_about_the_pack(classic: ComfyPage, modern: ComfyPage) -> None:
     assert not classic.complaints + modern.complaints
-
-
-def _json(path: Path) -> Json:
-    content: Json = json.loads(path.read_text(encoding="utf-8"))
-    return content
