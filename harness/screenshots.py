@@ -22,15 +22,16 @@ from playwright.sync_api import Browser
 
 from crossinit_core import load_learned_token
 
-from . import shipped_using
 from .drawn_photos import SECOND_PHOTO
 from .drawn_stage import set_drawn_stage
 from .page import BARE, ComfyPage, chromium
 from .server import ComfyServer
 from .shipped import MINIATURE, WORKFLOWS
+from .shipped_faces import SHEET, STRIP
 from .shipped_miniature import DRESSED_PICTURES
 from .shipped_parts import CHECKPOINT, PHOTO, SECOND_TOKEN_FILE, TOKEN_FILE
 from .shipped_runs import DRAWN, GOOD, Change, change
+from .shipped_stock import EDGES, FIRST_PICTURE, SECOND_SAMPLER
 from .stage import PACK, put_faces
 
 FILES = PACK / "workflows"
@@ -60,7 +61,7 @@ class Shown(NamedTuple):
 TWO = (("EmptyLatentImage", "batch_size", 2),)
 FAST = (("CrossInitLearn", "steps", 80),)
 """The miniature's 25 steps show nobody yet."""
-GENTLE = (("ImageScaleBy", "scale_by", 1.25), (shipped_using.SECOND_SAMPLER, "denoise", 0.25))
+GENTLE = (("ImageScaleBy", "scale_by", 1.25), (SECOND_SAMPLER, "denoise", 0.25))
 """What was trained on 128 px draws a second head where there is room."""
 SIDE_BY_SIDE = ("CrossInitEncodePrompt", "text", "a {} person and {} in the snow")
 """How the miniature's captions name two people."""
@@ -70,13 +71,13 @@ ANEW = (("CrossInitLearn", "resume", False),)
 SHOWN: dict[str, Shown] = {
     FIRST: Shown(("LoadImage", "SaveImage")),
     "02-use-a-learned-face": Shown(("SaveImage",), 2, TWO),
-    "03-learned-face-with-controlnet": Shown((shipped_using.EDGES, "SaveImage")),
+    "03-learned-face-with-controlnet": Shown((EDGES, "SaveImage")),
     MINIATURE: Shown(("CrossInitDrawnPerson", DRESSED_PICTURES)),
     "05-learn-a-face-fast": Shown(("LoadImage", "SaveImage"), changes=FAST),
-    "06-one-face-many-prompts": Shown((shipped_using.SHEET,)),
-    "07-change-the-expression": Shown((shipped_using.STRIP,)),
+    "06-one-face-many-prompts": Shown((SHEET,)),
+    "07-change-the-expression": Shown((STRIP,)),
     "08-two-people": Shown(("SaveImage",), 2, (*TWO, SIDE_BY_SIDE)),
-    "09-lora-and-second-pass": Shown((shipped_using.FIRST_PICTURE, "SaveImage"), changes=GENTLE),
+    "09-lora-and-second-pass": Shown((FIRST_PICTURE, "SaveImage"), changes=GENTLE),
     "10-inpaint-into-a-photo": Shown(("LoadImage", "SaveImage")),
     "11-learn-from-several-photos": Shown(("CrossInitPrepareFace", "SaveImage"), 3),
     "12-compare-initializations": Shown(("SaveImage",), changes=FAST),

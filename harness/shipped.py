@@ -6,19 +6,17 @@ File names are what people's links and notes say, so those that are there keep t
 from __future__ import annotations
 
 from .author import Workflow
-from .shipped_learning import compare_initializations, learn_a_face, learn_a_face_fast, learn_from_several_photos
-from .shipped_miniature import WORKFLOW as MINIATURE
-from .shipped_miniature import try_it_without_downloads
-from .shipped_using import (
+from .shipped_faces import (
     change_the_expression,
-    inpaint_into_a_photo,
-    lora_and_second_pass,
     one_face_many_prompts,
     other_embeddings,
     two_people,
     use_a_learned_face,
-    with_controlnet,
 )
+from .shipped_learning import compare_initializations, learn_a_face, learn_a_face_fast, learn_from_several_photos
+from .shipped_miniature import WORKFLOW as MINIATURE
+from .shipped_miniature import try_it_without_downloads
+from .shipped_stock import inpaint_into_a_photo, lora_and_second_pass, with_controlnet
 
 WORKFLOWS: dict[str, Workflow] = {
     "01-learn-a-face": learn_a_face(),

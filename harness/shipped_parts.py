@@ -41,12 +41,12 @@ def checkpoint() -> Node:
     return Node("checkpoint", "CheckpointLoaderSimple", 100, {"ckpt_name": CHECKPOINT}, models=models)
 
 
-def photo(key: str = "photo", file: str = PHOTO, title: str = "Photo of the person", height: int = 330) -> Node:
-    return Node(key, "LoadImage", height, {"image": file}, title=title, grows=True)
+def photo(key: str = "photo", file: str = PHOTO, title: str = "Photo of the person") -> Node:
+    return Node(key, "LoadImage", 330, {"image": file}, title=title, grows=True)
 
 
-def prepare(image: Link = ("photo", 0), height: int = 560) -> Node:
-    return Node("prepare", "CrossInitPrepareFace", height, {}, {"image": image}, grows=True)
+def prepare(image: Link = ("photo", 0)) -> Node:
+    return Node("prepare", "CrossInitPrepareFace", 560, {}, {"image": image}, grows=True)
 
 
 def names() -> Node:
@@ -58,7 +58,7 @@ def start(key: str = "start", title: str = "", **values: Any) -> Node:
     return Node(key, "CrossInitInitialize", 200, {"vectors": 2, **values}, links, title=title)
 
 
-def learn(preset: str = "full", key: str = "learn", begin: str = "start", title: str = "", height: int = 820) -> Node:
+def learn(preset: str = "full", key: str = "learn", begin: str = "start", title: str = "") -> Node:
     links: dict[str, Link] = {
         "model": MODEL,
         "clip": CLIP,
@@ -67,11 +67,13 @@ def learn(preset: str = "full", key: str = "learn", begin: str = "start", title:
         "cross_init": (begin, 0),
         "mask": ("prepare", 1),
     }
-    return Node(key, "CrossInitLearn", height, {"preset": preset, "seed": 0}, links, title=title, grows=True)
+    return Node(key, "CrossInitLearn", 820, {"preset": preset, "seed": 0}, links, title=title, grows=True)
 
 
-def save_token(name: str = "my-face", token: str = "learn", key: str = "save_token", title: str = "") -> Node:
-    return Node(key, "CrossInitSave", 230, {"name": name}, {"token": (token, 0)}, title=title)
+def save_token(
+    name: str = "my-face", token: str = "learn", key: str = "save_token", title: str = "", **values: str
+) -> Node:
+    return Node(key, "CrossInitSave", 230, {"name": name, **values}, {"token": (token, 0)}, title=title)
 
 
 def load_token(file: str = TOKEN_FILE, key: str = "face", title: str = "") -> Node:
@@ -120,8 +122,8 @@ def sampler(
     return Node(key, "KSampler", 270, values, links, title=title)
 
 
-def decode(samples: str = "sampler", key: str = "decode") -> Node:
-    return Node(key, "VAEDecode", 50, {}, {"samples": (samples, 0), "vae": VAE})
+def decode(samples: str = "sampler", key: str = "decode", title: str = "") -> Node:
+    return Node(key, "VAEDecode", 50, {}, {"samples": (samples, 0), "vae": VAE}, title=title)
 
 
 def together(keys: Sequence[str], title: str = "All of them, one after the other") -> Node:
@@ -136,11 +138,9 @@ def grid(columns: int, cell: int) -> Node:
     return Node("grid", "ImageGrid", 160, values, {"images": ("decode", 0)})
 
 
-def save_picture(
-    prefix: str | Link, image: str = "decode", key: str = "save_picture", title: str = "", height: int = 400
-) -> Node:
+def save_picture(prefix: str | Link, image: str = "decode", key: str = "save_picture", title: str = "") -> Node:
     values, links = ({"filename_prefix": prefix}, {}) if isinstance(prefix, str) else ({}, {"filename_prefix": prefix})
-    return Node(key, "SaveImage", height, values, {"images": (image, 0), **links}, title=title, grows=True)
+    return Node(key, "SaveImage", 370, values, {"images": (image, 0), **links}, title=title, grows=True)
 
 
 def note(title: str, *paragraphs: str) -> Note:

@@ -26,10 +26,11 @@ from harness.links import PACK_NAME
 from harness.page import ComfyPage, chromium
 from harness.screenshots import LARGEST_THUMBNAIL, THUMBNAIL
 from harness.shipped import MINIATURE, WORKFLOWS
+from harness.shipped_faces import EXPRESSIONS, FOLDERS, PROMPTS, SHEET, STRIP
 from harness.shipped_miniature import DRESSED_PICTURES, PLAIN_PICTURES
 from harness.shipped_parts import CHECKPOINT, CHECKPOINT_URL, CONTROLNET, CONTROLNET_URL, LORA, OTHER_FILES, SCENE
 from harness.shipped_runs import DRAWN, QUICK, SIDE, bring_into_view, change
-from harness.shipped_using import EDGES, EXPRESSIONS, FIRST_PICTURE, FOLDERS, PROMPTS, SHEET, STRIP
+from harness.shipped_stock import EDGES, FIRST_PICTURE
 from miniature.pack import WEIGHTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
