@@ -149,7 +149,7 @@ def other_embeddings() -> Workflow:
     brought = {tool.lower(): (tool, file) for file, tool in OTHER_FILES}
     loads = [load_token(file, key, f"Load Learned Token ({tool})") for key, (tool, file) in brought.items()]
     saves = [
-        save_token(f"{key}-face", key, f"save_{key}", f"Save Learned Token ({tool})", if_exists="replace it")
+        save_token(f"{key}-face", key, f"save_{key}", f"Save Learned Token ({tool})")
         for key, (tool, _) in brought.items()
     ]
     what = note(

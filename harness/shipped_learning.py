@@ -156,7 +156,7 @@ def compare_initializations() -> Workflow:
         "- **plain**: the average celebrity as the dictionary has it. Ordinary textual inversion, only there to compare",
         "Each learns the same photo with the same seed. The report shows how far each had to go; the pictures, who still "
         "listens to the prompt.",
-        "With *full* instead of *fast* the differences are larger.",
+        "With *full* instead of *fast* the differences are larger. The report needs matplotlib.",
     )
     words = Node("start_words", "CrossInitInitializeWords", 200, {"words": "human face"}, {"clip": CLIP})
     starts = [

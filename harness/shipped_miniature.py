@@ -79,6 +79,7 @@ def try_it_without_downloads() -> Workflow:
         "image": ("person", 0),
         "cross_init": ("start", 0),
     }
+    loss = Node("loss", "LossGraphNode", 340, {"filename_prefix": "loss"}, {"loss": ("learn", 1)}, grows=True)
     start: dict[str, Link] = {"clip": _CLIP, "names": ("names", 0)}
     saving = {"name": "drawn-person", "if_exists": "replace it"}
     return lay_out(
@@ -132,7 +133,6 @@ def try_it_without_downloads() -> Workflow:
                         340,
                         [
                             Node("save_token", "CrossInitSave", 230, saving, {"token": ("learn", 0)}),
-                            Node("loss", "LossGraphNode", 340, {"filename_prefix": "loss"}, {"loss": ("learn", 1)}),
                             Note(
                                 "The person is a file in *models/embeddings* now. It fits this model only.\n\nFor **real "
                                 "people**, load a Stable Diffusion checkpoint and a photo: *01-learn-a-face* is this graph "
@@ -141,9 +141,7 @@ def try_it_without_downloads() -> Workflow:
                             ),
                         ],
                     ),
-                    Column(
-                        480, [Node("report", "CrossInitReport", 700, {}, {"tokens.token0": ("learn", 0)}, grows=True)]
-                    ),
+                    Column(480, [loss]),
                 ],
             ),
         ],

@@ -24,8 +24,8 @@ TOKEN_FILE = "my-face.safetensors"
 SECOND_TOKEN_FILE = "another-face.safetensors"
 OTHER_FILES = (
     ("learned_embeds.bin", "published"),
-    ("a1111-face.pt", "A1111"),
-    ("kohya-face.safetensors", "kohya"),
+    ("my-a1111-embedding.pt", "A1111"),
+    ("my-kohya-embedding.safetensors", "kohya"),
 )
 """Embeddings of other tools, and which."""
 
@@ -70,10 +70,8 @@ def learn(preset: str = "full", key: str = "learn", begin: str = "start", title:
     return Node(key, "CrossInitLearn", 820, {"preset": preset, "seed": 0}, links, title=title, grows=True)
 
 
-def save_token(
-    name: str = "my-face", token: str = "learn", key: str = "save_token", title: str = "", **values: str
-) -> Node:
-    return Node(key, "CrossInitSave", 230, {"name": name, **values}, {"token": (token, 0)}, title=title)
+def save_token(name: str = "my-face", token: str = "learn", key: str = "save_token", title: str = "") -> Node:
+    return Node(key, "CrossInitSave", 230, {"name": name}, {"token": (token, 0)}, title=title)
 
 
 def load_token(file: str = TOKEN_FILE, key: str = "face", title: str = "") -> Node:

@@ -66,7 +66,7 @@ def bring_into_view(page: ComfyPage) -> None:
     page.page.evaluate(
         """([x, y, width, height]) => {
             const { clientWidth, clientHeight } = app.canvas.canvas
-            const [side, bar] = [80, 80]
+            const [side, bar] = [80, 110]
             const scale = Math.min((clientWidth - 2 * side) / width, (clientHeight - 2 * bar) / height)
             app.canvas.ds.scale = scale
             app.canvas.ds.offset = [side / scale - x, bar / scale - y]
