@@ -169,6 +169,18 @@ class ComfyPage:
             )
         )
 
+    def options(self, node: str, name: str) -> list[str]:
+        """What a widget of the one node of this type lets one choose from."""
+        return list(
+            self.page.evaluate(
+                f"""([node, name]) => {{
+                    const {{ values }} = {_FIND}(node).widgets.find(w => w.name === name).options
+                    return typeof values === 'function' ? values() : values
+                }}""",
+                [node, name],
+            )
+        )
+
     def set_widget(self, node: str, name: str, value: Any) -> None:
         """Set a widget of the one node of this type, as an edit in the page does. Raises PageError where there is none."""
         done = self.page.evaluate(
@@ -193,7 +205,7 @@ class ComfyPage:
     def start(self) -> None:
         """Press Run."""
         self._wait_for_curtain()
-        self.page.evaluate("() => { window.crossinitEnd = null }")
+        self.page.evaluate("() => { window.crossinitEnd = null; window.crossinitRan = [] }")
         self.page.get_by_test_id("queue-button").click()
 
     def wait_for_end(self, seconds: float = 300) -> None:
@@ -221,6 +233,25 @@ class ComfyPage:
         end = self.page.evaluate("() => window.crossinitEnd")
         if end != "execution_interrupted":
             raise PageError(f"The run was to be cancelled, but it ended with {end}: {self.errors()}")
+
+    def ran(self) -> list[str]:
+        """Titles of the nodes that ran since Run was pressed, without those whose results were there already."""
+        return list(
+            self.page.evaluate("() => [...new Set(window.crossinitRan)].map(id => app.graph.getNodeById(id).title)")
+        )
+
+    def failed(self) -> list[str]:
+        """Titles of the nodes that are marked: those that failed in the last run, and those whose inputs are wrong."""
+        return list(
+            self.page.evaluate(
+                """() => app.graph.nodes.filter(n => n.has_errors || app.lastExecutionError?.node_id == n.id)
+                    .map(n => n.title)"""
+            )
+        )
+
+    def notes(self) -> list[str]:
+        """What the notes say that float in a corner: title and text of errors."""
+        return list(self.page.locator(".p-toast-message-error").all_inner_texts())
 
     def text(self, node: str) -> str:
         """The line of text that the one node of this type shows."""
@@ -261,14 +292,6 @@ class ComfyPage:
         """Press the info button of the selected node; returns the help that opens."""
         self.page.get_by_test_id("info-button").click()
         return self.page.locator(".node-help-content")
-
-    def search(self, text: str) -> Locator:
-        """Double-click the empty canvas and type; returns the entries that are offered."""
-        self.command("Comfy.NewBlankWorkflow")
-        self.page.wait_for_function("() => !app.graph.nodes.length")
-        self.page.mouse.dblclick(700, 700)
-        self.page.get_by_role("dialog").locator("input").first.fill(text)
-        return self.page.get_by_test_id("result-item")
 
     def element(self, node: str) -> Locator:
         """The one node of this type as an element; the newer nodes are elements."""
@@ -375,8 +398,10 @@ class ComfyPage:
     def _listen(self) -> None:
         self.page.evaluate(
             """events => {
+                window.crossinitRan = []
                 for (const name of events)
                     app.api.addEventListener(name, () => { window.crossinitEnd = name })
+                app.api.addEventListener('executing', ({ detail }) => detail && window.crossinitRan.push(detail))
             }""",
             list(_EVENTS),
         )
