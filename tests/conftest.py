@@ -24,6 +24,9 @@ CACHE = REPOSITORY / ".host" / "test-models"
 
 PACK = "crossinit_pack"
 
+SERVED = ("test_live", "test_locales", "test_demo", "test_page", "test_shipped", "test_older")
+"""Files of tests on a running server."""
+
 # Last, never first: the pack has a folder `nodes`, and so has ComfyUI a module of that name.
 if str(REPOSITORY) not in sys.path:
     sys.path.append(str(REPOSITORY))
@@ -115,9 +118,7 @@ def cached_model(name: str, make: Any) -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first; and the server, which holds gigabytes, lives no longer than needed."""
-    items.sort(
-        key=lambda item: item.path.name in ("test_live.py", "test_live_graph.py", "test_demo.py", "test_page.py")
-    )
+    items.sort(key=lambda item: item.path.stem.startswith(SERVED))
 
 
 @dataclass(frozen=True)
@@ -157,3 +158,25 @@ def live(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
             yield Live(server.url, base, client, client.object_info())
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    from harness.browser import find_browser
+    from harness.page import chromium
+
+    if find_browser(os.environ) is None:
+        pytest.skip("there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM")
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def classic(live: Live, browser: Any) -> Iterator[Any]:
+    """The page as a new local installation shows it."""
+    from harness.page import ComfyPage
+
+    page = ComfyPage.open(browser, live.url)
+    yield page
+    page.close()

@@ -1,0 +1,189 @@
+"""What goes wrong in a graph is said in the page: at its node, as a sentence, in place of a stack."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness import hands
+from harness.browser import find_browser
+from harness.hands import Placed
+from harness.page import ComfyPage, PageError
+from harness.stage import SD1_CHECKPOINT
+from miniature.pack import WEIGHTS
+
+SCREENSHOTS = Path(__file__).resolve().parents[1] / "test-output"
+
+pytestmark = [
+    pytest.mark.skipif(
+        find_browser(os.environ) is None,
+        reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
+    ),
+    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature"),
+]
+
+_MODEL = Placed("CrossInitMiniature", (50, 100))
+_PERSON = Placed("CrossInitDrawnPerson", (50, 320))
+_WORDS = Placed("CrossInitInitializeWords", (380, 600), inputs={"clip": ("model", 1)})
+_TOKEN = Placed("CrossInitLoad", (50, 500), {"file": "my-face.safetensors"})
+
+
+def _learn(**inputs: tuple[str, int]) -> Placed:
+    wired = {"model": ("model", 0), "clip": ("model", 1), "vae": ("model", 2), "image": ("person", 0)}
+    small = {"preset": "custom", "steps": 1, "batch_size": 1}
+    return Placed("CrossInitLearn", (800, 100), small, {**wired, "cross_init": ("start", 0), **inputs})
+
+
+def _save(name: str, token: str) -> Placed:
+    return Placed("CrossInitSave", (1250, 100), {"name": name}, {"token": (token, 0)})
+
+
+def _show(node: str, output: int = 0) -> Placed:
+    return Placed("PreviewAny", (1250, 400), inputs={"source": (node, output)})
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A graph with one, the title of the node at which the page has to say it, and what."""
+
+    nodes: Mapping[str, Placed]
+    at: str
+    says: str
+
+
+MISTAKES = {
+    "a checkpoint that does not fit": Mistake(
+        {
+            "other": Placed("CheckpointLoaderSimple", (50, 700), {"ckpt_name": SD1_CHECKPOINT}),
+            "model": _MODEL,
+            "person": _PERSON,
+            "start": _WORDS,
+            "learn": _learn(model=("other", 0)),
+            "save": _save("never", "learn"),
+        },
+        "Learn Face (train)",
+        "MODEL is SD 1.x and attends to width 768, but CLIP has width 256",
+    ),
+    "a start from another CLIP": Mistake(
+        {
+            "other": Placed("CheckpointLoaderSimple", (50, 700), {"ckpt_name": SD1_CHECKPOINT}),
+            "model": _MODEL,
+            "person": _PERSON,
+            "start": Placed("CrossInitInitializeWords", (380, 600), inputs={"clip": ("other", 1)}),
+            "learn": _learn(),
+            "save": _save("never", "learn"),
+        },
+        "Learn Face (train)",
+        "The initialization has width 768",
+    ),
+    "a photo without a face": Mistake(
+        {
+            "photo": Placed("EmptyImage", (50, 100), {"width": 300, "height": 200}),
+            "face": Placed("CrossInitPrepareFace", (420, 100), inputs={"image": ("photo", 0)}),
+            "out": Placed("PreviewImage", (900, 100), inputs={"images": ("face", 0)}),
+        },
+        "Prepare Face Photo",
+        "No face was found on the photo of 300 x 200 px.",
+    ),
+    "no name in the list": Mistake(
+        {
+            "names": Placed(
+                "CrossInitCelebrityNames",
+                (50, 100),
+                {"list": "only the extra names", "extra_names": "# nobody"},
+            ),
+            "out": _show("names", 1),
+        },
+        "Load Celebrity Names",
+        "The list of names 'extra names' holds no name",
+    ),
+    "no place for the person": Mistake(
+        {
+            "model": _MODEL,
+            "token": _TOKEN,
+            "prompt": Placed(
+                "CrossInitEncodePrompt",
+                (420, 100),
+                {"text": "a photo of a person"},
+                {"clip": ("model", 1), "tokens.token0": ("token", 0)},
+            ),
+            "out": _show("prompt"),
+        },
+        "Encode Prompt with Learned Token",
+        "The prompt 'a photo of a person' has no {} for the person",
+    ),
+    "a token of another family": Mistake(
+        {
+            "model": _MODEL,
+            "token": _TOKEN,
+            "apply": Placed("CrossInitApply", (420, 100), inputs={"clip": ("model", 1), "token": ("token", 0)}),
+            "out": _show("apply"),
+        },
+        "Apply Learned Token",
+        "was learned on width 1024 (SD 2.x)",
+    ),
+    # These are found before anything runs.
+    "a name that cannot be": Mistake(
+        {"token": _TOKEN, "save": _save("my face", "token")},
+        "Save Learned Token",
+        "The token name 'my face' holds a space",
+    ),
+    "a folder outside of the output folder": Mistake(
+        {"list": Placed("CrossInitPromptList", (50, 100), {"folder": "../elsewhere"}), "out": _show("list")},
+        "Prompt List",
+        "must be a name below ComfyUI's output folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_sentence_at_its_node(classic: ComfyPage, mistake: Mistake) -> None:
+    hands.put(classic, mistake.nodes)
+    classic.start()
+    with pytest.raises(PageError, match=r"refusal|execution_error"):
+        classic.wait_for_end()
+    assert classic.failed() == [mistake.at]
+    note = classic.page.locator(".p-toast-message-error").filter(has_text=mistake.says)
+    note.wait_for()
+    title, sentence = note.inner_text().split("\n", 1)
+    assert title == mistake.at
+    assert classic.text(mistake.at) == sentence
+    assert "Traceback" not in sentence and "\n" not in sentence and len(sentence) < 400
+    classic.screenshot(SCREENSHOTS / f"mistake-{mistake.at.lower().replace(' ', '-')}.png")
+    note.get_by_role("button").click()
+    note.wait_for(state="detached")
+
+
+def test_a_wire_that_is_missing_is_named_at_its_node(classic: ComfyPage) -> None:
+    hands.put(
+        classic,
+        {
+            "model": _MODEL,
+            "person": _PERSON,
+            "learn": Placed(
+                "CrossInitLearn",
+                (800, 100),
+                inputs={"model": ("model", 0), "clip": ("model", 1), "vae": ("model", 2), "image": ("person", 0)},
+            ),
+            "save": _save("never", "learn"),
+        },
+    )
+    classic.start()
+    with pytest.raises(PageError, match=r"Learn Face .train. is missing a required input: cross_init"):
+        classic.wait_for_end()
+    assert classic.failed() == ["Learn Face (train)"]
+
+
+def test_a_mistake_that_was_mended_is_no_longer_shown(classic: ComfyPage) -> None:
+    hands.put(classic, MISTAKES["no name in the list"].nodes)
+    classic.start()
+    with pytest.raises(PageError, match="execution_error"):
+        classic.wait_for_end()
+    classic.set_widget("CrossInitCelebrityNames", "extra_names", "Ada Lovelace\nAlan Turing")
+    classic.run()
+    assert not classic.failed()
+    assert classic.text("CrossInitCelebrityNames") == "2 names"

@@ -1,0 +1,96 @@
+"""The help pages of the nodes, and how ComfyUI's page shows them, in English and in Chinese."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from harness import locales
+from harness.browser import find_browser
+from harness.page import ComfyPage
+
+DOCS = Path(__file__).resolve().parents[1] / "web" / "docs"
+SCREENSHOTS = Path(__file__).resolve().parents[1] / "test-output"
+ENGLISH: dict[str, Any] = json.loads(locales.ENGLISH.read_text(encoding="utf-8"))
+NODES = sorted(ENGLISH)
+AUTOGROW = {"CrossInitEncodePrompt": ("tokens", "token0")}
+"""Sockets of which there are many are shown as `token0`, `token1` .."""
+
+needs_browser = pytest.mark.skipif(
+    find_browser(os.environ) is None,
+    reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
+)
+
+
+def _file(node: str, language: str) -> Path:
+    """ComfyUI looks for NODE/LANGUAGE.md, then for NODE.md."""
+    return DOCS / f"{node}.md" if language == "en" else DOCS / node / f"{language}.md"
+
+
+def _text(node: str, language: str) -> str:
+    return _file(node, language).read_text(encoding="utf-8")
+
+
+def test_every_node_has_its_help_and_there_is_none_for_others() -> None:
+    assert sorted(path.stem for path in DOCS.glob("*.md")) == NODES
+    assert sorted(path.parent.name for path in DOCS.glob("*/zh.md")) == NODES
+    assert sorted(path.stem for path in (DOCS / "images").glob("*.jpg")) == NODES
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_explains_every_input_and_output_and_common_mistakes_with_a_picture(node: str, language: str) -> None:
+    text = _text(node, language)
+    known = ENGLISH if language == "en" else locales.read(language)
+    title = known[node]["display_name"]
+    assert text.startswith(f"# {title.removesuffix(' (train)')}\n")
+    bold = " ".join(re.findall(r"\*\*(.+?)\*\*", text))
+    for side in ("inputs", "outputs"):
+        for key, socket in known[node].get(side, {}).items():
+            name = socket.get("name", "")
+            renamed = AUTOGROW.get(node, ("", ""))
+            name = renamed[1] if key == renamed[0] else name
+            assert name in bold, f"{key} of {node} is not explained"
+    assert ("**Common mistakes**" if language == "en" else "**常见错误**") in text
+    pictures = re.findall(r"!\[(.+?)\]\((.+?)\)", text)
+    assert [path for _, path in pictures] == [f"images/{node}.jpg"]
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_picture_is_small(node: str) -> None:
+    path = DOCS / "images" / f"{node}.jpg"
+    with Image.open(path) as picture:
+        assert 300 <= picture.width <= 1440
+    assert path.stat().st_size < 150_000
+
+
+@pytest.fixture(scope="module")
+def chinese(live: Any, browser: Any) -> Iterator[ComfyPage]:
+    page = ComfyPage.open(browser, live.url, {"Comfy.Locale": "zh"})
+    yield page
+    page.close()
+
+
+@needs_browser
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_shows_the_help_of_every_node_with_its_picture(request: pytest.FixtureRequest, language: str) -> None:
+    page: ComfyPage = request.getfixturevalue({"en": "classic", "zh": "chinese"}[language])
+    for node in NODES:
+        heading = _text(node, language).splitlines()[0].removeprefix("# ")
+        page.add_node(node)
+        shown = page.open_help()
+        shown.get_by_role("heading", name=heading).first.wait_for()
+        shown.locator("img").first.scroll_into_view_if_needed()
+        page.page.wait_for_function(
+            "() => [...document.querySelectorAll('.node-help-content img')].every(i => i.complete && i.naturalWidth)"
+        )
+        assert shown.locator("table").count() >= 1
+        page.screenshot(SCREENSHOTS / f"help-{node}-{language}.png")
+    assert not page.complaints

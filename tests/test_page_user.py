@@ -1,0 +1,167 @@
+"""What people do with the pack in ComfyUI's real page, by hand: build, run, cancel, change a prompt, come back another day.
+
+On the miniature, with a server of their own that holds nothing but the pack.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import hands
+from harness.browser import find_browser
+from harness.links import PACK_NAME, prepare_base
+from harness.page import ComfyPage
+from harness.server import ComfyServer
+from harness.shipped import MINIATURE, WORKFLOWS
+from harness.shipped_miniature import DRESSED, DRESSED_PICTURES, DRESSED_SAMPLER, PLAIN_SAMPLER
+from harness.stage import SMALL_MINIATURE
+from miniature.pack import WEIGHTS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FILES = REPOSITORY / "workflows"
+SCREENSHOTS = REPOSITORY / "test-output"
+LEARN, SAVE, LOAD = "CrossInitLearn", "CrossInitSave", "CrossInitLoad"
+
+pytestmark = [
+    pytest.mark.skipif(
+        find_browser(os.environ) is None,
+        reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
+    ),
+    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    base = tmp_path_factory.mktemp("user")
+    prepare_base(base, REPOSITORY)
+    server = ComfyServer(comfyui, base, extra_args=("--cpu",), log=base / "server.log")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def page(server: ComfyServer, browser: Any) -> Iterator[ComfyPage]:
+    page = ComfyPage.open(browser, server.url)
+    yield page
+    page.close()
+
+
+def _embeddings(server: ComfyServer) -> set[str]:
+    assert server.base is not None
+    return {path.name for path in (server.base / "models" / "embeddings").iterdir()}
+
+
+def _open_miniature(page: ComfyPage, **learn: int) -> None:
+    """The shipped workflow on the miniature, at its least work."""
+    page.load(FILES / f"{MINIATURE}.json")
+    for node, name, value in (*SMALL_MINIATURE, *((LEARN, name, value) for name, value in learn.items())):
+        page.set_widget(node, name, value)
+
+
+def test_a_graph_is_built_from_the_search_box_wired_by_dragging_and_learns_a_face(
+    page: ComfyPage, server: ComfyServer
+) -> None:
+    hands.new_graph(page)
+    for typed, name, at in (
+        ("miniature", "Load Miniature Model", (250, 180)),
+        ("portrait", "Paint Drawn Person", (250, 420)),
+        ("celebrity", "Load Celebrity Names", (250, 680)),
+        ("textual inversion", "Cross Initialization", (640, 180)),
+        ("train", "Learn Face", (1000, 180)),
+        ("embedding", "Save Learned Token", (1450, 180)),
+    ):
+        hands.add_from_search(page, typed, name, at)
+    model, start = "CrossInitMiniature", "CrossInitInitialize"
+    for wire in (
+        (model, "MODEL", LEARN, "model"),
+        (model, "CLIP", LEARN, "clip"),
+        (model, "VAE", LEARN, "vae"),
+        ("CrossInitDrawnPerson", "image", LEARN, "image"),
+        (model, "CLIP", start, "clip"),
+        ("CrossInitCelebrityNames", "names", start, "names"),
+        (start, "cross_init", LEARN, "cross_init"),
+        (LEARN, "token", SAVE, "token"),
+    ):
+        hands.connect(page, *wire)
+    for name, value in (("preset", "custom"), ("steps", 2), ("batch_size", 1)):
+        page.set_widget(LEARN, name, value)
+    page.set_widget(SAVE, "name", "by-hand")
+    page.run()
+    page.screenshot(SCREENSHOTS / "built-by-hand.png")
+    assert not page.errors()
+    assert page.text(LEARN).startswith("learned in")
+    assert "embedding:by-hand person" in page.text(SAVE)
+    assert "by-hand.safetensors" in _embeddings(server)
+
+
+def test_every_template_is_opened_from_the_browser_of_templates(page: ComfyPage) -> None:
+    for name in WORKFLOWS:
+        hands.new_graph(page)
+        page.command("Comfy.BrowseTemplates")
+        dialog = page.page.get_by_role("dialog")
+        dialog.get_by_text(PACK_NAME).first.click()
+        page.page.get_by_test_id(f"template-workflow-{name}").click()
+        page.wait_for_graph(json.loads((FILES / f"{name}.json").read_text(encoding="utf-8")))
+        # Where models are missing, the page says so.
+        page.page.keyboard.press("Escape")
+        assert not [error for error in page.errors() if error.endswith("is unknown")], name
+
+
+def test_another_prompt_draws_anew_and_learns_nothing(page: ComfyPage) -> None:
+    _open_miniature(page)
+    page.run()
+    assert {"Learn Face (train)", PLAIN_SAMPLER, DRESSED_SAMPLER} <= set(page.ran())
+    page.set_widget(DRESSED, "text", "a {} person wearing headphones")
+    page.run()
+    assert page.ran()[:2] == [DRESSED, DRESSED_SAMPLER]
+    assert DRESSED_PICTURES in page.ran()
+    assert not {"Learn Face (train)", "Cross Initialization", PLAIN_SAMPLER} & set(page.ran())
+
+
+def test_a_run_that_was_cancelled_goes_on_where_it_stopped(page: ComfyPage) -> None:
+    _open_miniature(page, steps=60, seed=7)
+    page.start()
+    page.wait_for_text(LEARN, "step ")
+    page.cancel()
+    assert not page.errors() and not page.failed()
+    page.run()
+    counted = re.match(r"learned in [\d.]+ s \((\d+) steps\)", page.text(LEARN))
+    assert counted, page.text(LEARN)
+    assert 1 <= int(counted[1]) < 60
+
+
+def test_a_saved_token_is_offered_after_a_restart(
+    page: ComfyPage, server: ComfyServer, browser: Any, tmp_path: Path
+) -> None:
+    _open_miniature(page)
+    page.set_widget(SAVE, "name", "another-day")
+    page.run()
+    saved = "another-day.safetensors"
+    server.stop()
+    server.start()
+    tomorrow = ComfyPage.open(browser, server.url)
+    try:
+        hands.new_graph(tomorrow)
+        hands.add_from_search(tomorrow, "load learned", "Load Learned Token", (300, 200))
+        hands.add_from_search(tomorrow, "save learned", "Save Learned Token", (900, 200))
+        hands.connect(tomorrow, LOAD, "token", SAVE, "token")
+        assert saved in tomorrow.options(LOAD, "file")
+        tomorrow.set_widget(LOAD, "file", saved)
+        tomorrow.set_widget(SAVE, "name", "another-day-copy")
+        tomorrow.run()
+        assert not tomorrow.errors()
+        assert tomorrow.text(LOAD).startswith("another-day: 2 vectors")
+        assert "another-day-copy.safetensors" in _embeddings(server)
+    finally:
+        tomorrow.close()
