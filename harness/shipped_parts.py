@@ -106,7 +106,7 @@ def sampler(
     key: str = "sampler",
     title: str = "",
 ) -> Node:
-    """KSampler with the published settings."""
+    """KSampler with the published settings, and with room for the preview that many have turned on."""
     values = {
         "seed": 42,
         "control_after_generate": control,
@@ -117,7 +117,7 @@ def sampler(
         "denoise": denoise,
     }
     links = {"model": model, "positive": positive, "negative": negative, "latent_image": image}
-    return Node(key, "KSampler", 270, values, links, title=title)
+    return Node(key, "KSampler", 510, values, links, title=title)
 
 
 def decode(samples: str = "sampler", key: str = "decode", title: str = "") -> Node:

@@ -115,8 +115,10 @@ def classic(drawn: Drawn, browser: Any) -> Iterator[ComfyPage]:
 
 @pytest.fixture(scope="module")
 def newer(drawn: Drawn, browser: Any) -> Iterator[ComfyPage]:
-    """The page with its newer nodes, "Nodes 2.0"."""
-    page = ComfyPage.open(browser, drawn.url, {"Comfy.VueNodes.Enabled": True})
+    """The page with its newer nodes, "Nodes 2.0", and with previews in KSampler too."""
+    page = ComfyPage.open(
+        browser, drawn.url, {"Comfy.VueNodes.Enabled": True, "Comfy.Execution.PreviewMethod": "latent2rgb"}
+    )
     yield page
     page.close()
 
