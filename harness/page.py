@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, TimeoutError, sync_playwright
 
 from .browser import find_browser
+from .page_view import BARE, Box, PageView
+
+__all__ = ["BARE", "SETTINGS", "Box", "ComfyPage", "PageError", "chromium"]
 
 SETTINGS: Mapping[str, Any] = {
     "Comfy.TutorialCompleted": True,  # else the first visit opens the browser of templates
@@ -26,14 +28,6 @@ SETTINGS: Mapping[str, Any] = {
 }
 """Classic nodes, as a new local installation has them. `Comfy.VueNodes.Enabled` is the page's "Nodes 2.0"."""
 
-BARE: Mapping[str, Any] = {
-    "Comfy.Minimap.Visible": False,
-    "Comfy.Graph.CanvasInfo": False,
-    "Comfy.Graph.CanvasMenu": False,
-    "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # text stays text, however small
-}
-"""Nothing but the graph."""
-
 # What the page asks for although it is there only in some installations, the translations of help pages among it.
 _EXPECTED_404 = ("user.css", "comfy.templates.json", "dir=workflows", "dir=subgraphs", "/en.md")
 # What the page says of itself, with or without the pack.
@@ -43,31 +37,6 @@ _EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 class PageError(RuntimeError):
     """The page shows an error, or does not do what was asked of it."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """Where a node or group stands, in units of the graph; a node's box includes its title."""
-
-    title: str
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def overlaps(self, other: Box, tolerance: float = 0.0) -> bool:
-        return (
-            min(self.right, other.right) - max(self.left, other.left) > tolerance
-            and min(self.bottom, other.bottom) - max(self.top, other.top) > tolerance
-        )
-
-    def holds(self, other: Box) -> bool:
-        return (
-            self.left <= other.left
-            and self.top <= other.top
-            and self.right >= other.right
-            and self.bottom >= other.bottom
-        )
 
 
 @contextmanager
@@ -84,11 +53,11 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-class ComfyPage:
+class ComfyPage(PageView):
     """One open page. `complaints` collects the console's errors and the requests that failed."""
 
     def __init__(self, page: Page, url: str) -> None:
-        self.page = page
+        super().__init__(page)
         self.url = url
         self.complaints: list[str] = []
         page.on("console", self._on_console)
@@ -124,10 +93,6 @@ class ComfyPage:
 
     def close(self) -> None:
         self.page.context.close()
-
-    def command(self, name: str) -> None:
-        """Run one of the page's own commands."""
-        self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
     def load(self, workflow: Path) -> None:
         """Drop a workflow file onto the graph, and wait until the page shows it."""
@@ -314,76 +279,6 @@ class ComfyPage:
                 ]"""
             )
         )
-
-    def nodes(self) -> list[Box]:
-        """The nodes and notes as they are drawn."""
-        return [
-            Box(*box)
-            for box in self.page.evaluate(
-                """() => app.graph.nodes.map(n => {
-                    const drawn = document.querySelector(`.lg-node[data-node-id="${n.id}"]`)
-                    if (!drawn) {
-                        const [x, y, w, h] = n.boundingRect
-                        return [n.title, x, y, x + w, y + h]
-                    }
-                    const box = drawn.getBoundingClientRect()
-                    const canvas = app.canvas.canvas.getBoundingClientRect()
-                    const { scale, offset } = app.canvas.ds
-                    const x = client => (client - canvas.left) / scale - offset[0]
-                    const y = client => (client - canvas.top) / scale - offset[1]
-                    return [n.title, x(box.left), y(box.top), x(box.right), y(box.bottom)]
-                })"""
-            )
-        ]
-
-    def groups(self) -> list[Box]:
-        """The frames around nodes."""
-        return [
-            Box(*box)
-            for box in self.page.evaluate(
-                "() => app.graph.groups.map(g => { const [x, y, w, h] = g.boundingRect; return [g.title, x, y, x + w, y + h] })"
-            )
-        ]
-
-    def hide_everything_else(self) -> None:
-        """Leave nothing but the graph in the window."""
-        self.command("Workspace.ToggleFocusMode")
-        self.page.add_style_tag(
-            content=".graph-canvas-container ~ *, [aria-label='Show Menu'] { display: none !important }"
-        )
-
-    def frame(self, width: int, groups: Sequence[str] = (), margin: float = 20) -> None:
-        """Resize the window and move the view so that the graph, or these groups of it, fill it."""
-        boxes = [group for group in self.groups() if group.title in groups] or [*self.nodes(), *self.groups()]
-        left, top = min(box.left for box in boxes) - margin, min(box.top for box in boxes) - margin
-        right, bottom = max(box.right for box in boxes) + margin, max(box.bottom for box in boxes) + margin
-        scale = width / (right - left)
-        self.page.set_viewport_size({"width": width, "height": round((bottom - top) * scale)})
-        self.page.evaluate(
-            """([x, y, scale]) => {
-                app.canvas.ds.scale = scale
-                app.canvas.ds.offset = [-x, -y]
-                app.canvas.setDirty(true, true)
-            }""",
-            [left, top, scale],
-        )
-        self.settle()
-
-    def settle(self) -> None:
-        """Wait until the page has drawn what it was told, pictures and fonts included."""
-        self.page.evaluate("() => document.fonts.ready")
-        for _ in range(3):
-            self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-    def picture(self) -> bytes:
-        """The window as PNG."""
-        self.settle()
-        return self.page.screenshot()
-
-    def screenshot(self, path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.picture())
-        return path
 
     def _wait_for_curtain(self) -> None:
         """Wait until the page takes clicks again. The sheet with which it covers itself while it loads goes at the end of
