@@ -101,11 +101,12 @@ def add_from_search(page: ComfyPage, text: str, name: str, at: Point) -> None:
     search(page, text)
     before = page.page.evaluate("() => app.graph.nodes.length")
     offered(page).filter(has_text=name).first.click()
+    page.page.wait_for_function("before => app.graph.nodes.length === before + 1", arg=before)
+    _box(page).wait_for(state="hidden")
     page.page.mouse.move(at[0] + 5, at[1] + 5)
     page.page.mouse.move(*at, steps=3)
     page.page.mouse.click(*at)
-    page.page.wait_for_function("before => app.graph.nodes.length === before + 1", arg=before)
-    _box(page).wait_for(state="hidden")
+    page.page.wait_for_function("() => app.canvas.state.ghostNodeId == null")
 
 
 def connect(page: ComfyPage, source: str, output: str, target: str, socket: str) -> None:
