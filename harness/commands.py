@@ -115,7 +115,8 @@ def run_demo(options: argparse.Namespace, passed: list[str], layout: Layout) -> 
     for name, path in (("checkpoint", options.checkpoint), ("photo", options.photo)):
         if path is not None and not path.is_file():
             raise hosts.SetupError(f"--{name} {path} is not a file.")
-    environment = prepare(options, layout, ["demo"])
+    # The drawn person needs nothing but ComfyUI.
+    environment = prepare(options, layout, ["demo"] if options.checkpoint else [])
     command = hosts.module_command(environment.python, layout.root, "harness.demo")
     paths = {
         "comfyui": environment.comfyui,
@@ -214,9 +215,10 @@ def prepare_browser(layout: Layout, environment: Environment, try_again: bool = 
     """A browser for the page tests. What could not be installed once is only tried again by `setup`."""
     stamps = Stamps(layout.stamps)
     known = stamps.get("browser") or ""
-    if found := browser.find_browser(os.environ, installed=Path(known)):
+    failed = known.startswith("failed:")
+    if found := browser.find_browser(os.environ, installed=None if failed or not known else Path(known)):
         return found
-    if known.startswith("failed:") and not try_again:
+    if failed and not try_again:
         say(f"There is no browser, so the page tests will be skipped. To try again: run.py setup. {known}")
         return None
     say("Installing Chromium for the page tests ...")

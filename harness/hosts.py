@@ -17,20 +17,26 @@ try:
     from packaging.requirements import Requirement
 except ImportError:
     Requirement = None
-missing = []
+same, missing = json.loads(sys.argv[2]), []
+def version(name):
+    for one in (name, *same.get(name, ())):
+        try:
+            return importlib.metadata.version(one)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return None
 for text in json.loads(sys.argv[1]):
     wanted = Requirement(text) if Requirement else None
     if wanted and wanted.marker and not wanted.marker.evaluate():
         continue
-    try:
-        found = importlib.metadata.version(wanted.name if wanted else re.match(r"[A-Za-z0-9._-]+", text)[0])
-    except importlib.metadata.PackageNotFoundError:
+    found = version(wanted.name if wanted else re.match(r"[A-Za-z0-9._-]+", text)[0])
+    if found is None or (wanted and not wanted.specifier.contains(found, prereleases=True)):
         missing.append(text)
-    else:
-        if wanted and not wanted.specifier.contains(found, prereleases=True):
-            missing.append(text)
 print(json.dumps(missing))
 """
+
+_SAME = {"opencv-python-headless": ["opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"]}
+"""Packages that bring the same module; installing one over another breaks both."""
 
 
 class SetupError(RuntimeError):
@@ -112,7 +118,7 @@ def missing_packages(python: Path, requirements: Sequence[str]) -> list[str]:
     """Those of `requirements` that this Python does not meet. Installs nothing."""
     if not requirements:
         return []
-    command = [str(python), "-c", _MISSING, json.dumps(list(requirements))]
+    command = [str(python), "-c", _MISSING, json.dumps(list(requirements)), json.dumps(_SAME)]
     result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if result.returncode != 0:
         raise SetupError(f"{python} cannot list its packages:\n{result.stderr.strip()[-1000:]}")

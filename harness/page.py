@@ -117,10 +117,6 @@ class ComfyPage(PageView):
             "types => app.graph.nodes.map(n => n.type).sort().join() === types.join()", arg=types
         )
 
-    def has_node(self, node: str) -> bool:
-        """Whether exactly one node has this type or title."""
-        return bool(self.page.evaluate(f"node => {_FIND}(node) !== null", node))
-
     def title(self, node: str) -> str:
         """What stands above the one node of this type."""
         return str(self.page.evaluate(f"node => {_FIND}(node).title", node))

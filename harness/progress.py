@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -95,7 +96,7 @@ class _SignOfLife:
         text = f"    {self._title}: {now - self._started:.0f} s  {self._doing}"
         if self._terminal and now - self._shown >= 0.2:
             self._shown = now
-            columns = os.get_terminal_size().columns - 1
+            columns = max(shutil.get_terminal_size().columns - 1, 1)
             print(f"\r{text[:columns]:<{columns}}", end="", flush=True)
         elif not self._terminal and now - self._shown >= _SECONDS_BETWEEN_LINES:
             self._shown = now

@@ -137,11 +137,19 @@ def prepare_pinned(layout: Layout, groups: Sequence[str]) -> None:
 
 
 def prepare_existing(layout: Layout, python: Path, groups: Sequence[str], *, install_missing: bool) -> None:
-    """Check that a Python which is not ours has the packages of `groups`; install them only if told to."""
+    """Check that a Python which is not ours has the packages of `groups`; install them only if told to.
+
+    Without groups nothing is demanded: two nodes want a library each, and say so themselves where it is missing.
+    """
     missing = missing_packages(python, requirements_of(layout.root / "pyproject.toml", groups))
     if not missing:
         return
     packages = ", ".join(missing)
+    if not install_missing and not groups:
+        say(
+            f"{python} lacks {packages}. The nodes that want them will say so; --install-missing lets pip install them."
+        )
+        return
     if not install_missing:
         raise SetupError(
             f"{python} lacks {packages}. Nothing was installed there. To let pip install them, add --install-missing; "

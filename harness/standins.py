@@ -11,18 +11,15 @@ A layout is a table of `Entry`: key, shape and how to draw the weight.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
-
-from crossinit_core.compact_folder import EOS, FORMAT, TABLE
+from safetensors.torch import save_file
 
 StateDict = dict[str, torch.Tensor]
 
@@ -444,30 +441,3 @@ def make_lora(
 
 
 # ------------------------------------------------------------------------------------- tiny diffusers models
-
-
-def make_compact(folder: Path | str, target: Path | str) -> Path:
-    """Write a small SD 2.x model of a diffusers folder as a compact folder, which becomes ComfyUI's objects as the
-    miniature does; return its path.
-
-    Raises FileNotFoundError if a part is missing.
-    """
-    folder, target = Path(folder), Path(target)
-    files = dict.fromkeys(("unet", "vae"), "diffusion_pytorch_model") | {"text_encoder": "model"}
-    config: dict[str, Any] = {"format": FORMAT}
-    tensors: StateDict = {}
-    for part, name in files.items():
-        config[part] = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-        state = load_file(folder / part / f"{name}.safetensors")
-        tensors |= {f"{part}.{key}": value for key, value in state.items() if not key.endswith("position_ids")}
-    config["scheduler"] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    # The tokenizer's end token; the 2 in such folders is a relic that transformers replaces as well.
-    config["text_encoder"]["eos_token_id"] = EOS
-    rows = tensors.pop(f"text_encoder.{TABLE}")
-    ids = torch.arange(len(rows), dtype=torch.int32)
-    tensors |= {f"text_encoder.{key}": value for key, value in (("rows", rows), ("row_ids", ids))}
-    tensors["text_encoder.other_row"] = torch.zeros(rows.shape[1])
-    target.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, target / "model-1.safetensors")
-    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return target

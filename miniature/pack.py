@@ -23,7 +23,7 @@ from crossinit_core.compact_folder import FORMAT, TABLE, load_modules, read_conf
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 
 from .judge import Judge, build_judges
-from .model import SCHEDULER, Parts, table
+from .model import SCHEDULER, Parts
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the shipped files lie."""
@@ -166,8 +166,3 @@ def expand(folder: Path, target: Path, dtype: torch.dtype = torch.float16) -> Pa
     }
     (target / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
     return target
-
-
-def used_rows(parts: Parts, ids: Tensor) -> Tensor:
-    """(n, d) rows of the token table."""
-    return table(parts.text_encoder).detach()[ids]

@@ -77,17 +77,27 @@ def pack(comfyui: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def tiny_comfy(pack: ModuleType, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """Makes ComfyUI's MODEL, CLIP and VAE of a tiny model of the reference data: `tiny_comfy("tiny-eps")`."""
-    from harness.standins import make_compact
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The diffusers folders `tiny-eps` and `tiny-v`, with random weights."""
+    from tests.tiny_models import MODELS, make_tiny
 
-    compact = tmp_path_factory.mktemp("compact")
+    folder = tmp_path_factory.mktemp("tiny")
+    for name, prediction_type in MODELS.items():
+        make_tiny(folder / name, prediction_type)
+    return folder
 
-    def make(name: str) -> Any:
-        folder = compact / name
-        return pack.nodes.comfy_miniature.load_miniature(
-            folder if folder.exists() else make_compact(reference / name, folder)
-        )
+
+@pytest.fixture(scope="session")
+def tiny_comfy(pack: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
+    """Makes ComfyUI's MODEL, CLIP and VAE of a tiny diffusers folder: `tiny_comfy(tiny_models / "tiny-eps")`."""
+    from tests.tiny_models import make_compact
+
+    compact: dict[Path, Path] = {}
+
+    def make(folder: Path) -> Any:
+        if folder not in compact:
+            compact[folder] = make_compact(folder, tmp_path_factory.mktemp("compact"))
+        return pack.nodes.comfy_miniature.load_miniature(compact[folder])
 
     return make
 

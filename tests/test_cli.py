@@ -52,8 +52,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.fixture
-def model(reference: Path) -> Path:
-    return reference / "tiny-eps"
+def model(tiny_models: Path) -> Path:
+    return tiny_models / "tiny-eps"
 
 
 @pytest.fixture

@@ -26,15 +26,15 @@ def inside_a_node(comfyui: Path) -> Iterator[None]:
 def traced(request: pytest.FixtureRequest, reference: Path, tiny_comfy: Any) -> SimpleNamespace:
     """A tiny model in ComfyUI's modules, and the trace that the published code recorded on it."""
     with torch.inference_mode():
-        model, clip, vae = tiny_comfy(f"tiny-{request.param}")
+        model, clip, vae = tiny_comfy(reference / f"tiny-{request.param}")
     trace = np.load(reference / f"trace-{request.param}.npz")
     return SimpleNamespace(model=model, clip=clip, vae=vae, trace=trace)
 
 
 @pytest.fixture
-def tiny(tiny_comfy: Any) -> SimpleNamespace:
+def tiny(tiny_comfy: Any, tiny_models: Path) -> SimpleNamespace:
     """A fresh tiny model that a test may change."""
-    model, clip, vae = tiny_comfy("tiny-eps")
+    model, clip, vae = tiny_comfy(tiny_models / "tiny-eps")
     return SimpleNamespace(model=model, clip=clip, vae=vae)
 
 

@@ -22,8 +22,8 @@ NAMES = ["Cher", "Angelina Jolie", "Arnold Schwarzenegger", "Björk Guðmundsdó
 
 
 @pytest.fixture(scope="module")
-def backbone(reference: Path) -> DiffusersBackbone:
-    return DiffusersBackbone.from_pretrained(reference / "tiny-eps")
+def backbone(tiny_models: Path) -> DiffusersBackbone:
+    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
 
 
 def _rows(backbone: DiffusersBackbone, text: str) -> torch.Tensor:
@@ -66,8 +66,8 @@ def test_the_start_is_the_text_encoders_output(backbone: DiffusersBackbone) -> N
     torch.testing.assert_close(v0, expected, atol=1e-5, rtol=0)
 
 
-def test_every_number_of_vectors_that_the_names_allow(backbone: DiffusersBackbone, reference: Path) -> None:
-    names = load_celebrity_names(reference / "celebrity-names.txt").names
+def test_every_number_of_vectors_that_the_names_allow(backbone: DiffusersBackbone) -> None:
+    names = load_celebrity_names().names
     longest = max(names, key=lambda name: len(backbone.tokenize(name)))
     most = min(8, len(backbone.tokenize(longest)))
     starts = [cross_initialize(backbone, names, count) for count in range(1, most + 1)]

@@ -82,9 +82,9 @@ def nodes(pack: ModuleType) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def tiny_clip(tiny_comfy: Any) -> Any:
+def tiny_clip(tiny_comfy: Any, tiny_models: Path) -> Any:
     with torch.inference_mode():
-        return tiny_comfy("tiny-eps")[1]
+        return tiny_comfy(tiny_models / "tiny-eps")[1]
 
 
 def person(pack: ModuleType, name: str, seed: int = 0, vectors: int = 2, width: int = 32) -> Any:

@@ -12,8 +12,8 @@ from crossinit_core.prompts import TEMPLATES, load_prompts, token_ids_with_place
 
 
 @pytest.fixture(scope="module")
-def backbone(reference: Path) -> DiffusersBackbone:
-    return DiffusersBackbone.from_pretrained(reference / "tiny-eps")
+def backbone(tiny_models: Path) -> DiffusersBackbone:
+    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
 
 
 def _ids(backbone: DiffusersBackbone, prompt: str, vectors: int = 2) -> list[int]:

@@ -36,8 +36,8 @@ GREEN = np.array([0, 255, 0], dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def backbone(reference: Path) -> DiffusersBackbone:
-    return DiffusersBackbone.from_pretrained(reference / "tiny-eps")
+def backbone(tiny_models: Path) -> DiffusersBackbone:
+    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
 
 
 @pytest.fixture(scope="module")
@@ -311,9 +311,9 @@ def test_the_node_gives_an_image_that_other_nodes_take(report: Any, token: Learn
 
 
 def test_with_a_clip_a_token_from_a_file_is_compared_with_its_vocabulary(
-    pack: ModuleType, report: Any, tiny_comfy: Any
+    pack: ModuleType, report: Any, tiny_comfy: Any, tiny_models: Path
 ) -> None:
-    clip = tiny_comfy("tiny-eps")[1]
+    clip = tiny_comfy(tiny_models / "tiny-eps")[1]
     token = pack.crossinit_core.LearnedToken(torch.ones(2, 32), "alice", "sd2")
     plain, with_clip = report([token]), report([token], clip=clip)
     assert "vocabulary" not in plain[1] and "norm of the vocabulary" in with_clip[1]

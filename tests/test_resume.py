@@ -33,8 +33,8 @@ class Cancel(BaseException):
 
 
 @pytest.fixture(scope="module")
-def backbone(reference: Path) -> DiffusersBackbone:
-    return DiffusersBackbone.from_pretrained(reference / "tiny-eps")
+def backbone(tiny_models: Path) -> DiffusersBackbone:
+    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
 
 
 @pytest.fixture(scope="module")
@@ -369,9 +369,7 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_run(
         invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=taken, on_step=_stop_after(3))
 
 
-def test_ready_made_batches_are_resumed_too(
-    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path, reference: Path
-) -> None:
+def test_ready_made_batches_are_resumed_too(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.tensor([[backbone.bos, 49408, 49409, backbone.eos, *repeat(backbone.pad, 73)]])
     batches = [

@@ -48,7 +48,12 @@ def shown(comfyui: Path) -> Iterator[list[Image.Image]]:
 
 @pytest.fixture
 def learn(
-    pack: ModuleType, tiny_comfy: Any, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pack: ModuleType,
+    tiny_comfy: Any,
+    tiny_models: Path,
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Any]:
     """Runs Learn Face for `STEPS` steps on a tiny model: `learn(sample_every=2)` gives the token."""
     import folder_paths
@@ -56,7 +61,7 @@ def learn(
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     nodes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
     node = next(node for node in nodes if node.GET_SCHEMA().node_id == "CrossInitLearn")
-    model, clip, vae = tiny_comfy("tiny-eps")
+    model, clip, vae = tiny_comfy(tiny_models / "tiny-eps")
     photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     start = pack.nodes.sockets.CrossInit(torch.randn(2, 32, generator=torch.Generator().manual_seed(1)))
 
@@ -94,11 +99,11 @@ def test_a_run_with_samples_learns_the_same_to_the_bit(learn: Callable[..., Any]
 
 @pytest.mark.parametrize("name", ["tiny-eps", "tiny-v"])
 def test_a_sample_is_what_ksampler_draws_with_that_token(
-    pack: ModuleType, tiny_comfy: Any, texts: list[str], name: str
+    pack: ModuleType, tiny_comfy: Any, tiny_models: Path, texts: list[str], name: str
 ) -> None:
     import comfy.sample
 
-    model, clip, vae = tiny_comfy(name)
+    model, clip, vae = tiny_comfy(tiny_models / name)
     backbone = pack.nodes.comfy_backbone.ComfyBackbone(model, clip, vae)
     vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
     sampler = pack.nodes.comfy_sampling.PromptSampler(backbone, PROMPT, 2, steps=4, seed=42)
@@ -127,8 +132,8 @@ def test_the_page_sees_the_sample_beside_the_preview(learn: Callable[..., Any], 
     assert {picture.width / picture.height for picture in shown} == {1.0}
 
 
-def test_a_sample_follows_the_vectors(pack: ModuleType, tiny_comfy: Any, texts: list[str]) -> None:
-    backbone = pack.nodes.comfy_backbone.ComfyBackbone(*tiny_comfy("tiny-eps"))
+def test_a_sample_follows_the_vectors(pack: ModuleType, tiny_comfy: Any, tiny_models: Path, texts: list[str]) -> None:
+    backbone = pack.nodes.comfy_backbone.ComfyBackbone(*tiny_comfy(tiny_models / "tiny-eps"))
     sampler = pack.nodes.comfy_sampling.PromptSampler(backbone, PROMPT, 2, steps=2, seed=0)
     with backbone.training(precision="fp32", gradient_checkpointing=False) as frozen:
         first, again, other = (

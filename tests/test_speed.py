@@ -14,7 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossinit_core import InversionResult, InversionSettings, StepReport, TrainingBatch, invert
+from crossinit_core import (
+    InversionResult,
+    InversionSettings,
+    StepReport,
+    TrainingBatch,
+    cross_initialize_words,
+    invert,
+)
 from crossinit_core import run as run_module
 from crossinit_core.backbone import activation_memory
 from crossinit_core.diffusers_backbone import DiffusersBackbone
@@ -26,13 +33,13 @@ PHOTO = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def backbone(reference: Path) -> DiffusersBackbone:
-    return DiffusersBackbone.from_pretrained(reference / "tiny-eps")
+def backbone(tiny_models: Path) -> DiffusersBackbone:
+    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
 
 
 @pytest.fixture(scope="module")
-def start(reference: Path) -> Tensor:
-    return torch.from_numpy(np.load(reference / "trace-eps.npz")["init"])
+def start(backbone: DiffusersBackbone) -> Tensor:
+    return cross_initialize_words(backbone, "human face")
 
 
 class Watched:

@@ -230,9 +230,9 @@ def test_what_comfyui_could_not_recognise_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["tiny-eps", "tiny-v"])
-def tiny(request: pytest.FixtureRequest, reference: Path, tiny_comfy: Any) -> SimpleNamespace:
-    folder = reference / request.param
-    model, clip, vae = tiny_comfy(request.param)
+def tiny(request: pytest.FixtureRequest, tiny_models: Path, tiny_comfy: Any) -> SimpleNamespace:
+    folder = tiny_models / request.param
+    model, clip, vae = tiny_comfy(folder)
     return SimpleNamespace(folder=folder, model=model, clip=clip, vae=vae)
 
 

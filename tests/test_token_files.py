@@ -159,11 +159,11 @@ def test_a1111_finds_what_it_looks_for(tmp_path: Path, token: LearnedToken) -> N
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # the tiny model's scheduler is as old as the published code
-def test_diffusers_reads_all_vectors(reference: Path, tmp_path: Path, suffix: str) -> None:
+def test_diffusers_reads_all_vectors(tiny_models: Path, tmp_path: Path, suffix: str) -> None:
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        reference / "tiny-eps", safety_checker=None, local_files_only=True
+        tiny_models / "tiny-eps", safety_checker=None, local_files_only=True
     )
     vectors = torch.randn(3, 32)
     path = save_learned_token(LearnedToken(vectors, "zoe-face", "width-32"), tmp_path / f"x{suffix}")

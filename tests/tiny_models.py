@@ -1,0 +1,150 @@
+"""Tiny models with random weights and Stable Diffusion 2's structure, and draws to train them with: made on the spot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from crossinit_core import TrainingBatch, cross_initialize, load_celebrity_names
+from crossinit_core.compact_folder import EOS, FORMAT, TABLE, build_modules, write_tokenizer
+from crossinit_core.diffusers_backbone import DiffusersBackbone
+from crossinit_core.prompts import token_ids_with_placeholders, training_prompts
+from miniature.pack import WEIGHTS
+
+MODELS = {"tiny-eps": "epsilon", "tiny-v": "v_prediction"}
+
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "text_encoder": {
+        "vocab_size": 49408,
+        "hidden_size": 32,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "hidden_act": "gelu",
+        "max_position_embeddings": 77,
+        "projection_dim": 32,
+        "bos_token_id": 49406,
+        "eos_token_id": EOS,
+        "pad_token_id": 0,
+    },
+    "unet": {
+        "sample_size": 8,
+        "block_out_channels": [64, 128],
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+        "layers_per_block": 1,
+        "attention_head_dim": [1, 2],
+        "cross_attention_dim": 32,
+        "use_linear_projection": True,
+    },
+    "vae": {
+        "block_out_channels": [32] * 4,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 32,
+        "sample_size": 64,
+    },
+}
+
+
+def make_tiny(folder: Path, prediction_type: str) -> Path:
+    """Write a diffusers folder: text width 32, UNet widths 64 and 128, a VAE of factor 8, CLIP's tokenizer. Returns it."""
+    from diffusers import DDPMScheduler
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        modules = build_modules(_CONFIGS)
+    for part, module in modules.items():
+        module.save_pretrained(folder / part)
+    DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type
+    ).save_pretrained(folder / "scheduler")
+    write_tokenizer(WEIGHTS / "merges.txt", folder / "tokenizer")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "requires_safety_checker": False,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def make_compact(folder: Path, target: Path) -> Path:
+    """Write a tiny diffusers folder as a compact folder, which becomes ComfyUI's objects as the miniature does."""
+    files = dict.fromkeys(("unet", "vae"), "diffusion_pytorch_model") | {"text_encoder": "model"}
+    config: dict[str, Any] = {"format": FORMAT}
+    tensors: dict[str, Tensor] = {}
+    for part, name in files.items():
+        config[part] = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+        for key, value in load_file(folder / part / f"{name}.safetensors").items():
+            # transformers 5 may write its encoders without a level of that name.
+            prefix = "text_model." if part == "text_encoder" and not key.startswith("text_model.") else ""
+            if not key.endswith("position_ids"):
+                tensors[f"{part}.{prefix}{key}"] = value
+    config["scheduler"] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    # The tokenizer's end token; the 2 in old folders is a relic that transformers replaces as well.
+    config["text_encoder"]["eos_token_id"] = EOS
+    rows = tensors.pop(f"text_encoder.{TABLE}")
+    ids = torch.arange(len(rows), dtype=torch.int32)
+    tensors |= {f"text_encoder.{key}": value for key, value in (("rows", rows), ("row_ids", ids))}
+    tensors["text_encoder.other_row"] = torch.zeros(rows.shape[1])
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, target / "model-1.safetensors")
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return target
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A model, a start, and ready-made draws of its training: the same for everybody."""
+
+    backbone: DiffusersBackbone
+    start: Tensor
+    draws: tuple[TrainingBatch, ...]
+
+    def batches(self, steps: int) -> list[TrainingBatch]:
+        return list(self.draws[:steps])
+
+
+def make_draws(backbone: DiffusersBackbone, steps: int = 6, batch: int = 8) -> Draws:
+    """Draws for latents of 8 x 8, with the training prompts for two vectors."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = sorted(set(training_prompts()))
+    ids = torch.tensor(
+        [
+            token_ids_with_placeholders(
+                prompt,
+                2,
+                tokenize=backbone.tokenize,
+                bos=backbone.bos,
+                eos=backbone.eos,
+                pad=backbone.pad,
+                vocabulary_size=backbone.vocabulary_size,
+            )
+            for prompt in prompts
+        ]
+    )
+
+    def draw() -> TrainingBatch:
+        return TrainingBatch(
+            torch.randn(batch, 4, 8, 8, generator=generator),
+            torch.randn(batch, 4, 8, 8, generator=generator),
+            torch.randint(0, 1000, (batch,), generator=generator),
+            ids[torch.randint(len(ids), (batch,), generator=generator)],
+        )
+
+    start = cross_initialize(backbone, load_celebrity_names().names, 2)
+    return Draws(backbone, start, tuple(draw() for _ in range(steps)))
