@@ -25,7 +25,7 @@ from benchmarks.claims.plan import Job, Plan, Run, jobs
 from benchmarks.claims.results import ASKING, EXPRESSIONS, JUDGED, Results, Summary, read_json, write_json
 from benchmarks.claims.statistics import Numbers, estimate
 from benchmarks.claims.studio import Clock, OutOfTimeError, Studio
-from benchmarks.claims.verdicts import fast_learning_rate, verdicts
+from benchmarks.claims.verdicts import best_rate, fast_learning_rate, verdicts
 from benchmarks.claims.workers import MOST_FAILURES, Order, Outcome, perform
 from benchmarks.paper_claims import main
 from crossinit_core import InversionSettings, invert
@@ -485,6 +485,34 @@ def test_differences_are_paired_over_the_people_who_have_both() -> None:
     assert found.count == 6
     summary["configs"]["plain-320"]["seconds"][3] = None
     assert Numbers(summary).mean("plain-320", "seconds").count == 11
+
+
+def _keep(summary: Summary, config: str, people: list[int]) -> None:
+    """Leave out of a configuration everybody but these people (places in its lists)."""
+    found = summary["configs"][config]
+    for columns in (found, *found["judges"]):
+        columns.update({name: [values[i] for i in people] for name, values in columns.items() if name != "judges"})
+
+
+def test_the_best_rate_is_found_over_the_people_who_have_every_rate() -> None:
+    plan = Plan()
+    summary = _summary(plan)
+    likeness = {
+        config: summary["configs"][f"plain{config}-320"]["judges"][1]["likeness"] for config in ("", "-rate-0.02")
+    }
+    likeness[""][:4] = [0.85] * 4  # Four people are easy, at any rate, and 0.005 suits them best.
+    likeness["-rate-0.02"][:4] = [0.8] * 4
+    for rate in ("0.02", "0.04"):
+        _keep(summary, f"plain-rate-{rate}-320", [0, 1, 2, 3])
+    assert np.mean(likeness[""]) < 0.8, "the mean of all people at 0.005 is below that of the easy ones at 0.02"
+    found = best_rate(Numbers(summary), plan, "words")
+    assert found is not None and found.learning_rate == 0.005
+
+    summary = _summary(plan)
+    for rate, people in (("0.02", [0, 1]), ("0.04", [2, 3])):
+        _keep(summary, f"plain-rate-{rate}-320", people)
+    assert best_rate(Numbers(summary), plan, "words") is None, "nobody has every rate"
+    assert _held(summary)[5] is None
 
 
 def test_an_estimate_has_the_right_spread() -> None:

@@ -33,7 +33,7 @@ Summary = dict[str, Any]
 def write_json(path: Path, content: Any) -> None:
     """Write a small file in one step."""
     text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, text.encode())
 
 
 def read_json(path: Path, default: Any = None) -> Any:
@@ -106,7 +106,7 @@ def write_summary(path: Path, summary: Summary) -> None:
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items() if key != "configs"]
     configs = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary["configs"].items()]
     text = "{\n" + ",\n".join([*lines, '"configs": {\n' + ",\n".join(configs) + "\n}"]) + "\n}\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, text.encode())
 
 
 def _learning(plan: Plan) -> list[list[str]]:

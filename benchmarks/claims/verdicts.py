@@ -6,7 +6,7 @@ The claims are those of the abstract and of sections 4 and 5 of Pang et al., CVP
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,19 +48,25 @@ def verdicts(numbers: Numbers, plan: Plan) -> list[Verdict]:
 def fast_learning_rate(numbers: Numbers, plan: Plan) -> tuple[float | None, dict[float, Estimate]]:
     """The fast preset's learning rate by `RATE_RULE`, and every measured rate's mean score.
 
-    None where a rate is missing or there are fewer than two people.
+    None where fewer than two people were learned at every rate. Only they count: means over different people say
+    nothing about rates.
     """
     scores = {run.learning_rate: numbers.score(config) for run, config in _fast_runs(plan)}
     means = {rate: estimate(np.array(list(found.values()))) for rate, found in scores.items()}
-    if any(mean.count < 2 for mean in means.values()):
+    shared = _shared(scores.values())
+    if len(shared) < 2:
         return None, means
-    best = max(means, key=lambda rate: means[rate].mean)
-    for rate in sorted(means):
-        common = [i for i in scores[rate] if i in scores[best]]
-        apart = estimate(np.array([scores[best][i] - scores[rate][i] for i in common]))
+    best = max(scores, key=lambda rate: sum(scores[rate][i] for i in shared))
+    for rate in sorted(scores):
+        apart = estimate(np.array([scores[best][i] - scores[rate][i] for i in shared]))
         if rate == best or apart.low <= 0 <= apart.high:
             return rate, means
     return best, means
+
+
+def _shared(scores: Iterable[Mapping[int, float]]) -> list[int]:
+    """The people who have all of these scores."""
+    return sorted(set.intersection(*map(set, scores)))
 
 
 def _fast_runs(plan: Plan) -> list[tuple[Run, str]]:
@@ -131,12 +137,14 @@ def _both_better(rival: str, named: str) -> Callable[[Numbers, Plan], Verdict]:
 
 
 def best_rate(numbers: Numbers, plan: Plan, start: Start) -> Run | None:
-    """The run from this start whose mean score after all steps is best, or None where one is not measured."""
+    """The run from this start whose mean score after all steps is best, over the people who were learned at every rate;
+    None where there is nobody like that."""
     runs = [run for run, _ in plan.series("starts") if run.start == start]
-    scores = {run: estimate(np.array(list(numbers.score(run.config(plan.full)).values()))) for run in runs}
-    if any(not score.count for score in scores.values()):
+    scores = {run: numbers.score(run.config(plan.full)) for run in runs}
+    shared = _shared(scores.values())
+    if not shared:
         return None
-    return max(runs, key=lambda run: scores[run].mean)
+    return max(runs, key=lambda run: sum(scores[run][i] for i in shared))
 
 
 def _better_at_best_rates(numbers: Numbers, plan: Plan) -> Verdict:
@@ -147,7 +155,8 @@ def _better_at_best_rates(numbers: Numbers, plan: Plan) -> Verdict:
     return Verdict(
         f"Likeness and editability are both better than plain textual inversion after as many steps ({plan.full}), where "
         "each has its own best learning rate.",
-        "Both paired differences are above 0 (lower bounds); the best rate is the one with the best mean score, see below.",
+        "Both paired differences are above 0 (lower bounds); the best rate is the one with the best mean score, see below, "
+        "over the people who were learned at every rate.",
         bool(min(likeness.low, shown.low) > 0) if _known(likeness, shown) else None,
         f"At {rates[0]} against {rates[1]}: likeness {likeness.interval(sign=True)}, editability "
         f"{shown.interval(sign=True)} ({likeness.count} people).",
