@@ -62,8 +62,9 @@ class Display:
         if fresh:
             course = f"step {step.step} of {self._steps} · loss {step.loss:.4f} · moved {step.regularization:.2f}"
             show_text(self._node, course + _pace(step, self._first, now))
-            self._left = self._previews.picture(step.denoised)
-            self._seen.add(step.step, self._left)
+            if picture := self._previews.picture(step.denoised):
+                self._left = picture
+                self._seen.add(step.step, picture)
         self._first = self._first or (step.step, now)
         self._show(step.step, fresh)
 

@@ -205,3 +205,114 @@ def test_a_sample_prompt_that_cannot_be_is_refused_before_learning(
 
 def test_a_sample_prompt_is_not_read_where_samples_are_off(learn: Callable[..., Any]) -> None:
     assert learn(sample_every=0, sample_prompt="nobody").history.samples == ()
+
+
+def _watched(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with Stable Diffusion's own VAE, which is too large to make previews with."""
+    monkeypatch.setattr(pack.nodes.comfy_previews, "SMALL_VAE", 0)
+
+
+def _taesd_previews(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ComfyUI as with `--preview-method taesd`, and the file of its small decoder, with random weights."""
+    import folder_paths
+    from comfy.cli_args import LatentPreviewMethod, args
+    from comfy.taesd.taesd import TAESD
+    from safetensors.torch import save_file
+
+    path = folder / "taesd_decoder.safetensors"
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+        torch.manual_seed(0)
+        save_file(TAESD(None, None, latent_channels=4).taesd_decoder.state_dict(), path)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "vae_approx", ([str(folder)], {".safetensors"}))
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.TAESD)
+    return path
+
+
+def test_previews_of_taesd_are_shown_while_a_face_is_learned(
+    pack: ModuleType,
+    learn: Callable[..., Any],
+    shown: list[Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _watched(pack, monkeypatch)
+    _taesd_previews(tmp_path, monkeypatch)
+    token = learn()
+    # TAESD draws at full size; colours alone are an eighth of it.
+    assert {picture.size for picture in shown} == {(64, 64)} and token.history.previews
+    assert "previews" not in caplog.text
+
+
+def test_previews_that_fail_cost_no_step(
+    pack: ModuleType,
+    learn: Callable[..., Any],
+    shown: list[Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from comfy.taesd.taesd import TAESD
+
+    plain = learn()
+    _watched(pack, monkeypatch)
+    monkeypatch.setattr(pack.nodes.comfy_previews, "SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(pack.nodes.comfy_previews, "MOST_OF_THE_TIME", float("inf"))
+    decoder = _taesd_previews(tmp_path, monkeypatch)
+
+    def too_large(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nSee the manual")
+
+    with monkeypatch.context() as change:
+        change.setattr(TAESD, "decode", too_large)
+        shown.clear()
+        assert torch.equal(learn().vectors, plain.vectors)
+    assert [picture.size for picture in shown] == [(8, 8)] * STEPS
+    assert caplog.text.count("without the previews of TAESDPreviewerImpl (CUDA out of memory.)") == 1
+    decoder.write_bytes(b"half a download")
+    shown.clear()
+    assert torch.equal(learn().vectors, plain.vectors)
+    assert {picture.size for picture in shown} == {(8, 8)}
+    assert "ComfyUI's previews cannot be made" in caplog.text
+
+
+def test_packs_that_show_previews_of_their_own_give_none(
+    pack: ModuleType, learn: Callable[..., Any], shown: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VideoHelperSuite's, with its moving previews on."""
+    import latent_preview
+
+    class Moving(latent_preview.LatentPreviewer):
+        def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
+            seen.append(x0)
+
+    plain, seen = learn(), []
+    _watched(pack, monkeypatch)
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Moving())
+    shown.clear()
+    token = learn()
+    assert torch.equal(token.vectors, plain.vectors)
+    assert seen and not shown and not token.history.previews
+    sampled = learn(sample_every=1, sample_steps=1)
+    assert {picture.size for picture in shown} == {(64, 64)} and len(sampled.history.samples) == STEPS
+    report = pack.crossinit_core.report_figure.draw_report
+    assert report([token, sampled]).size
+
+
+def test_previews_are_decoded_where_the_previewer_is(
+    pack: ModuleType, tiny_comfy: Any, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a step reports lies on the CPU; TAESD lies where the graph computes."""
+    import latent_preview
+
+    class Elsewhere(latent_preview.LatentPreviewer):
+        def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
+            devices.append(x0.device.type)
+
+    devices: list[str] = []
+    _watched(pack, monkeypatch)
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Elsewhere())
+    backbone = pack.nodes.comfy_backbone.ComfyBackbone(*tiny_comfy(tiny_models / "tiny-eps"))
+    monkeypatch.setattr(type(backbone), "device", torch.device("meta"))
+    pack.nodes.comfy_previews.Previews(backbone).picture(torch.zeros(1, 4, 8, 8))
+    assert devices == ["meta"]
