@@ -505,13 +505,13 @@ def test_the_best_rate_is_found_over_the_people_who_have_every_rate() -> None:
     for rate in ("0.02", "0.04"):
         _keep(summary, f"plain-rate-{rate}-320", [0, 1, 2, 3])
     assert np.mean(likeness[""]) < 0.8, "the mean of all people at 0.005 is below that of the easy ones at 0.02"
-    found = best_rate(Numbers(summary), plan, "words")
-    assert found is not None and found.learning_rate == 0.005
+    found, people = best_rate(Numbers(summary), plan, "words")
+    assert found is not None and found.learning_rate == 0.005 and people == 4
 
     summary = _summary(plan)
     for rate, people in (("0.02", [0, 1]), ("0.04", [2, 3])):
         _keep(summary, f"plain-rate-{rate}-320", people)
-    assert best_rate(Numbers(summary), plan, "words") is None, "nobody has every rate"
+    assert best_rate(Numbers(summary), plan, "words") == (None, 0), "nobody has every rate"
     assert _held(summary)[5] is None
 
 
@@ -558,6 +558,25 @@ def test_the_page_says_what_the_numbers_say() -> None:
     lines = [line for line in failing.splitlines() if line.startswith("| ")]
     widths = {line.count("|") for line in lines if "cross initialization, names | 320" in line}
     assert len(widths) == 2, "with and without the columns of movement"
+
+
+def test_the_page_says_what_is_not_measured_yet() -> None:
+    plan, images = Plan(identities=12), {"plot": ("a plot", "images/plot.png")}
+    summary = _summary(plan)
+    assert "Not all of it is measured yet" not in document(summary, plan, images, "COMMAND")
+    for config in ("vectors-1-320", "vectors-3-320", "plain-K1-320"):
+        del summary["configs"][config]
+    _keep(summary, "plain-5000", [0, 1, 2])
+    _keep(summary, "lambda-0.001-320", list(range(7)))
+    page = document(summary, plan, images, "COMMAND")
+    before, _, rest = page.partition("**Not all of it is measured yet.** Planned are 12 people")
+    assert rest and "## Which claims hold" not in before, "it is said before any result"
+    listed = [line for line in rest.partition("## Which claims hold")[0].splitlines() if line.startswith("- ")]
+    assert listed == [
+        "- other values of lambda: 7 to 12 people.",
+        "- one and three vectors (K): nobody.",
+        "- plain textual inversion's long run: 3 people.",
+    ]
 
 
 def test_the_prompts_fall_into_the_groups_that_the_page_names() -> None:

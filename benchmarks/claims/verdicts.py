@@ -136,19 +136,17 @@ def _both_better(rival: str, named: str) -> Callable[[Numbers, Plan], Verdict]:
     return judge
 
 
-def best_rate(numbers: Numbers, plan: Plan, start: Start) -> Run | None:
-    """The run from this start whose mean score after all steps is best, over the people who were learned at every rate;
-    None where there is nobody like that."""
+def best_rate(numbers: Numbers, plan: Plan, start: Start) -> tuple[Run | None, int]:
+    """The run from this start whose mean score after all steps is best, over the people who were learned at every rate,
+    and how many these are; None where there is nobody like that."""
     runs = [run for run, _ in plan.series("starts") if run.start == start]
     scores = {run: numbers.score(run.config(plan.full)) for run in runs}
     shared = _shared(scores.values())
-    if not shared:
-        return None
-    return max(runs, key=lambda run: sum(scores[run][i] for i in shared))
+    return max(runs, key=lambda run: sum(scores[run][i] for i in shared)) if shared else None, len(shared)
 
 
 def _better_at_best_rates(numbers: Numbers, plan: Plan) -> Verdict:
-    ours, plain = best_rate(numbers, plan, "cross names"), best_rate(numbers, plan, "words")
+    (ours, many), (plain, few) = best_rate(numbers, plan, "cross names"), best_rate(numbers, plan, "words")
     first, second = (run.config(plan.full) if run else "" for run in (ours, plain))
     likeness, shown = (numbers.difference(first, second, name) for name in ("likeness", "editability"))
     rates = [run.learning_rate if run else None for run in (ours, plain)]
@@ -158,8 +156,8 @@ def _better_at_best_rates(numbers: Numbers, plan: Plan) -> Verdict:
         "Both paired differences are above 0 (lower bounds); the best rate is the one with the best mean score, see below, "
         "over the people who were learned at every rate.",
         bool(min(likeness.low, shown.low) > 0) if _known(likeness, shown) else None,
-        f"At {rates[0]} against {rates[1]}: likeness {likeness.interval(sign=True)}, editability "
-        f"{shown.interval(sign=True)} ({likeness.count} people).",
+        f"At {rates[0]} (the best for {many} people) against {rates[1]} (for {few}): likeness "
+        f"{likeness.interval(sign=True)}, editability {shown.interval(sign=True)} ({likeness.count} people).",
     )
 
 
