@@ -13,10 +13,13 @@ from .comfy_models import clip_width, encoder_name
 _NAME = re.compile(r"\s*([^\s<\[]*)(.*)", re.DOTALL)
 
 
-def clip_with_tokens(clip: Any, tokens: Mapping[str, LearnedToken]) -> Any:
+def clip_with_tokens(
+    clip: Any, tokens: Mapping[str, LearnedToken], on_read: Callable[[str], object] = lambda name: None
+) -> Any:
     """A clone of CLIP that finds `embedding:NAME` for these names before it looks at the embeddings folders.
 
-    The clone shares the model; only its tokenizer is its own. Raises ValueError where a token does not fit the CLIP.
+    The clone shares the model; only its tokenizer is its own, and calls `on_read` with each of these names that it finds
+    in a prompt. Raises ValueError where a token does not fit the CLIP.
     """
     for token in tokens.values():
         token.check_fits(clip_width(clip))
@@ -26,12 +29,14 @@ def clip_with_tokens(clip: Any, tokens: Mapping[str, LearnedToken]) -> Any:
     tokenizer = copy.copy(getattr(clip.tokenizer, name))
     # The host skips `embedding:` altogether where it has no folder to look in.
     tokenizer.embedding_directory = tokenizer.embedding_directory or []
-    tokenizer._try_get_embedding = _lookup(tokenizer._try_get_embedding, tokens)
+    tokenizer._try_get_embedding = _lookup(tokenizer._try_get_embedding, tokens, on_read)
     setattr(clone.tokenizer, name, tokenizer)
     return clone
 
 
-def _lookup(host_lookup: Callable[[str], tuple], tokens: Mapping[str, LearnedToken]) -> Callable[[str], tuple]:
+def _lookup(
+    host_lookup: Callable[[str], tuple], tokens: Mapping[str, LearnedToken], on_read: Callable[[str], object]
+) -> Callable[[str], tuple]:
     """The host's lookup with ours before it. It gives (vectors, name, what is left of the text).
 
     Hosts before 0.4 gave (vectors, what is left).
@@ -44,6 +49,7 @@ def _lookup(host_lookup: Callable[[str], tuple], tokens: Mapping[str, LearnedTok
         name = word if word in tokens else word.strip(",")
         if name not in tokens:
             return host_lookup(text)
+        on_read(name)
         left = f"{word[len(name) :]} {rest}" if word != name else rest
         vectors = tokens[name].vectors
         return (vectors, left) if len(host_lookup("crossinit-no-such-file")) == 2 else (vectors, name, left)

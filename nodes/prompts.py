@@ -14,6 +14,9 @@ from .comfy_tokens import clip_with_tokens
 from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
 
+_NEEDLESS = re.compile(r"\bembedding:\s*(?=\{[^{}\s|]*\})")
+"""What people who are used to files write before `{}`."""
+
 
 @tells_errors
 class CrossInitApply(io.ComfyNode):
@@ -98,9 +101,16 @@ class CrossInitEncodePrompt(io.ComfyNode):
     def execute(cls, clip: Any, text: str, tokens: dict[str, LearnedToken]) -> io.NodeOutput:
         people = [token for token in tokens.values() if token is not None]
         prompt, used = fill_prompt(text, people)
-        clip = clip_with_tokens(clip, used)
+        read: set[str] = set()
+        clip = clip_with_tokens(clip, used, read.add)
+        tokens_of_prompt = clip.tokenize(prompt)
+        if dropped := [token.name for alias, token in used.items() if alias not in read]:
+            raise ValueError(
+                f"CLIP did not take {' and '.join(dropped)} out of the prompt '{text}', as if the words were not there. A node "
+                "or a pack that reads prompts in its own way may be the reason: connect the checkpoint's own CLIP."
+            )
         show_text(cls, _said(used))
-        return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(prompt)))
+        return io.NodeOutput(clip.encode_from_tokens_scheduled(tokens_of_prompt))
 
 
 def _said(used: dict[str, LearnedToken]) -> str:
@@ -115,15 +125,14 @@ def fill_prompt(text: str, people: list[LearnedToken]) -> tuple[str, dict[str, L
     Raises ValueError as `fill_places` does.
     """
     used: dict[str, LearnedToken] = {}
+    text = _NEEDLESS.sub("", text)
 
     def write(index: int, match: re.Match[str]) -> str:
         alias = f"crossinit-{index + 1}"
         used[alias] = people[index]
-        # ComfyUI finds embedding: at the start of a piece or after a space, and ends its name at a space.
-        before = (
-            "" if match.start() == 0 or text[match.start() - 1].isspace() or text[match.start() - 1] == "(" else " "
-        )
-        after = "" if match.end() == len(text) or text[match.end()].isspace() or text[match.end()] in ":)" else " "
+        # ComfyUI finds embedding: at the start of a piece or after a space or a new line, and ends its name at a space.
+        before = "" if match.start() == 0 or text[match.start() - 1] in " \n" else " "
+        after = "" if match.end() == len(text) or text[match.end()].isspace() else " "
         return f"{before}embedding:{alias}{after}"
 
     return fill_places(text, [person.name for person in people], write), used

@@ -151,6 +151,15 @@ def test_a_list_where_one_value_belongs_is_refused(pack: ModuleType, nodes: dict
         ("a {1} person and a {} person", "a embedding:alice person and a embedding:alice person"),
         ("a word " * 40 + "and a {} person", "a word " * 40 + "and a embedding:alice person"),
         ("portrait-{}-person", "portrait- embedding:alice -person"),
+        ("portrait of {}: cinematic light", "portrait of embedding:alice : cinematic light"),
+        ("({}: smiling:1.2)", "(embedding:alice : smiling:1.2)"),
+        ("{}:", "embedding:alice :"),
+        ("{}) x", "embedding:alice ) x"),
+        ("({}) x", "(embedding:alice) x"),
+        (r"\({}\) x", r"\( embedding:alice \) x"),
+        ("a\t{}\tperson\n{}\nperson", "a embedding:alice person embedding:alice person"),
+        ("{}{}", "embedding:alice embedding:alice"),
+        ("a embedding:{} person, (embedding:{alice}:0.8)", "a embedding:alice person, (embedding:alice:0.8)"),
     ],
 )
 def test_a_prompt_with_places_is_what_comfyui_reads_as_embedding(
@@ -167,7 +176,23 @@ def test_a_prompt_with_places_is_what_comfyui_reads_as_embedding(
         encoder = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, used)
     assert torch.equal(conditioning(applied, typed), by_comfyui)
     assert torch.equal(conditioning(encoder, prompt), by_comfyui)
+    with torch.inference_mode():
+        ready = nodes["CrossInitEncodePrompt"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+        by_node = ready.execute(tiny_clip, text, {"token0": alice}).result[0][0][0]
+    assert torch.equal(by_node, by_comfyui)
     assert not torch.equal(by_comfyui, conditioning(tiny_clip, typed.replace("embedding:alice", "someone")))
+
+
+def test_a_person_whom_the_tokenizer_leaves_out_is_an_error(
+    pack: ModuleType, nodes: dict[str, Any], tiny_clip: Any
+) -> None:
+    """As under packs with a syntax of their own for embeddings."""
+    other = tiny_clip.clone()
+    other.tokenizer = _with_embeddings(tiny_clip, Path())
+    other.tokenizer.clip_h.embedding_identifier = "emb:"
+    ready = nodes["CrossInitEncodePrompt"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    with pytest.raises(ValueError, match=r"CLIP did not take alice out of the prompt 'a \{\} person'"):
+        ready.execute(other, "a {} person", {"token0": person(pack, "alice")})
 
 
 def test_a_learned_token_wins_over_a_file_of_the_same_name(pack: ModuleType, tiny_clip: Any, tmp_path: Path) -> None:
