@@ -6,7 +6,8 @@ Every mode is a ComfyUI of its own with full-size SD 2.1 and random weights. In 
 learn from the same draws; right is a movement whose cosine with float32's is at least 0.999 and whose length is within
 2 % of it. The runs are then repeated: after a picture, without the recorded graph, in low-memory mode, after a cancel,
 in bf16, with an overflow, and with too little memory. One more part is the embedded miniature with its real weights.
-Writes modes.json; the exit code is 1 where something is wrong.
+Writes modes.json; the exit code is 1 where something is wrong, a mode that did not come to its end included. A mode
+that ComfyUI does not start in, because a library of it is missing, is refused, and nothing is wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = dict(zip(names, pool.map(lambda name: _run(options, name), names), strict=True))
     (options.out / "modes.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     for name, result in results.items():
-        print(f"{name:<26}{'right' if result['right'] else 'WRONG or refused'}  {json.dumps(result)}", flush=True)
-    return 0 if all(result["right"] or result.get("refused") for result in results.values()) else 1
+        print(f"{name:<26}{outcome(result):<9}{json.dumps(result)}", flush=True)
+    return 1 if any(outcome(result) == "WRONG" for result in results.values()) else 0
+
+
+def outcome(result: Mapping[str, Any]) -> str:
+    """What came of a mode, in one word: right, refused or WRONG."""
+    return "right" if result.get("right") else "refused" if result.get("refused") else "WRONG"
 
 
 def _checkpoint() -> Path:
@@ -75,31 +81,26 @@ def _checkpoint() -> Path:
 
 
 def _run(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """One mode in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.modes",
-        "--part",
-        name,
-        "--out",
-        options.out,
-        "--comfyui",
-        options.comfyui,
-    ]
+    """One mode in a process of its own; what it found is right only where the process came to its end."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    log = options.out / f"{name}.log"
+    found, log = (options.out / f"{name}{suffix}" for suffix in (".json", ".log"))
+    found.unlink(missing_ok=True)
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(
-            list(map(str, command)), cwd=ROOT, env=environment, check=False, stdout=file, stderr=subprocess.STDOUT
+            _command(options, name), cwd=ROOT, env=environment, check=False, stdout=file, stderr=subprocess.STDOUT
         ).returncode
-    found = options.out / f"{name}.json"
-    if found.is_file():
-        return json.loads(found.read_text(encoding="utf-8"))
-    text = log.read_text(encoding="utf-8").strip().splitlines()
+    result = json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {}
+    if code == 0 and result:
+        return result
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     # ComfyUI itself refuses to start where an attention is not installed.
-    refused = any("to use the `--use-" in line.lower() for line in text)
-    return {"right": False, "refused": refused, "code": code, "end": text[-1:]}
+    refused = not result and any("to use the `--use-" in line.lower() for line in lines)
+    return {**result, "right": False, "refused": refused, "code": code, "end": (lines or ["It said nothing."])[-1]}
+
+
+def _command(options: argparse.Namespace, name: str) -> list[str]:
+    part = ["--part", name, "--out", str(options.out), "--comfyui", str(options.comfyui)]
+    return [sys.executable, "-m", "benchmarks.modes", *part]
 
 
 def _part(options: argparse.Namespace) -> int:
@@ -108,6 +109,8 @@ def _part(options: argparse.Namespace) -> int:
     small, real = not _has_gpu(), options.part == "embedded miniature"
     pack = host.start(options.comfyui, [*MODES[options.part], *(["--cpu"] if small else [])])
     import torch
+
+    from .claims.results import write_json
 
     host.output_folder(Path(tempfile.gettempdir()) / "crossinit-benchmark" / f"output-{options.part}")
     graph = host.Graph(pack, None if real else _checkpoint(), SMALL["resolution"] if small else 512)
@@ -124,24 +127,27 @@ def _part(options: argparse.Namespace) -> int:
     truth = learn(precision="fp32", settings={"cuda_graph": False}).vectors
     token = learn()
     result |= {"precision": token.metadata["crossinit.precision"], **_compared(token.vectors, truth, graph)}
-    result["right"] = _right(result)
-    file.write_text(json.dumps(result), encoding="utf-8")
+    right = _right(result)
     expected = token.vectors
 
     def check(name: str, vectors: Callable[[], Any], same_bits: bool) -> None:
+        nonlocal right
+        # Until the last check is made nothing is right: this process may die in the middle of the next.
+        write_json(file, result)
         try:
             found = vectors()
         except Exception as error:
-            result[name], result["right"] = f"{type(error).__name__}: {error}", False
+            result[name], right = f"{type(error).__name__}: {error}", False
         else:
             numbers = _compared(found, truth, graph)
             bits = bool(torch.equal(found, expected))
             result[name] = "same bits" if bits else numbers
-            result["right"] &= _right(numbers) and (bits or not same_bits)
-        file.write_text(json.dumps(result), encoding="utf-8")
+            right = right and _right(numbers) and (bits or not same_bits)
 
     result["picture before learning, twice"] = pictures(before, repeated)
     result["picture after learning"] = pictures(repeated, graph.picture())
+    if result["picture before learning, twice"] == "same bits":
+        right = right and result["picture after learning"] == "same bits"
     check("again after a picture", lambda: learn().vectors, True)
     check("without the recorded graph", lambda: learn(settings={"cuda_graph": False}).vectors, True)
     check("low memory", lambda: learn(memory="low").vectors, False)
@@ -152,6 +158,7 @@ def _part(options: argparse.Namespace) -> int:
     check("overflow in fp16", lambda: _overflowing(pack, learn), False)
     if not small and not real:
         check("out of memory", lambda: _crowded(learn, result["precision"]), False)
+    write_json(file, {**result, "right": right})
     return 0
 
 

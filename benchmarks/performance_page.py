@@ -12,8 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .modes import outcome
+
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "docs" / "measurements" / "performance"
+TWICE, AFTER, MINIATURE = "picture before learning, twice", "picture after learning", "embedded miniature"
+UNHARMED = "host unharmed"
+"""What an earlier inversion_speed called the picture after learning; text where it differed."""
+
 TRIED = Path(__file__).with_name("speed") / "tried.json"
 
 
@@ -57,7 +63,7 @@ def page(
         "## Memory",
         _memory(memory),
         "## ComfyUI's modes",
-        _modes(modes),
+        _modes(modes, speed),
         "## What was tried",
         _tried(tried),
     ]
@@ -103,10 +109,14 @@ def _speed(speed: dict[str, Any]) -> str:
         ms = f"{row['ms_a_step']:.1f}" if row["ms_a_step"] else ""
         rows.append([name, str(row["steps"]), ms, f"{row['seconds']:.2f}", _gib(row), ratio, cosine, distance])
     head = ["", "steps", "ms a step", "seconds", "peak GiB", "against published", "cosine", "distance"]
+    seconds = [
+        f"{row['seconds']:.2f}" for name, row in speed["modes"].items() if name.startswith("fast") and "seconds" in row
+    ]
+    fast = f"The fast preset took {' and '.join(seconds)} s in this run, and up to 2.1 s in others. " if seconds else ""
     return (
         _table(head, rows)
         + "\n\nSeconds are from entering the node *Learn Face* to the token, encoding of the photo and loading of the weights "
-        "included (25 / 320 steps for the published recipe, without reading the photo). Cosine and distance compare the "
+        f"included (25 / 320 steps for the published recipe, without reading the photo). {fast}Cosine and distance compare the "
         "vectors' movement with that of float32 on the same draws. The first run ever compiles a few kernels, which are "
         "kept on disk. Peaks are those of torch's allocator: with dynamic video memory ComfyUI's own copy of the model is "
         "not in them, and gives way when memory is short."
@@ -163,36 +173,60 @@ def _memory(memory: list[dict[str, Any]]) -> str:
     return (
         _table(["batch", "micro-batch", "px", "precision", "mode", "peak GiB"], rows)
         + "\n\nThrough the node; peaks of torch's allocator, private copies of the weights included. Low: checkpointing, and "
-        "as many samples at once as fit into 4 GiB. By itself the node takes the low-memory mode where ComfyUI cannot free "
-        "what the normal one needs."
+        "as many samples at once as fit into 4 GiB by the node's own estimate, one at least: float32's weights alone take more. "
+        "By itself the node takes the low-memory mode where ComfyUI cannot free what the normal one needs."
     )
 
 
-def _modes(modes: dict[str, Any]) -> str:
+def _modes(modes: dict[str, Any], speed: dict[str, Any]) -> str:
     if not modes:
         return ""
     checks = ["again after a picture", "without the recorded graph", "low memory", "micro-batches"]
     checks += ["with sample pictures", "after a cancel", "bf16", "overflow in fp16", "out of memory"]
-    rows = []
-    for name, row in modes.items():
-        if row.get("refused"):
-            rows.append([name, "ComfyUI does not start: not installed", *[""] * (2 + len(checks))])
-            continue
-        cells = [_verdict(row.get(check)) for check in checks]
-        rows.append(
-            [
-                name,
-                row.get("precision", ""),
-                f"{row['cosine_of_movement']:.5f}",
-                f"{row['ratio_of_distance']:.4f}",
-                *cells,
-            ]
-        )
-    return (
+    rows = [
+        [
+            name,
+            outcome(row),
+            row.get("precision", ""),
+            f"{row['cosine_of_movement']:.5f}" if "cosine_of_movement" in row else "",
+            f"{row['ratio_of_distance']:.4f}" if "ratio_of_distance" in row else "",
+            *(_verdict(row.get(check)) for check in checks),
+            row.get(TWICE, ""),
+            row.get(AFTER, "") if TWICE in row else "",
+        ]
+        for name, row in modes.items()
+    ]
+    head = ["mode", "", "precision", "cosine", "distance", *checks, TWICE, AFTER]
+    real = "; the embedded miniature, whose weights are real, 128 px, batch 8, 25 steps" if MINIATURE in modes else ""
+    parts = [
         "Each in a ComfyUI of its own: movement of the vectors against a plain float32 run on the same draws, at least "
-        "0.999 and within 2 % to be right; then the same run under other conditions. Full size, 512 px, batch 2, 6 steps; "
-        "the embedded miniature, whose weights are real, 128 px, batch 8, 25 steps.\n\n"
-        + _table(["mode", "precision", "cosine", "distance", *checks], rows)
+        f"0.999 and within 2 % to be right; then the same run under other conditions. Full size, 512 px, batch 2, 6 steps{real}. "
+        "An empty cell was not measured.",
+        _table(head, rows),
+        *(f"*{name}* {_end(row)}" for name, row in modes.items() if "end" in row),
+        _without_control(modes, speed),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _end(row: dict[str, Any]) -> str:
+    """How a mode ended that did not come to its end."""
+    if row.get("refused"):
+        return f"is one that ComfyUI refused to start in: {row['end']}"
+    return f"ended with code {row['code']} before all checks were made: {row['end']}"
+
+
+def _without_control(modes: dict[str, Any], speed: dict[str, Any]) -> str:
+    """Pictures that an earlier program compared once only."""
+    names = [name for name, row in modes.items() if AFTER in row and TWICE not in row and row[AFTER] != "same bits"]
+    places = [", ".join(names)] if names else []
+    if isinstance(speed.get(UNHARMED), str):
+        places.append("in the run of the first table")
+    if not places:
+        return ""
+    return (
+        f"In {' and '.join(places).removeprefix('in ')} a picture after learning was compared with the very first one alone, and differed. Without two "
+        "pictures before learning, nobody knows whether pictures repeat there at all: it tells nothing, and the cells are empty."
     )
 
 

@@ -1,0 +1,124 @@
+"""The benchmark of ComfyUI's modes and the page that is made of it: what crashed is not right, what is missing is not told."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import modes, performance_page
+from benchmarks.performance_page import KEPT, TRIED, page
+
+RIGHT = {
+    "right": True, "precision": "float16", "cosine_of_movement": 0.99999, "ratio_of_distance": 1.0,
+    "again after a picture": "same bits",
+}  # fmt: skip
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """ran(program): what comes of a mode whose process runs this program; its argument is where to write what it found."""
+
+    def run(program: str) -> dict[str, Any]:
+        file = str(tmp_path / "lowvram.json")
+        monkeypatch.setattr(modes, "_command", lambda *_: [sys.executable, "-c", program, file])
+        return modes._run(Namespace(out=tmp_path), "lowvram")
+
+    return run
+
+
+WRITE = f"import sys; open(sys.argv[1], 'w').write({json.dumps(RIGHT)!r})"
+
+
+def test_a_mode_that_came_to_its_end_is_as_right_as_it_says(ran: Any) -> None:
+    assert ran(WRITE) == RIGHT
+
+
+def test_a_mode_that_crashed_is_wrong_whatever_it_found_before(ran: Any) -> None:
+    found = ran(f"{WRITE}; print('a line'); sys.exit('Segmentation fault')")
+    assert found["again after a picture"] == "same bits", "what it found is kept"
+    assert modes.outcome(found) == "WRONG"
+    assert found["code"] == 1 and found["end"] == "Segmentation fault"
+
+
+def test_what_an_earlier_run_found_is_not_taken_for_this_one(ran: Any) -> None:
+    assert modes.outcome(ran(WRITE)) == "right"
+    assert modes.outcome(ran("raise MemoryError")) == "WRONG"
+    assert modes.outcome(ran("pass")) == "WRONG", "an end without a result is none"
+
+
+def test_a_mode_whose_library_is_missing_is_refused(ran: Any) -> None:
+    found = ran(
+        "import sys; sys.exit('To use the `--use-sage-attention` feature, the `sageattention` package must be installed')"
+    )
+    assert modes.outcome(found) == "refused"
+
+
+def test_the_exit_code_tells_of_a_crashed_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.speed import host
+
+    monkeypatch.setattr(host, "make_checkpoint", lambda *_, **__: None)
+    programs = {"lowvram": "raise MemoryError", "novram": "import sys; sys.exit('to use the `--use-x`')"}
+    monkeypatch.setattr(modes, "_command", lambda _, name: [sys.executable, "-c", programs[name]])
+    assert modes.main(["--out", str(tmp_path), "--only", "novram"]) == 0
+    assert modes.main(["--out", str(tmp_path), "--only", "novram", "lowvram"]) == 1
+    kept = json.loads((tmp_path / "modes.json").read_text(encoding="utf-8"))
+    assert {name: modes.outcome(row) for name, row in kept.items()} == {"novram": "refused", "lowvram": "WRONG"}
+
+
+# ---- the page
+
+
+def _read(name: str) -> Any:
+    return json.loads((KEPT / name).read_text(encoding="utf-8"))
+
+
+def _page(**rows: dict[str, Any]) -> str:
+    speed = _read("published.json") | _read("ours.json")
+    return page(speed, _read("memory.json"), rows, json.loads(TRIED.read_text(encoding="utf-8")))
+
+
+def _row(text: str, name: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_the_page_is_what_its_program_makes_of_the_kept_numbers(tmp_path: Path) -> None:
+    assert performance_page.main(["--out", str(tmp_path / "page.md")]) == 0
+    kept = (performance_page.ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == kept
+
+
+def test_the_page_tells_of_modes_that_crashed_were_refused_or_went_wrong() -> None:
+    text = _page(
+        fine=RIGHT,
+        early={"right": False, "refused": False, "code": -9, "end": "Killed"},
+        late={**RIGHT, "right": False, "refused": False, "code": 1, "end": "out of memory"},
+        missing={"right": False, "refused": True, "code": 1, "end": "install sageattention"},
+        off={**RIGHT, "right": False, "cosine_of_movement": 0.5},
+    )
+    words = {name: _row(text, name)[1] for name in ("fine", "early", "late", "missing", "off")}
+    assert words == {"fine": "right", "early": "WRONG", "late": "WRONG", "missing": "refused", "off": "WRONG"}
+    assert "*early* ended with code -9 before all checks were made: Killed" in text
+    assert "*missing* is one that ComfyUI refused to start in: install sageattention" in text
+    assert len({len(_row(text, name)) for name in words}) == 1
+
+
+def test_a_picture_is_compared_only_where_two_before_learning_are_the_control() -> None:
+    controlled = {"picture before learning, twice": "same bits", "picture after learning": "differ by 1.0e-03"}
+    text = _page(old={**RIGHT, "picture after learning": "differs"}, new=RIGHT | controlled)
+    assert _row(text, "new")[-2:] == ["same bits", "differ by 1.0e-03"]
+    assert _row(text, "old")[-2:] == ["", ""]
+    assert (
+        "In old and in the run of the first table a picture after learning was compared with the very first one alone"
+        in text
+    )
+
+
+def test_the_page_describes_the_miniature_only_where_it_was_measured() -> None:
+    assert "embedded miniature" not in _page(default=RIGHT)
+    assert "the embedded miniature, whose weights are real" in _page(**{"default": RIGHT, "embedded miniature": RIGHT})
