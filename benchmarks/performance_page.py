@@ -225,8 +225,9 @@ def _without_control(modes: dict[str, Any], speed: dict[str, Any]) -> str:
     if not places:
         return ""
     return (
-        f"In {' and '.join(places).removeprefix('in ')} a picture after learning was compared with the very first one alone, and differed. Without two "
-        "pictures before learning, nobody knows whether pictures repeat there at all: it tells nothing, and the cells are empty."
+        f"In {' and '.join(places).removeprefix('in ')} a picture after learning was compared with the very first one "
+        "alone, and differed. Without two pictures before learning, nobody knows whether pictures repeat there at all: it "
+        "tells nothing, and the cells are empty."
     )
 
 

@@ -107,6 +107,11 @@ class Client:
         info: Json = self._get_json("/object_info")
         return info
 
+    def translations(self) -> Json:
+        """What the page is given to translate nodes with: by language, `nodeDefs` and more."""
+        texts: Json = self._get_json("/i18n")
+        return texts
+
     def queue(self, prompt_api: Json, workflow: Json | None = None) -> str:
         """Queue a prompt in API form and return its id. Raises PromptError where the server refuses it.
 

@@ -166,7 +166,7 @@ class ComfyPage(PageView):
     def start(self) -> None:
         """Press Run."""
         self._wait_for_curtain()
-        self.page.evaluate("() => { window.crossinitEnd = null; window.crossinitRan = [] }")
+        self.page.evaluate("() => { window.crossinitEnd = null; window.crossinitRan = []; window.crossinitSaid = [] }")
         self.page.get_by_test_id("queue-button").click()
 
     def wait_for_end(self, seconds: float = 300) -> None:
@@ -219,6 +219,15 @@ class ComfyPage(PageView):
         return str(
             self.page.evaluate(
                 f"node => {_FIND}(node).widgets.find(w => w.name === '$$node-text-preview')?.value ?? ''", node
+            )
+        )
+
+    def said(self, node: str) -> list[str]:
+        """Every text that the one node of this type has shown since Run was pressed, however short."""
+        return list(
+            self.page.evaluate(
+                f"node => window.crossinitSaid.filter(([id]) => id == {_FIND}(node).id).map(([id, text]) => text ?? '')",
+                node,
             )
         )
 
@@ -290,9 +299,13 @@ class ComfyPage(PageView):
         self.page.evaluate(
             """events => {
                 window.crossinitRan = []
+                window.crossinitSaid = []
                 for (const name of events)
                     app.api.addEventListener(name, () => { window.crossinitEnd = name })
                 app.api.addEventListener('executing', ({ detail }) => detail && window.crossinitRan.push(detail))
+                // The page's own listener came first: the node shows the text by now.
+                app.api.addEventListener('progress_text', ({ detail }) => window.crossinitSaid.push([detail.nodeId,
+                    app.graph.getNodeById(detail.nodeId)?.widgets?.find(w => w.name === '$$node-text-preview')?.value]))
             }""",
             list(_EVENTS),
         )

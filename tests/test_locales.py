@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.request
 from typing import Any
 
 import pytest
@@ -74,8 +73,7 @@ def test_no_text_holds_what_the_page_would_take_for_a_command(language: str) -> 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_comfyui_serves_the_translation(live: Any, language: str) -> None:
-    with urllib.request.urlopen(f"{live.url}/i18n") as answer:
-        served = json.load(answer)[language]
+    served = live.client.translations()[language]
     for name, texts in locales.read(language).items():
         assert served["nodeDefs"][name] == texts
     assert served.get("nodeCategories", {}) == _main(language).get("nodeCategories", {})

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import venv
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -263,10 +265,8 @@ def test_setup_from_nothing_then_without_pip_then_only_what_changed(
     # The second time nothing is left to do: no pip, so an index that is gone does no harm.
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "gone"))
     log = layout.log.read_text(encoding="utf-8")
-    started = time.monotonic()
     code, out, err = setup()
     assert code == 0, err
-    assert time.monotonic() - started < 2
     assert "[" not in out
     assert layout.log.read_text(encoding="utf-8") == log
 
@@ -410,13 +410,23 @@ def test_a_server_that_dies_shows_its_last_lines(tmp_path: Path) -> None:
         server.start()
 
 
-def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path: Path) -> None:
-    comfyui = make_comfyui(tmp_path / "ComfyUI", "import time; print('loading', flush=True); time.sleep(60)")
-    server = ComfyServer(comfyui, tmp_path / "base", extra_args=["--cpu"], log=tmp_path / "server.log", timeout=1.5)
-    started = time.monotonic()
-    with pytest.raises(ServerError, match=r"(?s)did not answer within 2 s.*loading"):
+def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = "import os, time; print('loading in', os.getpid(), flush=True); time.sleep(600)"
+    comfyui = make_comfyui(tmp_path / "ComfyUI", main)
+    server = ComfyServer(comfyui, tmp_path / "base", extra_args=["--cpu"], log=tmp_path / "server.log", timeout=100)
+    real = time.monotonic
+
+    def clock() -> float:
+        """The limit is over as soon as the server has said something, however long this machine takes until then."""
+        return real() + 100 * bool(re.search(r"loading in \d+\n", server.log_text()))
+
+    monkeypatch.setattr("harness.server.time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
+    with pytest.raises(ServerError, match=r"(?s)did not answer within 100 s.*loading"):
         server.start()
-    assert time.monotonic() - started < 10
+    if os.name != "nt":
+        number = int(server.log_text().split()[-1])
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
 
 
 def test_a_taken_port_is_refused(tmp_path: Path) -> None:
@@ -555,13 +565,22 @@ def test_a_running_prompt_can_be_interrupted_and_the_next_one_runs(client: Clien
             client.interrupt()
 
     with pytest.raises(Interrupted, match=r"interrupted in node 1 \(HarnessProbe\)"):
-        client.run(probe(400), on_event=stop)
+        client.run(probe(4000), on_event=stop)
     client.free()
     assert client.run(probe(2)).outputs["1"] == {"steps": [2]}
 
 
 def test_waiting_has_a_limit(client: Client) -> None:
-    prompt_id = client.queue(probe(399))
+    class RunsError(Exception):
+        pass
+
+    def runs(event: Event) -> None:
+        if event.type == "progress":
+            raise RunsError
+
+    prompt_id = client.queue(probe(4000))
+    with pytest.raises(RunsError):
+        client.wait(prompt_id, on_event=runs)
     with pytest.raises(TimeoutError):
         client.wait(prompt_id, timeout=0.5)
     client.interrupt(prompt_id)
