@@ -19,6 +19,7 @@ from .images import latent_masks, training_images
 from .prompts import token_ids_with_placeholders, training_prompts
 from .settings import InversionSettings
 
+TIMESTEPS = 1000
 REPEATS = 100
 """Each photo is this often in the list that is shuffled and drawn from without replacement."""
 
@@ -113,7 +114,7 @@ class PhotoDraws:
         return TrainingBatch(
             latents=mean + std * torch.randn(mean.shape, generator=g),
             noise=torch.randn(mean.shape, generator=g),
-            timesteps=torch.randint(0, 1000, (count,), generator=g),
+            timesteps=torch.randint(0, TIMESTEPS, (count,), generator=g),
             prompt_token_ids=self._prompts[torch.randint(0, len(self._prompts), (count,), generator=g)],
             mask=None if self._masks is None else self._masks[photo, flip],
         )
@@ -122,10 +123,11 @@ class PhotoDraws:
         """Everything that decides the draws to come."""
         return {"generator": self._generator.get_state(), "pool": self._pool.clone()}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on where `state` was taken."""
+    def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
+        """Go on where `state` was taken. Returns whether that is possible."""
         self._generator.set_state(state["generator"])
         self._pool = state["pool"].clone()
+        return True
 
     def _take(self, count: int) -> Tensor:
         while len(self._pool) < count:
@@ -136,24 +138,64 @@ class PhotoDraws:
         return taken
 
 
-def draws_from_batches(batches: Iterable[TrainingBatch], ids: int) -> tuple[Iterator[TrainingBatch], bytes]:
-    """The batches, checked as they come, and a digest that tells one series of draws from another."""
-    draws = iter(batches)
-    first = list(itertools.islice(draws, 1))
-    digest = hashlib.sha256()
-    for batch in first:
-        for part in (batch.latents, batch.noise, batch.timesteps, batch.prompt_token_ids):
-            digest.update(part.cpu().numpy().tobytes())
-    return (_checked_batch(batch, ids) for batch in itertools.chain(first, draws)), digest.digest()
+class BatchDraws:
+    """An iterator of somebody's TrainingBatches, checked as they come; `ids` is the number of prompt token ids."""
+
+    def __init__(self, batches: Iterable[TrainingBatch], ids: int) -> None:
+        self._source, self._ids = iter(batches), ids
+        self._digest = hashlib.sha256()
+
+    def __iter__(self) -> BatchDraws:
+        return self
+
+    def __next__(self) -> TrainingBatch:
+        batch = next(self._source)
+        if len(batch):
+            _check_range(
+                "prompt token ids", batch.prompt_token_ids, self._ids, "the vocabulary, then the learned vectors"
+            )
+            _check_range("timesteps", batch.timesteps, TIMESTEPS, "one for each level of noise")
+        _add_to(self._digest, batch)
+        return batch
+
+    def digest_of_first(self) -> bytes:
+        """Tells most series of batches from another before the first is drawn."""
+        first = list(itertools.islice(self._source, 1))
+        self._source = itertools.chain(first, self._source)
+        digest = hashlib.sha256()
+        for batch in first:
+            _add_to(digest, batch)
+        return digest.digest()
+
+    def state(self) -> dict[str, Tensor]:
+        """A digest of all batches that were drawn."""
+        return {"digest": torch.tensor(list(self._digest.digest()), dtype=torch.uint8)}
+
+    def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
+        """Go on after `step` batches. Returns False, and stays at the first one, where they are others than those at whose
+        end `state` was taken."""
+        skipped = list(itertools.islice(self, step))
+        if len(skipped) == step and "digest" in state and torch.equal(state["digest"], self.state()["digest"]):
+            return True
+        self._source = itertools.chain(skipped, self._source)
+        self._digest = hashlib.sha256()
+        return False
 
 
-def _checked_batch(batch: TrainingBatch, ids: int) -> TrainingBatch:
-    if len(batch) and not 0 <= int(batch.prompt_token_ids.min()) <= int(batch.prompt_token_ids.max()) < ids:
-        raise ValueError(
-            f"A batch has prompt token ids from {int(batch.prompt_token_ids.min())} to {int(batch.prompt_token_ids.max())}, "
-            f"but they must be from 0 to {ids - 1}: the vocabulary, then one for each learned vector."
-        )
-    return batch
+Source = PhotoDraws | BatchDraws
+
+
+def _check_range(name: str, values: Tensor, count: int, meaning: str) -> None:
+    low, high = int(values.min()), int(values.max())
+    if not 0 <= low <= high < count:
+        raise ValueError(f"A batch has {name} from {low} to {high}, but they must be from 0 to {count - 1}: {meaning}.")
+
+
+def _add_to(digest: hashlib._Hash, batch: TrainingBatch) -> None:
+    for part in (batch.latents, batch.noise, batch.timesteps, batch.prompt_token_ids, batch.mask):
+        digest.update(b"none" if part is None else f"{part.dtype} {tuple(part.shape)}".encode())
+        if part is not None:
+            digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def draws_from_photos(

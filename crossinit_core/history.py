@@ -116,5 +116,5 @@ def vocabulary_norms(model: FrozenModel, size: int) -> tuple[float, ...]:
 
 def percentiles(values: Tensor | Iterable[float]) -> tuple[float, ...]:
     """0 %, 1 %, .. 100 % of some numbers."""
-    values = torch.as_tensor(values).double().cpu()
+    values = torch.as_tensor(values).cpu().double()  # MPS knows no float64
     return tuple(torch.quantile(values, torch.linspace(0, 1, 101, dtype=torch.float64)).tolist())

@@ -43,7 +43,7 @@ def load_photo(path: str | Path) -> Tensor:
 
 
 def as_rgb(images: Tensor) -> Tensor:
-    """(N, H, W, C) pictures in 0..1 with C = 1 (grey), 3 (RGB) or 4 (RGBA) -> (N, H, W, 3) float32.
+    """(N, H, W, C) pictures in 0..1 with C = 1 (grey), 3 (RGB) or 4 (RGBA) -> (N, H, W, 3) float32 on the CPU.
 
     Grey is repeated, transparency is laid on white. Raises ValueError for what is no picture in 0..1:
     wrong shape, an empty batch, NaN, values out of range, or a side below 64 px.
@@ -61,7 +61,7 @@ def as_rgb(images: Tensor) -> Tensor:
             f"The photo is {width} x {height} px, but at least {SMALLEST_PHOTO} x {SMALLEST_PHOTO} px are needed "
             "to show a face. Use a larger photo."
         )
-    images = images.detach().float().clone()
+    images = images.detach().to("cpu", torch.float32, copy=True)
     if not torch.isfinite(images).all():
         raise ValueError(
             "The photo holds pixels that are not numbers (NaN or infinite). Check the node before this one."
@@ -142,7 +142,7 @@ def check_resolution(resolution: int) -> None:
 
 
 def _mask_batch(masks: Tensor) -> Tensor:
-    masks = masks.detach().float().clone()
+    masks = masks.detach().to("cpu", torch.float32, copy=True)
     if masks.ndim == 2:
         masks = masks[None]
     if masks.ndim != 3 or not masks.numel():

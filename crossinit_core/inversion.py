@@ -11,16 +11,17 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import objective
 from .backbone import Backbone, FrozenModel, Precision, precision_of, safer_precision
-from .draws import TrainingBatch, draws_from_batches, draws_from_photos
+from .draws import BatchDraws, Source, TrainingBatch, draws_from_photos
 from .history import History, mean_angle, small_photos, vocabulary_norms
 from .learned_token import LearnedToken, check_token_name
 from .memory import MemoryPlan, PeakMemory, plan_memory
@@ -99,9 +100,10 @@ def invert(
     folder = None if resume_folder is None else Path(resume_folder)
     with gradients_enabled(), leave_it_to(backbone.device), Determinism() as determinism, PeakMemory() as memory:
         start = _checked_start(v0, backbone.width)
-        source: Iterator[TrainingBatch]
+        source: Source
         if images is None:
-            source, data = draws_from_batches(batches or (), backbone.vocabulary_size + len(start))
+            source = BatchDraws(batches or (), backbone.vocabulary_size + len(start))
+            data = source.digest_of_first()
         else:
             source, data = draws_from_photos(backbone, len(start), settings, images, masks)
         task = _Task(backbone, settings, start, Draws(source), data, folder, resume, on_step, observe, determinism)
@@ -122,6 +124,14 @@ def invert(
     return result
 
 
+class Learned(NamedTuple):
+    """The state after the last step, what is to be said of it, and the norms of the vocabulary."""
+
+    state: RunState
+    facts: dict[str, str]
+    norms: tuple[float, ...]
+
+
 @dataclass
 class _Task:
     """What `invert` was asked for, ready to be run in one precision after the other."""
@@ -140,38 +150,44 @@ class _Task:
     state: RunState | None = None
     fingerprint: str = ""
 
-    def learn(self) -> tuple[RunState, dict[str, str], tuple[float, ...]]:
-        """The state after the last step, what is to be said of it, and the norms of the vocabulary."""
-        precision: Precision | None = self.settings.precision
-        while precision:
-            plan = plan_memory(self.backbone, replace(self.settings, precision=precision))
-            with self.backbone.training(
-                precision=precision, gradient_checkpointing=plan.gradient_checkpointing
-            ) as model:
-                state = self._state(model)
-                if state.step and state.precision and state.precision != precision_of(model.dtype):
-                    precision = state.precision  # As the run that is continued had found out.
-                    continue
-                try:
-                    self._run(model, state, plan)
-                except torch.OutOfMemoryError:
-                    if plan.gradient_checkpointing or self.settings.memory != "auto":
-                        raise
-                    self.settings = replace(self.settings, memory="low")
-                    log.warning("Out of memory even with one sample at a time: going on in low-memory mode.")
-                    continue
-                except OverflowedError as overflow:
-                    precision = safer_precision(model.dtype, model.device)
-                    if precision is None:
-                        raise FloatingPointError(f"{overflow} Lower the learning rate.") from None
-                    log.warning("%s Going on in %s.", overflow, precision)
-                    assert self.state
-                    self.state = replace(self.state, precision="")
-                    continue
+    def learn(self) -> Learned:
+        """Learn, in one precision after the other where that has to be."""
+        precision = self.settings.precision
+        while True:
+            done = self._attempt(precision)
+            if isinstance(done, Learned):
+                return done
+            precision = done
+
+    def _attempt(self, precision: Precision) -> Learned | Precision:
+        """Learn in a precision; returns another precision where that is the one to go on in.
+
+        A method of its own, so that nothing of a model is left when the next one is made.
+        """
+        plan = plan_memory(self.backbone, replace(self.settings, precision=precision))
+        with self.backbone.training(precision=precision, gradient_checkpointing=plan.gradient_checkpointing) as model:
+            state = self._state(model)
+            if state.step and state.precision and state.precision != precision_of(model.dtype):
+                return state.precision  # As the run that is continued had found out.
+            try:
+                self._run(model, state, plan)
+            except torch.OutOfMemoryError:
+                if plan.gradient_checkpointing or self.settings.memory != "auto":
+                    raise
+                self.settings = replace(self.settings, memory="low")
+                log.warning("Out of memory even with one sample at a time: going on in low-memory mode.")
+                return precision
+            except OverflowedError as overflow:
+                safer = safer_precision(model.dtype, model.device)
+                if safer is None:
+                    raise FloatingPointError(f"{overflow} Lower the learning rate.") from None
+                log.warning("%s Going on in %s.", str(overflow), safer)  # not the exception, which holds the model
                 assert self.state
-                facts = provenance(self.backbone, model, self.settings, self.start, self.state)
-                return self.state, facts, vocabulary_norms(model, self.backbone.vocabulary_size)
-        raise AssertionError("unreachable")
+                self.state = replace(self.state, precision="")
+                return safer
+            assert self.state
+            facts = provenance(self.backbone, model, self.settings, self.start, self.state)
+            return Learned(self.state, facts, vocabulary_norms(model, self.backbone.vocabulary_size))
 
     def _state(self, model: FrozenModel) -> RunState:
         """Where to go on from: here, in a resume file, or at the start."""
@@ -180,10 +196,12 @@ class _Task:
             found = None
             if self.folder and self.resume:
                 found = load_state(self.folder, self.fingerprint, self.settings.steps, self.start.shape)
+            if found and not self.draws.skip_to(found.step, found.draws):
+                log.warning("There is a resume file of %d steps on other batches; this run starts anew.", found.step)
+                found = None
             if found:
                 log.info("Continuing after step %d of %d.", found.step, self.settings.steps)
                 self.resumed_from = found.step
-                self.draws.skip_to(found.step, found.draws)
             self.state = found or first_state(self.start, self.settings, self.draws)
         return self.state
 
@@ -202,9 +220,9 @@ class _Task:
                     self.on_step(report)
                 if self.observe:
                     self.observe(model, report)
-        except BaseException as error:
+        except BaseException:
             self.state = run.state
-            if self.state.step > saved and self.folder and not isinstance(error, OverflowedError):
+            if self.state.step > saved and self.folder:
                 path = self._save()
                 log.info("Stopped after step %d; the next run continues from %s", self.state.step, path)
             raise

@@ -98,6 +98,10 @@ class LearnedToken:
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
+    def __reduce__(self) -> tuple[type[LearnedToken], tuple[object, ...]]:
+        """Copies and pickles go through the constructor: the metadata's read-only view can be neither."""
+        return LearnedToken, (self.vectors, self.name, self.base, dict(self.metadata), self.history)
+
     @property
     def width(self) -> int:
         """d, the width of the text encoder that the token fits."""

@@ -57,7 +57,10 @@ class Determinism:
             stack.callback(_set_environment, self._CUBLAS, os.environ.get(self._CUBLAS))
             stack.enter_context(
                 torch.backends.cudnn.flags(
-                    enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
+                    enabled=torch.backends.cudnn.enabled,
+                    benchmark=False,
+                    deterministic=True,
+                    allow_tf32=torch.backends.cudnn.allow_tf32,
                 )
             )
             memory.fill_uninitialized_memory = False
@@ -85,10 +88,14 @@ def _set_environment(name: str, value: str | None) -> None:
         os.environ[name] = value
 
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What MPS says, and the CPU on Linux and on Windows."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the device's memory is full."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
     )
 
 

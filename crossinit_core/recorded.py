@@ -28,7 +28,8 @@ class Recorder:
     """Runs functions of tensors on a device: plainly at first, and as a recorded CUDA graph from then on.
 
     A function must write its results into tensors of its own, must not wait for the device, and must do the same work
-    for all inputs of the same shapes. A recording is used only if it repeats what the plain run gave.
+    for all inputs of the same shapes. A recording is used only if it repeats what the plain run gave. After an exception
+    the results are as they were before.
     """
 
     def __init__(self, device: torch.device, enabled: bool) -> None:
@@ -51,8 +52,12 @@ class Recorder:
         before = [result.detach().clone() for result in results]
         if self.enabled and self._stream is None:
             self._stream = _recording_stream(self.device)
-        with _on(self._stream) if self._stream else nullcontext():
-            _run(function, here)
+        try:
+            with _on(self._stream) if self._stream else nullcontext():
+                _run(function, here)
+        except BaseException:
+            _put_back(results, before)
+            raise
         if self.enabled and len(self._recordings) < MAX_RECORDINGS:
             recording = self._record(function, here, results, before)
             if recording:
@@ -73,6 +78,8 @@ class Recorder:
         results: Sequence[Tensor],
         before: Sequence[Tensor],
     ) -> _Recording | None:
+        if not all(bool(result.isfinite().all()) for result in results):
+            return None  # There is nothing to compare with; a later run will do.
         expected = [result.detach().clone() for result in results]
         # What the plain run left cached would otherwise be held beside the recording's own memory.
         torch.cuda.synchronize(self.device)
@@ -80,13 +87,13 @@ class Recorder:
         try:
             with torch.enable_grad():
                 recording = _Recording(function, inputs, self._pool, self._stream)
-            for result, old in zip(results, before, strict=True):
-                result.copy_(old)
+            _put_back(results, before)
             recording.replay(inputs)
             wrong = not all(_agree(*pair) for pair in zip(results, expected, strict=True))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 self.clear()
+                _put_back(results, before)
                 raise
             self._give_up((str(error) or repr(error)).splitlines()[0], results, expected)
             return None
@@ -99,17 +106,20 @@ class Recorder:
     def _give_up(self, reason: str, results: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         log.warning("Steps are not recorded as a CUDA graph, and run slower: %s", reason)
         self.enabled = False
-        for result, right in zip(results, expected, strict=True):
-            result.copy_(right)
+        _put_back(results, expected)
+
+
+@torch.no_grad()
+def _put_back(results: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for result, value in zip(results, values, strict=True):
+        result.copy_(value)
 
 
 def _agree(found: Tensor, expected: Tensor) -> bool:
     if torch.equal(found, expected):
         return True
     both = torch.stack([found.detach(), expected]).double()
-    if not both.isfinite().all():  # A plain run that overflows is none to compare with.
-        return bool((found.isfinite() == expected.isfinite()).all())
-    return float((both[0] - both[1]).norm()) <= TOLERANCE * float(both[1].norm())
+    return float((both[0] - both[1]).norm()) <= TOLERANCE * float(both[1].norm())  # False where one is not a number.
 
 
 def _run(function: Callable[..., None], inputs: Sequence[Tensor | None]) -> None:
@@ -132,9 +142,11 @@ def _on(stream: torch.cuda.Stream) -> Iterator[None]:
     there before a recording, and not allocated in it."""
     own = torch.cuda.current_stream(stream.device)
     stream.wait_stream(own)
-    with torch.cuda.stream(stream):
-        yield
-    own.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        own.wait_stream(stream)
 
 
 @contextmanager

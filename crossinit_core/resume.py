@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .backbone import Precision
@@ -73,7 +73,7 @@ def save_state(state: RunState, folder: Path, fingerprint: str, steps: int) -> P
     }
     path = folder / f"{_stem(fingerprint)}{steps}{SUFFIX}"
     try:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        write_atomically(path, save(tensors, metadata))
         newest_first = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in newest_first[KEEP:]:
             old.unlink(missing_ok=True)
@@ -98,7 +98,8 @@ def _read(path: Path, fingerprint: str, shape: torch.Size) -> RunState | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            # Copies: while a tensor is mapped on the file, Windows lets nobody replace it.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         if metadata.get("format") != FORMAT or metadata.get("fingerprint") != fingerprint:
             raise ValueError("it belongs to another run")
         if tensors["vectors"].shape != shape:

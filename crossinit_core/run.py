@@ -5,7 +5,6 @@ What a run carries from step to step is a `RunState`, always that of the last st
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone, FrozenModel, precision_of
-from .draws import PhotoDraws, TrainingBatch
+from .draws import Source, TrainingBatch
 from .history import mean_angle
 from .numerics import Determinism, is_out_of_memory, release_memory
 from .recorded import Recorder
@@ -55,11 +54,11 @@ def steps_ahead(device: torch.device) -> int:
 class Draws:
     """Batches that can be taken back: those drawn since the last `keep` come again after `rewind`."""
 
-    def __init__(self, source: Iterator[TrainingBatch]) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self._drawn: deque[tuple[TrainingBatch, dict[str, Tensor]]] = deque()
         self._next = 0
-        self.state = self._source_state()
+        self.state = source.state()
         """Everything that decides the draws after the last one that was kept."""
 
     def draw(self) -> TrainingBatch | None:
@@ -68,7 +67,7 @@ class Draws:
             batch = next(self._source, None)
             if batch is None:
                 return None
-            self._drawn.append((batch, self._source_state()))
+            self._drawn.append((batch, self._source.state()))
         self._next += 1
         return self._drawn[self._next - 1][0]
 
@@ -81,16 +80,11 @@ class Draws:
         """Give out again what was drawn and not kept."""
         self._next = 0
 
-    def skip_to(self, step: int, state: dict[str, Tensor]) -> None:
-        """Go on after `step` steps, whose draws' state was `state`."""
-        if isinstance(self._source, PhotoDraws):
-            self._source.load_state(state)
-        else:
-            next(itertools.islice(self._source, step - 1, step), None)
-        self.state = self._source_state()
-
-    def _source_state(self) -> dict[str, Tensor]:
-        return self._source.state() if isinstance(self._source, PhotoDraws) else {}
+    def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
+        """Go on after `step` steps, whose draws' state was `state`. Returns False where the draws are others."""
+        possible = self._source.skip_to(step, state)
+        self.state = self._source.state()
+        return possible
 
 
 def first_state(start: Tensor, settings: InversionSettings, draws: Draws) -> RunState:
@@ -180,7 +174,7 @@ class Run:
             # Outside of the except clause, where the traceback no longer keeps the step's tensors alive.
             self._step.forget()
             if too_much:
-                self._shrink()
+                self._need_less_memory()
 
     def _rewind(self) -> None:
         """Back to `state`, whatever was launched since."""
@@ -219,8 +213,12 @@ class Run:
             denoised=values.denoised,
         )
 
-    def _shrink(self) -> None:
+    def _need_less_memory(self) -> None:
         release_memory()
+        if self.micro_batch == 1 and self._recorder.enabled:
+            self._recorder.enabled = False
+            log.warning("Out of memory: going on without a recorded CUDA graph, slower; the result is the same.")
+            return
         if self.micro_batch == 1:
             raise torch.OutOfMemoryError(
                 f"Out of memory at {self._settings.resolution} px even with one sample at a time. Set "

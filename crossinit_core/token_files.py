@@ -9,17 +9,18 @@ InvokeAI (`emb_params`); OneTrainer (`emp_params`); a bare tensor. Pickles are o
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import pickle
 import re
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .learned_token import LearnedToken, base_of_width, suggest_token_name
@@ -60,15 +61,13 @@ def save_learned_token(token: LearnedToken, path: str | Path) -> Path:
     """Write a token; the suffix chooses the format. An existing file is replaced in one step.
 
     `.safetensors`: one tensor under the key `<NAME>`, with the metadata. `.pt`: A1111's layout.
-    `.bin`: diffusers' layout, one tensor under `<NAME>`.
+    `.bin`: diffusers' layout, one tensor under `<NAME>`; it has no place for the metadata.
     Raises ValueError for another suffix.
     """
     path = Path(path)
     placeholder = f"<{token.name}>"
     if path.suffix == ".safetensors":
-        write_atomically(
-            path, lambda temporary: save_file({placeholder: token.vectors}, temporary, metadata=dict(token.metadata))
-        )
+        write_atomically(path, save({placeholder: token.vectors}, dict(token.metadata)))
     elif path.suffix == ".pt":
         content = {
             "string_to_token": {"*": 265},
@@ -79,9 +78,9 @@ def save_learned_token(token: LearnedToken, path: str | Path) -> Path:
             "sd_checkpoint_name": token.metadata.get("crossinit.checkpoint") or None,
             "crossinit": json.dumps(dict(token.metadata)),
         }
-        write_atomically(path, lambda temporary: torch.save(content, temporary))
+        write_atomically(path, _pickled(content))
     elif path.suffix == ".bin":
-        write_atomically(path, lambda temporary: torch.save({placeholder: token.vectors}, temporary))
+        write_atomically(path, _pickled({placeholder: token.vectors}))
     else:
         raise ValueError(
             f"Cannot write a token as '{path.name}'. The file name must end in one of {', '.join(SUFFIXES)}."
@@ -89,15 +88,24 @@ def save_learned_token(token: LearnedToken, path: str | Path) -> Path:
     return path
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that a crash in the middle leaves the old one, or none, but never half of one."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a crash in the middle, the computer's too, leaves the old one, or none, but never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        write(temporary)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _pickled(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -109,6 +109,21 @@ def add_from_search(page: ComfyPage, text: str, name: str, at: Point) -> None:
     page.page.wait_for_function("() => app.canvas.state.ghostNodeId == null")
 
 
+def open_template(page: ComfyPage, pack: str, name: str) -> None:
+    """Choose a workflow of a pack in the browser of templates, opened as often as a busy page needs: while it is still
+    closing it, the page opens none."""
+    entry = page.page.get_by_test_id(f"template-workflow-{name}")
+    for _ in range(5):
+        page.command("Comfy.BrowseTemplates")
+        try:
+            page.page.get_by_role("dialog").get_by_text(pack).first.click(timeout=8000)
+            entry.click(timeout=8000)
+        except TimeoutError:
+            continue
+        return entry.wait_for(state="hidden")
+    raise PageError(f"The browser of templates does not show {name} of {pack}.")
+
+
 def connect(page: ComfyPage, source: str, output: str, target: str, socket: str) -> None:
     """Drag a wire from an output to an input, nodes by type or title. Raises PageError where it does not hold."""
     start, end = place(page, source, "outputs", output), place(page, target, "inputs", socket)

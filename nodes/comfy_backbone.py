@@ -112,7 +112,7 @@ class ComfyBackbone:
     def alphas_cumprod(self) -> Tensor:
         """abar of the MODEL's noise schedule, (1000,) float32 on the CPU."""
         sigmas = self.model_sampling.sigmas
-        return (1 / (1 + sigmas.double() ** 2)).to("cpu", torch.float32, copy=True)
+        return (1 / (1 + sigmas.cpu().double() ** 2)).float()
 
     def posterior(self, images: Tensor) -> Posterior:
         """The VAE posterior of (N, H, W, 3) images in 0..1, scaled. One image at a time, to save memory."""

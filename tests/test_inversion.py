@@ -29,6 +29,7 @@ from crossinit_core import (
 from crossinit_core.backbone import Posterior
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.draws import PhotoDraws
+from crossinit_core.numerics import Determinism, is_out_of_memory
 from tests.tiny_models import MODELS, Draws, make_draws
 
 SMALL = InversionSettings(steps=3, batch_size=4, resolution=64, seed=1)
@@ -537,6 +538,19 @@ def test_a_device_without_reproducible_operations_still_learns(eps: Draws, caplo
     assert torch.equal(result.token.vectors, _learn(eps).token.vectors)
     assert "cannot repeat a run bit for bit" in caplog.text
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_convolutions_that_the_host_turned_off_stay_off() -> None:
+    """ComfyUI does without MIOpen on newer AMD GPUs, where it is slow."""
+    with torch.backends.cudnn.flags(enabled=False), Determinism():
+        assert not torch.backends.cudnn.enabled
+
+
+def test_a_processor_without_memory_says_so_too() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 50)
+    assert is_out_of_memory(raised.value)
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

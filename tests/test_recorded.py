@@ -1,4 +1,7 @@
-"""What a step must do so that a GPU's recording of it is safe. Recording itself needs a GPU: benchmarks/modes.py does it."""
+"""What a step must do so that a GPU's recording of it is safe, and what becomes of a run whose recording fails.
+
+Recording itself needs a GPU: benchmarks/modes.py does it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crossinit_core import InversionSettings, cross_initialize_words, invert
+from crossinit_core import InversionSettings, cross_initialize_words, invert, recorded
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.recorded import Recorder
 
@@ -35,6 +38,95 @@ def test_on_a_cpu_work_is_run_as_it_comes() -> None:
         recorder("add", lambda x: total.add_(x), [total], torch.full((3,), value))
     assert not recorder.enabled
     assert total.tolist() == [6.0, 6.0, 6.0]
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """One that records, as far as that is possible without a GPU."""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    monkeypatch.setattr(recorded, "_recording_stream", lambda device: None)
+    recorder = Recorder(torch.device("cpu"), enabled=True)
+    recorder.enabled = True
+    return recorder
+
+
+class _Full:
+    """A recording for which the memory is too small, after a part of its work."""
+
+    def __init__(self, function: Any, *_: Any) -> None:
+        function()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_recording_that_finds_no_memory_leaves_results_as_before_the_plain_run(
+    recording: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller does the step again, in smaller pieces."""
+    monkeypatch.setattr(recorded, "_Recording", _Full)
+    total = torch.ones(3)
+    with pytest.raises(torch.OutOfMemoryError):
+        recording("add", lambda: total.add_(1), [total])
+    assert total.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_plain_run_that_fails_half_way_leaves_results_as_before(recording: Recorder) -> None:
+    first, second = torch.ones(2), torch.ones(2)
+
+    def half() -> None:
+        first.add_(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        recording("half", half, [first, second])
+    assert first.tolist() == second.tolist() == [1.0, 1.0]
+
+
+def test_numbers_that_overflow_are_not_recorded_and_the_next_ones_are(
+    recording: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    class Repeats:
+        pool = None
+
+        def __init__(self, function: Any, *_: Any) -> None:
+            made.append(self)
+            self._function = function
+
+        def replay(self, inputs: Any) -> None:
+            self._function(*inputs)
+
+    monkeypatch.setattr(recorded, "_Recording", Repeats)
+    total = torch.zeros(1)
+    for value, recordings in ((torch.inf, 0), (2.0, 1), (3.0, 1)):
+        recording("set", lambda x: total.copy_(x), [total], torch.tensor([value]))
+        assert total.item() == value
+        assert len(made) == recordings
+
+
+def test_where_only_the_recording_is_too_large_the_run_goes_on_without(
+    backbone: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = cross_initialize_words(backbone, "person")
+    expected = invert(backbone, start, SETTINGS, images=PHOTO).token.vectors
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
+    monkeypatch.setattr(recorded, "_recording_stream", lambda device: None)
+    monkeypatch.setattr(recorded, "_Recording", _FullWithInputs)
+
+    def enabled(self: Recorder, device: torch.device, enabled: bool) -> None:
+        first(self, device, enabled)
+        self.enabled = True
+
+    first = Recorder.__init__
+    monkeypatch.setattr(Recorder, "__init__", enabled)
+    found = invert(backbone, start, replace(SETTINGS, micro_batch_size=1), images=PHOTO).token.vectors
+    assert "without a recorded CUDA graph" in caplog.text
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+class _FullWithInputs(_Full):
+    def __init__(self, function: Any, inputs: Any, *_: Any) -> None:
+        super().__init__(lambda: function(*inputs))
 
 
 def test_autograd_stays_in_the_thread_that_records() -> None:

@@ -386,8 +386,38 @@ def test_ready_made_batches_are_resumed_too(backbone: DiffusersBackbone, v0: tor
     result = invert(backbone, v0, SETTINGS, batches=iter(batches), resume_folder=tmp_path)
     assert result.resumed_from == 3
     assert _same(result, invert(backbone, v0, SETTINGS, batches=batches))
-    others = list(reversed(batches))
-    assert invert(backbone, v0, SETTINGS, batches=others, resume_folder=tmp_path).resumed_from == 0
+    masked = [replace(batch, mask=torch.ones(2, 1, 8, 8)) for batch in batches]
+    late = [*batches[:2], replace(batches[2], noise=batches[2].noise + 1), *batches[3:]]
+    for others in (list(reversed(batches)), masked, late):
+        again = invert(backbone, v0, SETTINGS, batches=iter(others), resume_folder=tmp_path)
+        assert again.resumed_from == 0
+        assert _same(again, invert(backbone, v0, SETTINGS, batches=others))
+
+
+def test_batches_with_timesteps_that_do_not_exist_are_refused(backbone: DiffusersBackbone, v0: torch.Tensor) -> None:
+    latents, ids = torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, dtype=torch.long)
+    for timestep in (-1, 1000):
+        batch = TrainingBatch(latents, latents, torch.tensor([timestep]), ids)
+        with pytest.raises(
+            ValueError, match=f"timesteps from {timestep} to {timestep}, but they must be from 0 to 999"
+        ):
+            invert(backbone, v0, SETTINGS, batches=[batch])
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells which files are mapped")
+def test_a_run_that_goes_on_does_not_hold_the_file_that_it_came_from(
+    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path
+) -> None:
+    """Windows lets nobody replace a file that is mapped, so the run's own resume file could not be written."""
+    with pytest.raises(Cancel):
+        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=_stop_after(2))
+    held: list[bool] = []
+
+    def look(report: StepReport) -> None:
+        held.append(str(tmp_path) in Path("/proc/self/maps").read_text(encoding="utf-8"))
+
+    invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=look)
+    assert held == [False] * 3
 
 
 def test_batches_with_ids_beyond_the_learned_vectors_are_refused(backbone: DiffusersBackbone, v0: torch.Tensor) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -177,8 +179,34 @@ def test_what_overflows_in_every_precision_stops_at_the_last_good_step(
     watched = Watched(backbone, _overflows((torch.bfloat16, torch.float32), from_call=3))
     seen: list[int] = []
     with pytest.raises(FloatingPointError, match="Step 3 gave numbers that are not finite in float32"):
-        _learn(watched, start, replace(SETTINGS, precision="bf16"), on_step=lambda report: seen.append(report.step))
+        _learn(
+            watched,
+            start,
+            replace(SETTINGS, precision="bf16"),
+            on_step=lambda report: seen.append(report.step),
+            resume_folder=tmp_path,
+        )
     assert seen == [1, 2]
+    mended = _learn(backbone, start, replace(SETTINGS, precision="bf16"), resume_folder=tmp_path)
+    assert mended.resumed_from == 2, "the good steps were not kept"
+
+
+def test_the_model_of_one_attempt_is_gone_when_the_next_is_made(backbone: DiffusersBackbone, start: Tensor) -> None:
+    """On a GPU that has no room for two."""
+    opened: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    class Counted(Watched):
+        @contextmanager
+        def training(self, **options: Any) -> Iterator[Any]:
+            gc.collect()
+            alive.append(sum(model() is not None for model in opened))
+            with super().training(**options) as model:
+                opened.append(weakref.ref(model._unet))
+                yield model
+
+    _learn(Counted(backbone, _overflows((torch.bfloat16,), from_call=2)), start, replace(SETTINGS, precision="bf16"))
+    assert alive == [0, 0]
 
 
 # Reports that come late

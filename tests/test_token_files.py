@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
@@ -197,16 +199,23 @@ def test_a_crash_while_writing_leaves_the_old_file(
     path = save_learned_token(token, tmp_path / f"x{suffix}")
     before = path.read_bytes()
 
-    def half(content: object, where: Path, **_: object) -> None:
-        Path(where).write_bytes(b"half of a fi")
+    def full(file: int) -> None:
+        assert path.read_bytes() == before, "the new file is not known to be on the disk yet"
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("crossinit_core.token_files.save_file", half)
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_learned_token(LearnedToken(VECTORS + 1, "ann", "sd2"), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_others_may_read_a_saved_file_as_any_other(tmp_path: Path, token: LearnedToken, suffix: str) -> None:
+    (tmp_path / "any").touch()
+    path = save_learned_token(token, tmp_path / f"x{suffix}")
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 # What cannot be used
@@ -420,6 +429,14 @@ def test_a_token_does_not_change_with_what_it_was_made_from() -> None:
     assert json.dumps(dict(token.metadata)) == '{"a": "1"}'
     with pytest.raises(TypeError):
         token.metadata["a"] = "3"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda token: pickle.loads(pickle.dumps(token))])
+def test_a_token_can_be_copied_and_sent_to_another_process(copied: Callable[[LearnedToken], LearnedToken]) -> None:
+    token = LearnedToken(VECTORS, "ann", "sd2", {"crossinit.steps": "3"})
+    other = copied(token)
+    assert torch.equal(other.vectors, VECTORS)
+    assert (other.name, other.base, dict(other.metadata)) == ("ann", "sd2", {"crossinit.steps": "3"})
 
 
 def test_a_token_says_which_checkpoint_it_needs() -> None:
