@@ -1,13 +1,18 @@
-"""A CLIP whose tokenizer knows learned tokens by name, without files."""
+"""Learned tokens in ComfyUI's prompts: a CLIP whose tokenizer knows them by name, without files, and what files give."""
 
 from __future__ import annotations
 
 import copy
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+from comfy.sd1_clip import load_embed
+from torch import Tensor
+
 from ..crossinit_core import LearnedToken
+from ..crossinit_core.learned_token import base_of_width
 from .comfy_models import clip_width, encoder_name
 
 _NAME = re.compile(r"\s*([^\s<\[]*)(.*)", re.DOTALL)
@@ -32,6 +37,14 @@ def clip_with_tokens(
     tokenizer._try_get_embedding = _lookup(tokenizer._try_get_embedding, tokens, on_read)
     setattr(clone.tokenizer, name, tokenizer)
     return clone
+
+
+def vectors_in_prompts(path: Path, width: int) -> Tensor | None:
+    """(K, d) float32, what `embedding:` makes of a file: of several tensors it takes the first one. None: nothing."""
+    key = "clip_h" if base_of_width(width) == "sd2" else "clip_l"
+    # By its whole path: for a name alone ComfyUI might take a file of that name in a folder below.
+    vectors = load_embed(str(path.absolute()), [str(path.parent)], width, key)
+    return None if vectors is None else vectors.float().reshape(-1, vectors.shape[-1])
 
 
 def _lookup(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -11,6 +12,7 @@ from comfy_api.latest import io
 from ..crossinit_core import LearnedToken, load_learned_token, save_learned_token
 from ..crossinit_core.learned_token import check_token_name, suggest_token_name
 from ..crossinit_core.token_files import SUFFIXES
+from .comfy_tokens import vectors_in_prompts
 from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
 
@@ -89,11 +91,16 @@ class CrossInitSave(io.ComfyNode):
     ) -> io.NodeOutput:
         name = check_token_name(name.strip())
         folder = Path(folder_paths.get_folder_paths("embeddings")[0])
-        path = _free_path(folder, name, f".{format}", token, if_exists)
-        saved = token.renamed(path.stem)
-        save_learned_token(saved, path)
+        saved = token.renamed(_free_name(name, token, if_exists))
+        path = save_learned_token(saved, folder / f"{saved.name}.{format}")
         text = f"embedding:{saved.name} person"
-        show_text(cls, f"Saved {path.name}.\nIn a prompt: {text}")
+        said = f"Saved {path.name}.\nIn a prompt: {text}"
+        if others := _namesakes(saved.name, token):
+            said += (
+                f"\nBut the embeddings folder holds somebody else under that name, whom a prompt may mean: rename or delete "
+                f"{', '.join(map(_shown, others))}."
+            )
+        show_text(cls, said)
         return io.NodeOutput(text, ui={"prompt_text": [text], "file": [path.name]})
 
 
@@ -147,23 +154,44 @@ class CrossInitLoad(io.ComfyNode):
         return io.NodeOutput(token)
 
 
-def _free_path(folder: Path, name: str, suffix: str, token: LearnedToken, if_exists: str) -> Path:
-    """Where to write: the name itself, or the first numbered one that is free or already holds this very token."""
-    path = folder / f"{name}{suffix}"
-    number = 1
-    while if_exists != REPLACE and path.exists() and not _holds(path, token):
+def _free_name(name: str, token: LearnedToken, if_exists: str) -> str:
+    """The name to save under: the wanted one, or the first numbered one by which no prompt finds anybody else."""
+    free, number = name, 1
+    while if_exists != REPLACE and (others := _namesakes(free, token)):
         if if_exists == STOP:
             raise ValueError(
-                f"'{path.name}' already exists in the embeddings folder and holds another token. Choose another name, or set "
-                f"if_exists to '{NUMBER}' or '{REPLACE}'."
+                f"'{_shown(others[0])}' already exists in the embeddings folder and holds another token, which "
+                f"embedding:{free} in a prompt may mean. Choose another name, or set if_exists to '{NUMBER}' or '{REPLACE}'."
             )
         number += 1
-        path = folder / f"{name}-{number}{suffix}"
-    return path
+        free = f"{name}-{number}"
+    return free
+
+
+def _namesakes(name: str, token: LearnedToken) -> list[Path]:
+    """Files that `embedding:NAME` may mean, other than this very token.
+
+    ComfyUI looks through all embeddings folders and the folders in them, in no fixed order, and for all these endings.
+    """
+    found = []
+    for root in folder_paths.get_folder_paths("embeddings"):
+        for folder, _, files in os.walk(root, followlinks=True):
+            # Not by the list of files alone: some file systems do not tell upper from lower case.
+            paths = (Path(folder) / f"{name}{suffix}" for suffix in ("", *SUFFIXES)) if files else ()
+            found += [path for path in paths if path.is_file() and not _holds(path, token)]
+    return sorted(set(found))
 
 
 def _holds(path: Path, token: LearnedToken) -> bool:
+    """Whether a file is this very token, and prompts read all of it."""
     try:
-        return torch.equal(load_learned_token(path).vectors, token.vectors)
-    except ValueError:
+        there = load_learned_token(path).vectors, vectors_in_prompts(path, token.width)
+    except (ValueError, OSError):
         return False
+    return all(vectors is not None and torch.equal(vectors, token.vectors) for vectors in there)
+
+
+def _shown(path: Path) -> str:
+    """A file as people name it: from its embeddings folder on."""
+    roots = (Path(root) for root in folder_paths.get_folder_paths("embeddings"))
+    return next(path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root))

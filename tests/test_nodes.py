@@ -307,6 +307,55 @@ def test_saving_never_overwrites_somebody_else(
     assert torch.equal(load(tmp_path / "face.safetensors").vectors, bob.vectors)
 
 
+@pytest.mark.parametrize("there", ["face.safetensors", "face.pt", "face.bin", "people/face.safetensors", "people/face"])
+def test_the_text_for_a_prompt_never_means_somebody_else(
+    pack: ModuleType,
+    nodes: dict[str, Any],
+    tiny_clip: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: str,
+) -> None:
+    """ComfyUI looks through all folders, and takes the first of several endings."""
+    _use_folder(monkeypatch, tmp_path)
+    said = _said(monkeypatch)
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {"UNIQUE_ID": "1"}})
+    anna, bob = person(pack, "x", seed=1), person(pack, "x", seed=2)
+    path = tmp_path / there
+    pack.crossinit_core.save_learned_token(anna, path.with_suffix(path.suffix or ".bin")).rename(path)
+
+    def save(token: Any, if_exists: str, format: str = "bin") -> torch.Tensor:
+        text = node.execute(token, "face", if_exists, format).result[0]
+        with_folder = tiny_clip.clone()
+        with_folder.tokenizer = _with_embeddings(tiny_clip, tmp_path)
+        return conditioning(with_folder, text)
+
+    def meant(token: Any) -> torch.Tensor:
+        applied = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, {"somebody": token})
+        return conditioning(applied, "embedding:somebody person")
+
+    with pytest.raises(ValueError, match=f"'{there}' already exists"):
+        save(bob, "stop with an error")
+    assert torch.equal(save(bob, "add a number"), meant(bob)) and (tmp_path / "face-2.bin").is_file()
+    assert torch.equal(save(anna, "add a number"), meant(anna)) and not (tmp_path / "face-3.bin").is_file()
+    assert "somebody else" not in said[-1]
+    save(bob, "replace it", "safetensors")
+    beside = ", ".join(sorted({"face.bin", there} - {"face.safetensors"}))
+    assert said[-1].endswith(f"somebody else under that name, whom a prompt may mean: rename or delete {beside}.")
+
+
+def test_a_file_of_which_prompts_read_only_a_part_is_somebody_else(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published code's: ComfyUI takes the first of its two vectors."""
+    _use_folder(monkeypatch, tmp_path)
+    alice = person(pack, "x")
+    torch.save({"id_v0": alice.vectors[0], "id_v1": alice.vectors[1]}, tmp_path / "face.bin")
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    assert torch.equal(pack.crossinit_core.load_learned_token(tmp_path / "face.bin").vectors, alice.vectors)
+    assert node.execute(alice, "face").result[0] == "embedding:face-2 person"
+
+
 def test_a_file_that_changed_is_read_again(
     pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +368,16 @@ def test_a_file_that_changed_is_read_again(
     pack.crossinit_core.save_learned_token(person(pack, "alice", vectors=3), path)
     assert node.fingerprint_inputs("alice.safetensors") != first
     assert len(node.execute("alice.safetensors").result[0].vectors) == 3
+
+
+def _said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What nodes write on themselves from here on."""
+    import server
+
+    said: list[str] = []
+    page = SimpleNamespace(send_progress_text=lambda text, _node: said.append(text), send_sync=lambda *_: None)
+    monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
+    return said
 
 
 def _use_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
