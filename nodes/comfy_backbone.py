@@ -25,6 +25,7 @@ from ..crossinit_core.backbone import (
     weights_fingerprint,
 )
 from ..crossinit_core.learned_token import base_of_width
+from ..crossinit_core.numerics import is_out_of_memory
 from .comfy_copies import TextEncoder, UNet, image_encoder
 from .comfy_models import (
     check_layer,
@@ -178,7 +179,8 @@ class ComfyBackbone:
             try:
                 moments = encoder(image.movedim(-1, 1).to(device) * 2 - 1).cpu()
             except Exception as error:
-                mm.raise_non_oom(error)
+                if not is_out_of_memory(error):
+                    raise
                 log.info("Too little memory to encode the photo at once; using ComfyUI's tiled encoding.")
             else:
                 mean, log_variance = moments.chunk(2, dim=1)

@@ -99,6 +99,33 @@ def test_the_vae_posterior_is_the_models_own(pack: ModuleType, traced: SimpleNam
     assert (posterior.std > 0).all()
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("a broken weight")])
+def test_a_photo_too_large_to_encode_is_encoded_by_comfyui(
+    pack: ModuleType, tiny: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import comfy.model_management as mm
+    from comfy.ldm.modules.diffusionmodules.model import Encoder
+
+    encode, tried = Encoder.forward, []
+
+    def first_is_too_much(self: Any, *inputs: Any, **options: Any) -> torch.Tensor:
+        tried.append(self)
+        if len(tried) == 1:
+            raise error
+        return encode(self, *inputs, **options)
+
+    whole = backbone(pack, tiny).posterior(photo())
+    monkeypatch.setattr(Encoder, "forward", first_is_too_much)
+    monkeypatch.delattr(mm, "raise_non_oom", raising=False)  # hosts before 0.17 do not have it
+    if not isinstance(error, torch.OutOfMemoryError):
+        with pytest.raises(RuntimeError, match="a broken weight"):
+            backbone(pack, tiny).posterior(photo())
+        return
+    by_comfyui = backbone(pack, tiny).posterior(photo())
+    torch.testing.assert_close(by_comfyui.mean, whole.mean, atol=1e-4, rtol=1e-4)
+    assert len(tried) == 2 and not by_comfyui.std.any()
+
+
 def test_the_graphs_models_are_as_before(pack: ModuleType, tiny: SimpleNamespace) -> None:
     weights = {
         id(module): {key: value.clone() for key, value in module.state_dict().items()}
