@@ -231,6 +231,14 @@ class ComfyPage(PageView):
             )
         )
 
+    def wait_until_said(self, node: str, text: str) -> None:
+        """Wait until the one node of this type has shown a text that begins so since Run was pressed."""
+        self.page.wait_for_function(
+            f"([node, text]) => window.crossinitSaid.some(([id, said]) => id == {_FIND}(node).id && said?.startsWith(text))",
+            arg=[node, text],
+            timeout=60_000,
+        )
+
     def wait_for_text(self, node: str, text: str) -> None:
         """Wait until the one node of this type shows a line that begins with `text`."""
         self.page.wait_for_function(

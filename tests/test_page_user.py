@@ -131,7 +131,7 @@ def test_a_run_that_was_cancelled_goes_on_where_it_stopped(page: ComfyPage, serv
     done = 0
     for _ in range(2):
         page.start()
-        page.wait_for_text(LEARN, "step ")
+        page.wait_until_said(LEARN, "step ")
         page.cancel()
         assert not page.errors() and not page.failed()
         assert page.said(LEARN)[0].startswith(f"step {done + 1} of {many}")
