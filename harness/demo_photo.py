@@ -18,7 +18,7 @@ PROMPT = "a photo of a {} person"
 def run(arguments: argparse.Namespace) -> None:
     """Learn the face, and leave the token, the picture and the loss plot in the output folder."""
     out: Path = arguments.out
-    checkpoint = _checkpoint(arguments.checkpoint, arguments.base)
+    checkpoint = put_checkpoint(arguments.checkpoint, arguments.base)
     photo = portrait(arguments.photo, arguments.base / "input")
     shutil.copyfile(photo, out / f"photo{photo.suffix}")
     with running(arguments.comfyui, arguments.base) as client:
@@ -51,17 +51,36 @@ def _workflow(info: Json, checkpoint: str, photo: Path, arguments: argparse.Name
     return workflow
 
 
-def _checkpoint(given: Path, base: Path) -> str:
-    """The checkpoint's name in ComfyUI's list, after putting it there."""
+def put_checkpoint(given: Path, base: Path) -> str:
+    """The checkpoint's name in ComfyUI's list, after putting it there.
+
+    In a folder of the demo's own, so that another file of that name is neither taken for it nor replaced by it.
+    """
     if not given.is_file():
         raise ValueError(f"There is no checkpoint at '{given}'. Give the path of a .safetensors or .ckpt file.")
-    place = base / "models" / "checkpoints" / given.name
-    if not place.exists():
+    folder = base / "models" / "checkpoints"
+    if _holds(folder / given.name, given):
+        return given.name
+    place = folder / "demo" / given.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not _holds(place, given):
+        place.unlink(missing_ok=True)
         try:
             place.symlink_to(given.resolve())
         except OSError:  # Windows without the right to make links
-            shutil.copyfile(given, place)
-    return given.name
+            shutil.copy2(given, place)
+    return str(place.relative_to(folder))  # with the system's own separator, as ComfyUI lists it
+
+
+def _holds(place: Path, given: Path) -> bool:
+    """Whether a place has this very file, or an earlier copy of it as it is now."""
+    if not place.is_file():
+        return False
+    if place.samefile(given):
+        return True
+    there, here = place.stat(), given.stat()
+    # File systems of memory sticks keep times to two seconds.
+    return not place.is_symlink() and there.st_size == here.st_size and abs(there.st_mtime - here.st_mtime) <= 2
 
 
 def portrait(given: Path | None, folder: Path) -> Path:
@@ -69,7 +88,8 @@ def portrait(given: Path | None, folder: Path) -> Path:
     if given is not None:
         if not given.is_file():
             raise ValueError(f"There is no photo at '{given}'.")
-        return Path(shutil.copyfile(given, folder / given.name))
+        place = folder / given.name
+        return place if _holds(place, given) else Path(shutil.copy2(given, place))
     path = folder / "astronaut.png"
     if not path.is_file():
         from PIL import Image

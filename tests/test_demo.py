@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from crossinit_core import load_learned_token
 from harness import demo, demo_miniature
 from harness.demo_miniature import PERSON
+from harness.demo_photo import put_checkpoint
 from harness.graphs import to_api
 from harness.jury import Findings, Jury
 from harness.sheet import Tile, contact_sheet
@@ -107,6 +109,39 @@ def test_a_pack_without_its_weights_says_so(tmp_path: Path, monkeypatch: pytest.
         demo.run(
             argparse.Namespace(**{**options, "comfyui": tmp_path, "base": tmp_path / "base", "out": tmp_path / "out"})
         )
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
+def test_the_checkpoint_that_was_given_is_used_and_no_other_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no right to make links")
+
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+    listed = tmp_path / "base" / "models" / "checkpoints"
+    first, second = (tmp_path / name / "model.safetensors" for name in ("first", "second"))
+    for number, given in enumerate((first, second)):
+        given.parent.mkdir()
+        given.write_text(f"checkpoint {number}", encoding="utf-8")  # of one size, as two checkpoints have
+        os.utime(given, (1e9 + 100 * number, 1e9 + 100 * number))
+    listed.mkdir(parents=True)
+    own = listed / "model.safetensors"
+    own.write_text("the user's own", encoding="utf-8")
+
+    def used(given: Path) -> str:
+        return (listed / put_checkpoint(given, tmp_path / "base")).read_text(encoding="utf-8")
+
+    assert used(first) == "checkpoint 0"
+    assert used(second) == "checkpoint 1"
+    assert used(second) == "checkpoint 1"
+    first.write_text("checkpoint 0, trained on", encoding="utf-8")
+    assert used(first) == "checkpoint 0, trained on"
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        put_checkpoint(tmp_path / "gone.safetensors", tmp_path / "base")
+    assert own.read_text(encoding="utf-8") == "the user's own"
+    assert put_checkpoint(own, tmp_path / "base") == "model.safetensors", "what is listed already needs no second place"
 
 
 def test_a_sheet_has_room_for_long_captions_and_a_row_that_is_not_full() -> None:
