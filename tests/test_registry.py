@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -65,6 +66,36 @@ def test_the_dependencies_are_those_that_comfyui_manager_installs(parsed: Any) -
     lines = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
     wanted = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     assert sorted(parsed.project.dependencies) == sorted(wanted)
+
+
+def test_pip_installs_the_core_from_a_clone_and_nothing_else(tmp_path: Path) -> None:
+    """What `pip install ".[cli]"` builds, without pip: setuptools' own part, which needs no network."""
+    pytest.importorskip("setuptools", minversion="61")
+    clone, made = tmp_path / "clone", tmp_path / "made"
+    no_caches = shutil.ignore_patterns("__pycache__")
+    for name in ("crossinit_core", "nodes", "harness", "web", "locales"):
+        shutil.copytree(REPOSITORY / name, clone / name, ignore=no_caches)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "run.py"):
+        shutil.copy(REPOSITORY / name, clone / name)
+    build = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q", "build_py", "--build-lib", str(made)]
+    done = subprocess.run(build, cwd=clone, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+
+    def files(folder: Path) -> set[str]:
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+    assert files(made) == {f"crossinit_core/{name}" for name in files(clone / "crossinit_core")}
+    use = (
+        "import crossinit_core.cli, crossinit_core.diffusers_backbone, crossinit_core.fused; "
+        "print(crossinit_core.__file__, len(crossinit_core.load_celebrity_names().names))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", use],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(made)}, capture_output=True, text=True, encoding="utf-8",
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(made / "crossinit_core" / "__init__.py"), "792"]
 
 
 def test_the_icon_has_a_size_that_the_registry_takes() -> None:
