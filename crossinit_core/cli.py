@@ -135,7 +135,8 @@ def generate(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     """Write a token file in the format of another suffix."""
     token = load_learned_token(options.token, name=options.name)
-    print(f"{save_learned_token(token, options.out)}: '{token.name}', {len(token.vectors)} vectors")
+    lost = " (.bin keeps nothing of their origin)" if options.out.suffix == ".bin" and token.metadata else ""
+    print(f"{save_learned_token(token, options.out)}: '{token.name}', {len(token.vectors)} vectors{lost}")
 
 
 def inspect(options: argparse.Namespace) -> None:
