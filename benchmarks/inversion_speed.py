@@ -4,7 +4,8 @@
 
 Full SD 2.1 size with random weights, which are made on the spot. Needs torch, transformers, diffusers and a ComfyUI
 checkout. Without a GPU everything is small, and shows only that it works. Arguments after `--` go to ComfyUI.
-Writes speed.json, from which benchmarks.performance_page makes docs/performance.md, and speed.png.
+Writes published.json and ours.json, from which benchmarks.performance_page makes docs/performance.md, and for a look
+at once speed.json (both together) and speed.png.
 """
 
 from __future__ import annotations
