@@ -183,10 +183,28 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def classic(live: Live, browser: Any) -> Iterator[Any]:
+def page_url(live: Live) -> str:
+    """The server whose page `classic` and `newer` open; a file of tests with a server of its own names that one."""
+    return live.url
+
+
+@pytest.fixture(scope="module")
+def classic(browser: Any, page_url: str) -> Iterator[Any]:
     """The page as a new local installation shows it."""
     from harness.page import ComfyPage
 
-    page = ComfyPage.open(browser, live.url)
+    page = ComfyPage.open(browser, page_url)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def newer(browser: Any, page_url: str) -> Iterator[Any]:
+    """The page with its newer nodes, "Nodes 2.0", and with previews in KSampler too."""
+    from harness.page import ComfyPage
+
+    page = ComfyPage.open(
+        browser, page_url, {"Comfy.VueNodes.Enabled": True, "Comfy.Execution.PreviewMethod": "latent2rgb"}
+    )
     yield page
     page.close()

@@ -6,10 +6,8 @@ Every shipped workflow runs in test_shipped.py; what people do by hand is in tes
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,16 +25,6 @@ pytestmark = pytest.mark.skipif(
     find_browser(os.environ) is None,
     reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
 )
-
-
-@pytest.fixture(scope="module")
-def modern(live: Any, browser: Any) -> Iterator[ComfyPage]:
-    """The page with its newer nodes, "Nodes 2.0", and with previews in KSampler too."""
-    page = ComfyPage.open(
-        browser, live.url, {"Comfy.VueNodes.Enabled": True, "Comfy.Execution.PreviewMethod": "latent2rgb"}
-    )
-    yield page
-    page.close()
 
 
 def _load_small(page: ComfyPage, workflow: Path, seed: int) -> None:
@@ -65,14 +53,14 @@ def test_learn_face_shows_a_picture_and_the_loss_while_it_learns(classic: ComfyP
     assert not _crowded(classic)
 
 
-def test_a_workflow_runs_in_the_newer_nodes_as_well(modern: ComfyPage) -> None:
-    _load_small(modern, SHIPPED[0], seed=1003)
-    assert not _crowded(modern)
-    modern.run()
-    assert not modern.errors()
-    assert modern.pictures("SaveImage") == [[64, 64]]
-    assert not _crowded(modern)
-    modern.screenshot(SCREENSHOTS / "newer-nodes.png")
+def test_a_workflow_runs_in_the_newer_nodes_as_well(newer: ComfyPage) -> None:
+    _load_small(newer, SHIPPED[0], seed=1003)
+    assert not _crowded(newer)
+    newer.run()
+    assert not newer.errors()
+    assert newer.pictures("SaveImage") == [[64, 64]]
+    assert not _crowded(newer)
+    newer.screenshot(SCREENSHOTS / "newer-nodes.png")
 
 
 def test_a_run_does_not_draw_a_new_seed_for_the_face(classic: ComfyPage) -> None:
@@ -81,9 +69,9 @@ def test_a_run_does_not_draw_a_new_seed_for_the_face(classic: ComfyPage) -> None
     assert "control_after_generate" in classic.widgets("KSampler")
 
 
-def test_learn_face_hides_what_few_people_need(modern: ComfyPage) -> None:
-    modern.load(SHIPPED[0])
-    node = modern.element(LEARN)
+def test_learn_face_hides_what_few_people_need(newer: ComfyPage) -> None:
+    newer.load(SHIPPED[0])
+    node = newer.element(LEARN)
     for name in ("preset", "seed"):
         assert node.get_by_text(name, exact=True).is_visible()
     assert not node.get_by_text("learning_rate", exact=True).is_visible()
@@ -92,5 +80,5 @@ def test_learn_face_hides_what_few_people_need(modern: ComfyPage) -> None:
     node.get_by_test_id("advanced-inputs-button").click()
 
 
-def test_the_console_is_silent_about_the_pack(classic: ComfyPage, modern: ComfyPage) -> None:
-    assert not classic.complaints + modern.complaints
+def test_the_console_is_silent_about_the_pack(classic: ComfyPage, newer: ComfyPage) -> None:
+    assert not classic.complaints + newer.complaints

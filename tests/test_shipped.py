@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 from crossinit_core import load_learned_token
 from harness.browser import find_browser
 from harness.links import PACK_NAME
-from harness.page import ComfyPage, chromium
+from harness.page import ComfyPage
 from harness.screenshots import LARGEST_THUMBNAIL, THUMBNAIL
 from harness.shipped import MINIATURE, WORKFLOWS
 from harness.shipped_faces import EXPRESSIONS, FOLDERS, PROMPTS, SHEET, STRIP
@@ -100,27 +100,8 @@ def drawn(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def classic(drawn: Drawn, browser: Any) -> Iterator[ComfyPage]:
-    """The page as a new local installation shows it."""
-    page = ComfyPage.open(browser, drawn.url)
-    yield page
-    page.close()
-
-
-@pytest.fixture(scope="module")
-def newer(drawn: Drawn, browser: Any) -> Iterator[ComfyPage]:
-    """The page with its newer nodes, "Nodes 2.0", and with previews in KSampler too."""
-    page = ComfyPage.open(
-        browser, drawn.url, {"Comfy.VueNodes.Enabled": True, "Comfy.Execution.PreviewMethod": "latent2rgb"}
-    )
-    yield page
-    page.close()
+def page_url(drawn: Drawn) -> str:
+    return drawn.url
 
 
 def _untidy(page: ComfyPage) -> list[str]:
