@@ -37,7 +37,7 @@ def _execute(plain: Callable[..., Any]) -> Callable[..., Any]:
         except comfy.model_management.InterruptProcessingException:
             raise  # cancel is no error
         except Exception as error:
-            _tell(cls, _sentence(error))
+            _tell(cls, _sentence(error), on_node=True)
             raise
 
     return execute
@@ -48,7 +48,8 @@ def _validate(plain: Callable[..., Any]) -> Callable[..., Any]:
     def validate_inputs(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> Any:
         answer = plain(cls, *args, **inputs)
         if isinstance(answer, str):
-            _tell(cls, answer)
+            # Not on the node: once it is mended, the node may not run, but give what it has.
+            _tell(cls, answer, on_node=False)
         return answer
 
     # ComfyUI asks for the names of the arguments, and does not look through wrappers.
@@ -63,9 +64,12 @@ def _sentence(error: Exception) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} ..."
 
 
-def _tell(node: type[io.ComfyNode], text: str) -> None:
+def _tell(node: type[io.ComfyNode], text: str, *, on_node: bool) -> None:
+    """As a note; `on_node` as the node's text as well, which the page keeps until web/errors.js sees the node run again."""
     if node.hidden is None:
         return  # called by a program, not by a graph
-    if node.hidden.unique_id is not None:
+    told = {"node": node.define_schema().display_name, "message": text}
+    marked = on_node and node.hidden.unique_id is not None
+    PromptServer.instance.send_sync(EVENT, told | ({"id": node.hidden.unique_id} if marked else {}))
+    if marked:
         show_text(node, text)
-    PromptServer.instance.send_sync(EVENT, {"node": node.define_schema().display_name, "message": text})

@@ -48,11 +48,12 @@ def _show(node: str, output: int = 0) -> Placed:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A graph with one, the title of the node at which the page has to say it, and what."""
+    """A graph with one, the title of the node at which the page has to say it, and what; and whether before it runs."""
 
     nodes: Mapping[str, Placed]
     at: str
     says: str
+    early: bool = False
 
 
 MISTAKES = {
@@ -131,11 +132,13 @@ MISTAKES = {
         {"token": _TOKEN, "save": _save("my face", "token")},
         "Save Learned Token",
         "The token name 'my face' holds a space",
+        early=True,
     ),
     "a folder outside of the output folder": Mistake(
         {"list": Placed("CrossInitPromptList", (50, 100), {"folder": "../elsewhere"}), "out": _show("list")},
         "Prompt List",
         "must be a name below ComfyUI's output folder",
+        early=True,
     ),
 }
 
@@ -151,7 +154,7 @@ def test_a_mistake_is_one_sentence_at_its_node(classic: ComfyPage, mistake: Mist
     note.wait_for()
     title, sentence = note.inner_text().split("\n", 1)
     assert title == mistake.at
-    assert classic.text(mistake.at) == sentence
+    assert classic.text(mistake.at) == ("" if mistake.early else sentence)
     assert "Traceback" not in sentence and "\n" not in sentence and len(sentence) < 400
     classic.screenshot(SCREENSHOTS / f"mistake-{mistake.at.lower().replace(' ', '-')}.png")
     note.get_by_role("button").click()
@@ -172,18 +175,58 @@ def test_a_wire_that_is_missing_is_named_at_its_node(classic: ComfyPage) -> None
             "save": _save("never", "learn"),
         },
     )
+    # The portrait, which lacks nothing, is painted all the same.
     classic.start()
-    with pytest.raises(PageError, match=r"Learn Face .train. is missing a required input: cross_init"):
-        classic.wait_for_end()
+    overlay = classic.page.get_by_test_id("error-overlay")
+    overlay.get_by_text("Learn Face (train) is missing a required input: cross_init").wait_for()
     assert classic.failed() == ["Learn Face (train)"]
+
+
+_NAMES = ("CrossInitCelebrityNames", "extra_names")
+
+
+def _fails(page: ComfyPage) -> None:
+    page.start()
+    with pytest.raises(PageError, match=r"refusal|execution_error"):
+        page.wait_for_end()
 
 
 def test_a_mistake_that_was_mended_is_no_longer_shown(classic: ComfyPage) -> None:
     hands.put(classic, MISTAKES["no name in the list"].nodes)
-    classic.start()
-    with pytest.raises(PageError, match="execution_error"):
-        classic.wait_for_end()
-    classic.set_widget("CrossInitCelebrityNames", "extra_names", "Ada Lovelace\nAlan Turing")
+    _fails(classic)
+    classic.set_widget(*_NAMES, "Ada Lovelace\nAlan Turing")
     classic.run()
     assert not classic.failed()
     assert classic.text("CrossInitCelebrityNames") == "2 names"
+
+
+def test_a_mistake_that_was_taken_back_is_no_longer_shown(classic: ComfyPage) -> None:
+    """Then the node does not run: ComfyUI has its result still."""
+    hands.put(classic, MISTAKES["no name in the list"].nodes)
+    classic.set_widget(*_NAMES, "Grace Hopper\nKatherine Johnson")
+    classic.run()
+    classic.set_widget(*_NAMES, "# nobody")
+    _fails(classic)
+    classic.wait_for_text("CrossInitCelebrityNames", "The list of names")
+    classic.set_widget(*_NAMES, "Grace Hopper\nKatherine Johnson")
+    classic.run()
+    assert "Load Celebrity Names" not in classic.ran()
+    assert classic.text("CrossInitCelebrityNames") == "2 names"
+
+    hands.put(classic, {"token": _TOKEN, "save": _save("taken-back", "token")})
+    classic.run()
+    classic.set_widget("CrossInitSave", "name", "my face")
+    _fails(classic)
+    classic.set_widget("CrossInitSave", "name", "taken-back")
+    classic.run()
+    assert classic.text("CrossInitSave").startswith("Saved taken-back")
+
+
+def test_a_node_that_says_nothing_when_it_goes_well_says_nothing_of_the_mistake_either(classic: ComfyPage) -> None:
+    report = Placed("CrossInitReport", (420, 100), inputs={"clip": ("model", 1), "tokens.token0": ("token", 0)})
+    hands.put(classic, {"model": _MODEL, "token": _TOKEN, "report": report})
+    _fails(classic)
+    classic.wait_for_text("CrossInitReport", "CLIP has width 256")
+    classic.page.evaluate("() => app.graph.nodes.find(n => n.type === 'CrossInitReport').disconnectInput('clip')")
+    classic.run()
+    assert not classic.text("CrossInitReport") and classic.pictures("CrossInitReport")
