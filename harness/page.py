@@ -142,6 +142,16 @@ class ComfyPage(PageView):
             )
         )
 
+    def wait_until_offered(self, node_type: str, name: str, value: str) -> None:
+        """Wait until new nodes of this type let one choose this value of a widget."""
+        self.page.wait_for_function(
+            """([type, name, value]) => {
+                const spec = LiteGraph.registered_node_types[type].nodeData.input.required[name]
+                return (Array.isArray(spec[0]) ? spec[0] : spec[1].options).includes(value)
+            }""",
+            arg=[node_type, name, value],
+        )
+
     def set_widget(self, node: str, name: str, value: Any) -> None:
         """Set a widget of the one node of this type, as an edit in the page does. Raises PageError where there is none."""
         done = self.page.evaluate(
@@ -164,8 +174,11 @@ class ComfyPage(PageView):
         self.wait_for_end(seconds)
 
     def start(self) -> None:
-        """Press Run."""
+        """Press Run; what the page says of the run before is closed first."""
         self._wait_for_curtain()
+        if self.page.get_by_test_id("error-overlay").count():
+            self.page.get_by_test_id("error-overlay-dismiss").dispatch_event("click")
+            self.page.get_by_test_id("error-overlay").wait_for(state="detached")
         self.page.evaluate("() => { window.crossinitEnd = null; window.crossinitRan = []; window.crossinitSaid = [] }")
         self.page.get_by_test_id("queue-button").click()
 

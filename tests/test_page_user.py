@@ -149,13 +149,25 @@ def _steps_done(server: ComfyServer, steps: int) -> int:
         return int(opened.metadata()["step"])
 
 
-def test_a_saved_token_is_offered_after_a_restart(
+def test_a_saved_token_is_offered_at_once_and_after_a_restart(
     page: ComfyPage, server: ComfyServer, browser: Any, tmp_path: Path
 ) -> None:
     _open_miniature(page)
     page.set_widget(SAVE, "name", "another-day")
     page.run()
     saved = "another-day.safetensors"
+
+    # At once, and to a workflow that names it.
+    page.wait_until_offered(LOAD, "file", saved)
+    hands.put(page, {"token": hands.Placed(LOAD, (300, 200), {"file": saved})})
+    naming = tmp_path / "names-it.json"
+    naming.write_text(json.dumps(page.page.evaluate("() => app.graph.serialize()")), encoding="utf-8")
+    hands.new_graph(page)
+    page.load(naming)
+    page.settle()
+    assert saved in page.options(LOAD, "file")
+    assert not page.errors()
+
     server.stop()
     server.start()
     tomorrow = ComfyPage.open(browser, server.url)
