@@ -14,6 +14,8 @@ ARC = "arc"
 LINE = "line"
 METHODS = (ARC, LINE)
 
+_STRAIGHT = f"Blend these with the method 'straight' (in Python: '{LINE}')."
+
 _OF_THE_VECTORS = ("crossinit.norm", "crossinit.distance", "crossinit.cosine")
 
 
@@ -112,12 +114,12 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
 def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
     lengths = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     if min(float(length.min()) for length in lengths) == 0:
-        raise ValueError("A vector of a token is zero, which has no direction. Blend these with the method 'line'.")
+        raise ValueError(f"A vector of a token is zero, which has no direction. {_STRAIGHT}")
     # In double precision: the angle of nearly equal directions is lost in single.
     u, v = (a / lengths[0]).double(), (b / lengths[1]).double()
     angle = torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True)) * 2
     if float(angle.max()) > 3.1:
-        raise ValueError("Vectors of the tokens are opposite, and no arc leads from one to the other. Use 'line'.")
+        raise ValueError(f"Vectors of the tokens are opposite, and no arc leads from one to the other. {_STRAIGHT}")
     # sinc keeps the formula at an angle of zero: sin(w t) / sin(t) = w sinc(w t) / sinc(t).
     turn = angle / torch.pi
     part_u = (1 - weight) * torch.sinc((1 - weight) * turn) / torch.sinc(turn)

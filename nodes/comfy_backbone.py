@@ -190,6 +190,12 @@ class ComfyBackbone:
         return mean, torch.zeros_like(mean)
 
 
+def vocabulary(clip: Any) -> Tensor:
+    """(V, d) float32 on the CPU, the token table of a CLIP, whichever layer it stops at. Raises ValueError as `encoder_name`."""
+    table = Weights(clip.patcher, f"{encoder_name(clip)}.transformer.text_model.embeddings.token_embedding.")["weight"]
+    return table.to("cpu", torch.float32, copy=True)
+
+
 class _ComfyModel:
     """The `FrozenModel` of a run."""
 

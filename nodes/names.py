@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
@@ -103,4 +104,7 @@ def _names(choice: str, extra: str) -> CelebrityNames:
 
 def _register_folder() -> None:
     if FOLDER not in folder_paths.folder_names_and_paths:
-        folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+        own = Path(folder_paths.models_dir) / FOLDER
+        folder_paths.add_model_folder_path(FOLDER, str(own))
+        with suppress(OSError):  # some installations may not write there
+            own.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from ..crossinit_core import LearnedToken
 from ..crossinit_core.history import percentiles
 from ..crossinit_core.report import describe_tokens
 from ..crossinit_core.report_figure import draw_report
-from .comfy_backbone import ComfyBackbone
+from .comfy_backbone import vocabulary
 from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
 
@@ -61,9 +61,9 @@ class CrossInitReport(io.ComfyNode):
         people = [token for token in tokens.values() if token is not None]
         norms: tuple[float, ...] = ()
         if clip is not None:
-            backbone = ComfyBackbone(None, clip)
+            table = vocabulary(clip)
             for token in people:
-                token.check_fits(backbone.width)
-            norms = percentiles(backbone.embed(torch.arange(backbone.vocabulary_size)).norm(dim=1))
+                token.check_fits(table.shape[1])
+            norms = percentiles(table.norm(dim=1))
         picture = torch.from_numpy(draw_report(people, norms)).float()[None] / 255
         return io.NodeOutput(picture, describe_tokens(people, norms), ui=ui.PreviewImage(picture, cls=cls))

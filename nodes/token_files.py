@@ -135,7 +135,10 @@ class CrossInitLoad(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> str:
+    def fingerprint_inputs(cls, file: str | None) -> str:
+        if file is None:
+            # By a wire: ComfyUI asks before it knows what will come, and goes by where that comes from.
+            return "by wire"
         found = folder_paths.get_full_path("embeddings", file)
         if not found:
             return f"{file} is missing"

@@ -356,6 +356,53 @@ def test_a_file_of_which_prompts_read_only_a_part_is_somebody_else(
     assert node.execute(alice, "face").result[0] == "embedding:face-2 person"
 
 
+@pytest.mark.parametrize("vectors", [torch.tensor([[-1.0, 0.0]]), torch.zeros(1, 2)])
+def test_people_who_cannot_be_blended_are_told_a_method_that_the_node_has(
+    pack: ModuleType, nodes: dict[str, Any], vectors: torch.Tensor
+) -> None:
+    make = pack.crossinit_core.LearnedToken
+    people = make(torch.tensor([[1.0, 0.0]]), "anna", "width-2"), make(vectors, "ben", "width-2")
+    node = nodes["CrossInitBlend"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    with pytest.raises(ValueError, match="Blend these with the method") as caught:
+        node.execute(*people, 0.5)
+    options = next(entry for entry in node.define_schema().inputs if entry.id == "method").options
+    proposed = next(option for option in options if f"'{option}'" in str(caught.value))
+    assert node.execute(*people, 0.25, method=proposed).result[0].name == "anna-ben"
+
+
+def test_the_folder_for_lists_of_names_is_there_to_put_them_in(
+    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import folder_paths
+
+    known = {name: paths for name, paths in folder_paths.folder_names_and_paths.items() if name != "celebrity_names"}
+    for models in (tmp_path / "models", tmp_path / "no-folder"):
+        (tmp_path / "no-folder").write_text("a file, in which no folder can be made", encoding="utf-8")
+        monkeypatch.setattr(folder_paths, "folder_names_and_paths", dict(known))
+        monkeypatch.setattr(folder_paths, "models_dir", str(models))
+        assert pack.nodes.names.user_lists() == {}
+    assert (tmp_path / "models" / "celebrity_names").is_dir()
+
+
+def test_a_file_that_comes_by_wire_is_no_reason_to_run_again(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI asks with None; where that fails, it runs the node, and all after it, each time."""
+    from comfy_execution.graph import DynamicPrompt
+    from execution import IsChangedCache
+
+    _use_folder(monkeypatch, tmp_path)
+    prompt = {
+        "1": {"class_type": "StringNode", "inputs": {}},
+        "2": {"class_type": "CrossInitLoad", "inputs": {"file": ["1", 0]}},
+    }
+    import nodes as comfyui_nodes
+
+    monkeypatch.setitem(comfyui_nodes.NODE_CLASS_MAPPINGS, "CrossInitLoad", nodes["CrossInitLoad"])
+    asked = [asyncio.run(IsChangedCache("p", DynamicPrompt(prompt), None).get("2")) for _ in range(2)]
+    assert asked[0] == asked[1] and "by wire" in asked[0]
+
+
 def test_a_file_that_changed_is_read_again(
     pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

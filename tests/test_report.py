@@ -320,3 +320,13 @@ def test_with_a_clip_a_token_from_a_file_is_compared_with_its_vocabulary(
     assert not torch.equal(plain[0], with_clip[0])
     with pytest.raises(ValueError, match=r"width 32 .*learned on width 768"):
         report([pack.crossinit_core.LearnedToken(torch.ones(2, 768), "bob", "sd1")], clip=clip)
+
+
+def test_the_vocabulary_is_the_same_after_clip_set_last_layer(
+    pack: ModuleType, report: Any, tiny_comfy: Any, tiny_models: Path
+) -> None:
+    clip = tiny_comfy(tiny_models / "tiny-eps")[1]
+    skipping = clip.clone()
+    skipping.clip_layer(-1)
+    token = pack.crossinit_core.LearnedToken(torch.ones(2, 32), "alice", "sd2")
+    assert report([token], clip=skipping)[1] == report([token], clip=clip)[1]
