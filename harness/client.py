@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import struct
 import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -17,62 +15,13 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-Json = dict[str, Any]
+from .answers import Event, History, Json, belongs, ends, events_in, raise_failure, refusal
+
 T = TypeVar("T")
 
-# Types of binary websocket messages (protocol.py in ComfyUI).
-_PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4
 # Asks for previews that say which node they belong to.
 _FEATURES = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 _CLOSED = "connection_closed"
-
-
-class PromptError(RuntimeError):
-    """A prompt was refused, or a node of it failed."""
-
-    def __init__(self, message: str, node_id: str = "", node_type: str = "", traceback: str = "") -> None:
-        where = f"node {node_id} ({node_type}): " if node_id else ""
-        super().__init__(where + message)
-        self.message = message
-        self.node_id = node_id
-        self.node_type = node_type
-        self.traceback = traceback
-
-
-class Interrupted(RuntimeError):  # noqa: N818  (not a fault: somebody pressed Cancel)
-    """The prompt was cancelled while it ran."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """One message of the server.
-
-    `type` is ComfyUI's own name (execution_start, executing, progress, progress_state, executed,
-    progress_text, ...), or "preview" with an encoded picture in `image` (JPEG or PNG bytes).
-    """
-
-    type: str
-    data: Json
-    image: bytes | None = None
-
-    @property
-    def node_id(self) -> str | None:
-        node = self.data.get("node", self.data.get("node_id"))
-        return None if node is None else str(node)
-
-
-@dataclass(frozen=True)
-class History:
-    """What the server keeps about a finished prompt. `outputs` maps node ids to their UI output."""
-
-    prompt_id: str
-    outputs: dict[str, Json] = field(default_factory=dict)
-    status: Json = field(default_factory=dict)
-
-    def images(self, node_id: str | int | None = None) -> list[Json]:
-        """References of the pictures of one node, or of all: what `Client.view` takes."""
-        nodes = self.outputs.values() if node_id is None else [self.outputs.get(str(node_id), {})]
-        return [image for output in nodes for image in output.get("images", [])]
 
 
 class Client:
@@ -128,7 +77,7 @@ class Client:
             if "prompt_id" in result:
                 self._expect_ok("/queue", {"delete": [result["prompt_id"]]})
                 self.interrupt(result["prompt_id"])
-            raise _refusal(status, result, prompt_api)
+            raise refusal(status, result, prompt_api)
         return str(result["prompt_id"])
 
     def wait(
@@ -144,16 +93,16 @@ class Client:
         """
         deadline = time.monotonic() + timeout
         for event in self._events_until(deadline, prompt_id):
-            if on_event is not None and _belongs(event, prompt_id):
+            if on_event is not None and belongs(event, prompt_id):
                 on_event(event)
-            if _ends(event, prompt_id):
+            if ends(event, prompt_id):
                 break
         # The last event can come a moment before the history is written.
         while (history := self.history(prompt_id)) is None:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"Prompt {prompt_id} did not finish within {timeout:.0f} s.")
             time.sleep(0.05)
-        _raise_failure(history)
+        raise_failure(history)
         return history
 
     def run(
@@ -233,7 +182,7 @@ class Client:
                         break
                     if message.result().type in _CLOSING:
                         break
-                    for event in _events(message.result()):
+                    for event in events_in(message.result()):
                         self._events.put(event)
                 stop.cancel()
         except aiohttp.ClientError as error:
@@ -321,70 +270,3 @@ def _run(request: Coroutine[Any, Any, T]) -> T:
     if failure:
         raise failure[0]
     return result[0]
-
-
-def _events(message: aiohttp.WSMessage) -> Iterator[Event]:
-    if message.type == aiohttp.WSMsgType.TEXT:
-        content = json.loads(message.data)
-        yield Event(content["type"], content.get("data") or {})
-    elif message.type == aiohttp.WSMsgType.BINARY:
-        yield from _binary_event(message.data)
-
-
-def _binary_event(data: bytes) -> Iterator[Event]:
-    """Layouts of `PromptServer.send_image`, `send_image_with_metadata` and `send_progress_text`."""
-    kind, second = struct.unpack(">II", data[:8])
-    rest = data[8:]
-    if kind == _PREVIEW:
-        yield Event("preview", {}, rest)
-    elif kind == _PREVIEW_WITH_METADATA:
-        yield Event("preview", json.loads(rest[:second]), rest[second:])
-    elif kind == _TEXT:
-        node_id, text = rest[:second].decode("utf-8"), rest[second:].decode("utf-8")
-        yield Event("progress_text", {"node_id": node_id, "text": text})
-
-
-def _belongs(event: Event, prompt_id: str) -> bool:
-    """Old previews and texts do not say which prompt they are of: they are of the one that runs."""
-    if "prompt_id" in event.data:
-        return bool(event.data["prompt_id"] == prompt_id)
-    return event.type in ("preview", "progress_text")
-
-
-def _ends(event: Event, prompt_id: str) -> bool:
-    if event.data.get("prompt_id") != prompt_id:
-        return False
-    if event.type == "executing":
-        return event.data.get("node") is None
-    return event.type in ("execution_success", "execution_error", "execution_interrupted")
-
-
-def _raise_failure(history: History) -> None:
-    for name, data in history.status.get("messages", []):
-        if name == "execution_error":
-            raise PromptError(
-                f"{data.get('exception_type', 'error')}: {str(data.get('exception_message', '')).strip()}",
-                str(data.get("node_id", "")),
-                str(data.get("node_type", "")),
-                "".join(data.get("traceback", [])),
-            )
-        if name == "execution_interrupted":
-            node = f"{data.get('node_id')} ({data.get('node_type')})"
-            raise Interrupted(f"Prompt {history.prompt_id} was interrupted in node {node}.")
-
-
-def _refusal(status: int, result: Json, prompt_api: Json) -> PromptError:
-    general = result.get("error") or {}
-    if isinstance(general, str):  # some middleware answers with plain text
-        general = {"message": general}
-    lines = [f"{general.get('message', '')} {general.get('details', '')}".strip()] if general else []
-    nodes: Json = result.get("node_errors") or {}
-    for node_id, node in nodes.items():
-        for error in node.get("errors", []):
-            lines.append(f"node {node_id} ({node.get('class_type')}): {error.get('message')}: {error.get('details')}")
-    first = next(iter(nodes), "")
-    message = f"The server refused the prompt (HTTP {status}):\n" + "\n".join(lines)
-    error = PromptError(message)
-    error.node_id = str(first)
-    error.node_type = str(prompt_api.get(first, {}).get("class_type", ""))
-    return error

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from . import demo_miniature, demo_photo
-from .client import Interrupted, PromptError
+from .answers import Interrupted, PromptError
 from .demo_parts import PACK
 from .links import prepare_base
 from .server import ServerError

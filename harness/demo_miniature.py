@@ -19,7 +19,8 @@ from PIL import Image
 from miniature import pack
 from miniature.captions import Prompt
 
-from .client import Client, Event, History
+from .answers import Event, History
+from .client import Client
 from .demo_parts import PACK, Progress, fetch, list_results, running
 from .graphs import Json, set_widget, to_api
 from .jury import Findings, Jury, Pictures

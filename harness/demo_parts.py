@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .client import Client, Event
+from .answers import Event
+from .client import Client
 from .graphs import Json
 from .server import ComfyServer
 

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from harness.answers import Event, History, Interrupted, PromptError
 from harness.author import build
-from harness.client import Event, History, Interrupted, PromptError
 from harness.graphs import set_widget, to_api
 from harness.shipped import WORKFLOWS as SHIPPED
 from harness.shipped_parts import CHECKPOINT, LORA, PHOTO, TOKEN_FILE

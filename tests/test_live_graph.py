@@ -13,7 +13,7 @@ from PIL import Image
 from skimage import data
 
 from crossinit_core import LearnedToken, load_learned_token, save_learned_token
-from harness.client import PromptError
+from harness.answers import PromptError
 
 Prompt = dict[str, Any]
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from harness import hosts
-from harness.client import Client, Event, Interrupted, PromptError
+from harness.answers import Event, Interrupted, PromptError
+from harness.client import Client
 from harness.server import ComfyServer, ServerError
 from tests.tiny_comfyui import free_port, make_comfyui
 
