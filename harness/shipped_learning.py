@@ -6,6 +6,7 @@ from .author import Node, Workflow
 from .layout import Column, Frame, lay_out
 from .shipped_parts import (
     CLIP,
+    LARGE,
     LEARN,
     LOAD,
     LOOK,
@@ -39,6 +40,8 @@ def learn_a_face() -> Workflow:
         "**v2-1_512-ema-pruned**, and one photo.",
         "Prepare Face Photo finds the face, turns it upright and crops it. It needs OpenCV; without, set **framing** to "
         "*by hand*.",
+        "To see the crop before you learn it, select Prepare Face Photo and press the **▷** above it.",
+        LARGE,
     )
     how = note(
         "How to learn",
@@ -87,6 +90,7 @@ def learn_a_face_fast() -> Workflow:
         "25 steps give a first impression: a person of the right kind. For a close likeness set it to *full*; nothing else "
         "has to change.",
         "Good for a first look, for trying photos and prompts, and where there is no GPU.",
+        LARGE,
     )
     using = [
         Column(360, [save_token("my-face-fast"), positive(PROMPT, "learn"), negative(), latent()]),
@@ -110,7 +114,8 @@ def learn_from_several_photos() -> Workflow:
         "Several photos",
         "Three to ten photos of one person, of any size and shape. They are learned together, so that what they share, the "
         "face, counts more than light and background.",
-        "More photos: add a Load Image and connect it to **Create List**. Fewer: mute one.",
+        "More photos: add a Load Image and connect it to **Create List**. Fewer: mute the second or the third; the first one is needed.",
+        LARGE,
     )
     masks = note(
         "Masks",
@@ -157,6 +162,8 @@ def compare_initializations() -> Workflow:
         "Each learns the same photo with the same seed. The report shows how far each had to go; the pictures, who still "
         "listens to the prompt.",
         "With *full* instead of *fast* the differences are larger. The report needs matplotlib.",
+        "Two of them alone: mute *words* or *plain*. The pictures need *names*; the report takes those that are there.",
+        LARGE,
     )
     words = Node("start_words", "CrossInitInitializeWords", 200, {"words": "human face"}, {"clip": CLIP})
     starts = [

@@ -63,7 +63,8 @@ class CrossInitEncodePrompt(io.ComfyNode):
         tokens = io.Autogrow.TemplatePrefix(
             LearnedTokenSocket.Input("token", tooltip="From Learn Face or Load Learned Token."),
             prefix="token",
-            min=1,
+            # None is required: where somebody mutes what the first one comes from, the others are still to be used.
+            min=0,
             max=10,
         )
         return io.Schema(

@@ -28,7 +28,8 @@ class CrossInitReport(io.ComfyNode):
                 tooltip="From Learn Face. A token from Load Learned Token has no history: what its file says is shown.",
             ),
             prefix="token",
-            min=1,
+            # None is required: where somebody mutes what the first one comes from, the others are still to be used.
+            min=0,
             max=10,
         )
         return io.Schema(

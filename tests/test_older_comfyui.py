@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from crossinit_core import LearnedToken, save_learned_token
 from harness import locales
+from harness.answers import PromptError
 from harness.browser import find_browser
-from harness.client import Client, PromptError
+from harness.client import Client
 from harness.links import prepare_base
 from harness.older import OLDEST, RELEASES, Release
 from harness.page import ComfyPage, chromium
@@ -109,4 +112,24 @@ def test_an_error_is_one_sentence(old: Old) -> None:
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
     }
     with pytest.raises(PromptError, match=r"No face was found on the photo of 300 x 200 px.*'by hand'"):
+        old.client.run(prompt)
+
+
+def test_a_first_person_who_is_muted_does_not_stop_the_others(old: Old) -> None:
+    token = LearnedToken(torch.ones(2, 256), "somebody", "width-256")
+    save_learned_token(token, old.base / "models" / "embeddings" / "somebody.safetensors")
+    prompt = {
+        "1": {"class_type": "CrossInitMiniature", "inputs": {}},
+        "2": {"class_type": "CrossInitLoad", "inputs": {"file": "somebody.safetensors"}},
+        "3": {"class_type": "CrossInitReport", "inputs": {"tokens.token1": ["2", 0]}},
+        "4": {
+            "class_type": "CrossInitEncodePrompt",
+            "inputs": {"clip": ["1", 1], "text": "a {} person", "tokens.token1": ["2", 0]},
+        },
+        "5": {"class_type": "PreviewAny", "inputs": {"source": ["4", 0]}},
+    }
+    history = old.client.run(prompt)
+    assert history.outputs["3"]["images"] and history.outputs["5"]["text"]
+    del prompt["3"]["inputs"]["tokens.token1"]
+    with pytest.raises(PromptError, match=r"There is no token to report on. Connect at least one"):
         old.client.run(prompt)

@@ -230,3 +230,14 @@ def test_a_node_that_says_nothing_when_it_goes_well_says_nothing_of_the_mistake_
     classic.page.evaluate("() => app.graph.nodes.find(n => n.type === 'CrossInitReport').disconnectInput('clip')")
     classic.run()
     assert not classic.text("CrossInitReport") and classic.pictures("CrossInitReport")
+
+
+def test_a_first_person_who_is_muted_does_not_stop_the_others(classic: ComfyPage) -> None:
+    both = {"tokens.token0": ("token", 0), "tokens.token1": ("other", 0)}
+    other = Placed("CrossInitLoad", (50, 700), {"file": "another-face.safetensors"}, title="Another")
+    report = Placed("CrossInitReport", (420, 100), inputs=both)
+    hands.put(classic, {"token": _TOKEN, "other": other, "report": report})
+    classic.page.evaluate("() => { app.graph.nodes[0].mode = LiteGraph.NEVER }")
+    classic.run()
+    assert not classic.failed() and classic.pictures("CrossInitReport")
+    assert {"Another", "Learned Token Report"} == set(classic.ran())
