@@ -15,6 +15,9 @@ from .learn_display import Display, Samples
 from .learn_inputs import learn_inputs
 from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, LearnedTokenSocket
 
+WORTH_SAYING = 1.1
+"""How many times a photo has to be enlarged before the node says so."""
+
 
 @tells_errors
 class CrossInitLearn(io.ComfyNode):
@@ -52,6 +55,7 @@ class CrossInitLearn(io.ComfyNode):
         chosen = {name: one.pop(f"sample_{name}") for name in ("every", "prompt", "steps") if f"sample_{name}" in one}
         settings = _settings(**one)
         display = Display(cls, backbone, settings.steps, Samples(**chosen), len(start.vectors), settings.seed)
+        remark = _enlarged(image, settings.resolution or backbone.resolution)
         result = invert(
             backbone,
             start.vectors,
@@ -64,12 +68,19 @@ class CrossInitLearn(io.ComfyNode):
             resume=resume,
             metadata=start.facts,
         )
-        return io.NodeOutput(display.finish(result.token, result.summary()), {"loss": result.losses})
+        return io.NodeOutput(display.finish(result.token, result.summary(), remark), {"loss": result.losses})
 
 
 def resume_folder() -> Path:
     """Where resume files lie, under ComfyUI's output folder."""
     return Path(folder_paths.get_output_directory()) / "crossinit" / "resume"
+
+
+def _enlarged(photos: list[Any], side: int) -> str:
+    """Says by how much the smallest photo is enlarged to the side that is learned at; nothing where that is not worth it."""
+    sizes = [min(photo.shape[1:3]) for photo in photos if getattr(photo, "ndim", 0) == 4]
+    times = side / min(sizes, default=side)
+    return f"photo enlarged {times:.1f} times to {side} px" if times >= WORTH_SAYING else ""
 
 
 def _settings(

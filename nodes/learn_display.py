@@ -88,9 +88,9 @@ class Display:
         release_memory()
         log.warning("Learning goes on, but with %s.", self._trouble)
 
-    def finish(self, token: LearnedToken, summary: str) -> LearnedToken:
-        """The token with the run's pictures in its history; the node says how it went."""
-        show_text(self._node, "; ".join(filter(None, [summary, self._trouble])))
+    def finish(self, token: LearnedToken, summary: str, remark: str = "") -> LearnedToken:
+        """The token with the run's pictures in its history; the node says how it went, and the remark."""
+        show_text(self._node, "; ".join(filter(None, [summary, remark, self._trouble])))
         assert token.history
         pictures = {"previews": self._seen.pictures, "samples": self._drawn.pictures}
         history = replace(token.history, **pictures, sample_prompt=self._samples.prompt)

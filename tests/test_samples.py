@@ -97,6 +97,13 @@ def test_a_run_with_samples_learns_the_same_to_the_bit(learn: Callable[..., Any]
     assert plain.history.samples == () and plain.history.previews
 
 
+def test_a_photo_that_is_enlarged_is_said_so(learn: Callable[..., Any], texts: list[str]) -> None:
+    learn(resolution=128)
+    assert texts[-1].endswith("; photo enlarged 2.0 times to 128 px")
+    learn(resolution=64)
+    assert "enlarged" not in texts[-1]
+
+
 @pytest.mark.parametrize("name", ["tiny-eps", "tiny-v"])
 def test_a_sample_is_what_ksampler_draws_with_that_token(
     pack: ModuleType, tiny_comfy: Any, tiny_models: Path, texts: list[str], name: str
