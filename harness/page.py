@@ -182,6 +182,23 @@ class ComfyPage(PageView):
         self.page.evaluate("() => { window.crossinitEnd = null; window.crossinitRan = []; window.crossinitSaid = [] }")
         self.page.get_by_test_id("queue-button").click()
 
+    def run_selected(self, node: str) -> None:
+        """Select the one node of this type, press the button above it that runs the graph up to it, and wait for the end."""
+        self._wait_for_curtain()
+        self.page.evaluate(
+            f"""node => {{
+                window.crossinitEnd = null
+                window.crossinitRan = []
+                window.crossinitSaid = []
+                app.canvas.deselectAll()
+                app.canvas.selectNode({_FIND}(node))
+                app.canvas.state.selectionChanged = true
+            }}""",
+            node,
+        )
+        self.page.get_by_role("button", name="Execute to selected output nodes").click()
+        self.wait_for_end()
+
     def wait_for_end(self, seconds: float = 300) -> None:
         """Wait until the run ends and its pictures are shown."""
         try:

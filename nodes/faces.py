@@ -35,6 +35,8 @@ class CrossInitPrepareFace(io.ComfyNode):
             search_aliases=[*SEARCH_ALIASES, "crop face", "align face", "face detection", "face mask"],
             # The photos may come as a list of different sizes, so this node takes whole lists.
             is_input_list=True,
+            # So that it can be run alone, to see what will be learned.
+            is_output_node=True,
             inputs=[
                 io.Image.Input(
                     "image", tooltip="One photo of the person, or several as a batch or a list, of any size."

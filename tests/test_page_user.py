@@ -106,6 +106,34 @@ def test_a_graph_is_built_from_the_search_box_wired_by_dragging_and_learns_a_fac
     assert "by-hand.safetensors" in _embeddings(server)
 
 
+def test_a_crop_is_looked_at_before_it_is_learned(page: ComfyPage) -> None:
+    wires = {
+        "model": ("model", 0),
+        "clip": ("model", 1),
+        "vae": ("model", 2),
+        "image": ("face", 0),
+        "mask": ("face", 1),
+    }
+    hands.put(
+        page,
+        {
+            "model": hands.Placed("CrossInitMiniature", (50, 100)),
+            "person": hands.Placed("CrossInitDrawnPerson", (50, 320)),
+            "face": hands.Placed(
+                "CrossInitPrepareFace", (400, 150), {"framing": "by hand", "resolution": 128}, {"image": ("person", 0)}
+            ),
+            "start": hands.Placed("CrossInitInitializeWords", (50, 700), inputs={"clip": ("model", 1)}),
+            "learn": hands.Placed(LEARN, (800, 100), inputs=wires | {"cross_init": ("start", 0)}),
+            "save": hands.Placed(SAVE, (1250, 100), {"name": "never"}, {"token": ("learn", 0)}),
+        },
+    )
+    page.run_selected("CrossInitPrepareFace")
+    assert not page.errors()
+    assert "Prepare Face Photo" in page.ran() and not {"Learn Face (train)", "Save Learned Token"} & set(page.ran())
+    assert page.pictures("CrossInitPrepareFace")
+    page.screenshot(SCREENSHOTS / "crop-alone.png")
+
+
 def test_every_template_is_opened_from_the_browser_of_templates(page: ComfyPage) -> None:
     hands.new_graph(page)
     for name in WORKFLOWS:
