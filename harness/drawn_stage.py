@@ -21,6 +21,7 @@ from .drawn_photos import put_photos
 from .links import prepare_base
 from .shipped_parts import CHECKPOINT, CONTROLNET, LORA
 from .stage import PACK, put_faces
+from .standin_weights import TextShape, UNetShape
 
 STANDING_IN = ("Emma Stone", "Morgan Freeman")
 """Two whom the miniature knows by name. Their names' vectors are the learned faces until some are learned."""
@@ -42,7 +43,7 @@ def put_models(models: Path) -> None:
     """Checkpoint, ControlNet and LoRA under the names that the workflows ask for."""
     config = read_config(WEIGHTS)
     widths = config["unet"]["block_out_channels"]
-    unet = standins.UNetShape(
+    unet = UNetShape(
         context_dim=config["unet"]["cross_attention_dim"],
         linear_projection=True,
         model_channels=widths[0],
@@ -51,7 +52,7 @@ def put_models(models: Path) -> None:
     )
     encoder = config["text_encoder"]
     # ComfyUI's CLIP has one layer more, which is never heard.
-    text = standins.TextShape(encoder["num_hidden_layers"] + 1, encoder["intermediate_size"])
+    text = TextShape(encoder["num_hidden_layers"] + 1, encoder["intermediate_size"])
     for folder in ("checkpoints", "controlnet", "loras"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     save_file({"nothing": torch.zeros(1)}, models / "checkpoints" / CHECKPOINT, MARK)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from harness import standins
+from harness.standin_weights import UNetShape
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +218,13 @@ def test_what_comfyui_could_not_recognise_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "standin.safetensors"
     with pytest.raises(ValueError, match="prediction"):
         standins.make_sd2_checkpoint(path, prediction="velocity")  # type: ignore[arg-type]
-    short = standins.UNetShape(context_dim=1024, linear_projection=True, channel_mult=(1, 2), num_res_blocks=1)
+    short = UNetShape(context_dim=1024, linear_projection=True, channel_mult=(1, 2), num_res_blocks=1)
     with pytest.raises(ValueError, match="twelve output blocks"):
         standins.make_sd2_checkpoint(path, prediction="v", unet=short)
     with pytest.raises(ValueError, match=r"\.safetensors"):
         standins.make_lora(tmp_path / "lora.pt")
     with pytest.raises(ValueError, match="multiple of 64"):
-        standins.UNetShape(context_dim=1024, linear_projection=True, model_channels=100)
+        UNetShape(context_dim=1024, linear_projection=True, model_channels=100)
 
 
 # ------------------------------------------------------------------------------------------ tiny diffusers
