@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .graphs import Json, _options, _ordered_specs, _widgets_of
+from .widgets import Json, options_of, ordered_specs, widgets_of
 
 Link = tuple[str, int]
 """A node's key and the index of its output."""
@@ -118,8 +118,8 @@ def _saved_node(node: Node, number: int, order: int, info: Json) -> Json:
     inputs: list[Json] = []
     values: list[Any] = []
     unused = set(node.values)
-    for name, spec in _ordered_specs(definition):
-        widgets = list(_widgets_of(name, spec))
+    for name, spec in ordered_specs(definition):
+        widgets = list(widgets_of(name, spec))
         optional = name in (definition["input"].get("optional") or {})
         if not widgets:
             inputs += _sockets(name, spec, optional, node)
@@ -166,7 +166,7 @@ def _sockets(name: str, spec: Any, optional: bool, node: Node) -> list[Json]:
     shape = {"shape": 7} if optional else {}
     if spec[0] != "COMFY_AUTOGROW_V3":
         return [{"name": name, "type": spec[0], "link": None, **shape}]
-    template = _options(spec)["template"]
+    template = options_of(spec)["template"]
     inner = next(iter(template["input"]["required"].values()))
     used = sum(1 for key in node.links if key.startswith(f"{name}."))
     count = min(used + 1, template["max"])

@@ -7,33 +7,16 @@ widget constructors). Two things of the page are left out: subgraphs, and the re
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-Json = dict[str, Any]
+from .widgets import Json, Widget, as_sent, check_value, chosen_inputs, default_of, ordered_specs, widgets_of
 
 _MUTED, _BYPASSED = 2, 4
 # Nodes that live in the page only.
 _REROUTE, _PRIMITIVE = "Reroute", "PrimitiveNode"
 _NOTES = ("Note", "MarkdownNote")
-# Socket types for which the page draws a widget. Every other type is a socket.
-_WIDGET_TYPES = frozenset(
-    {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", "COMFY_DYNAMICCOMBO_V3", "MARKDOWN", "TEXTAREA"}
-    | {"COLOR", "COLORS", "CURVE", "RANGE", "BOUNDING_BOX", "BOUNDING_BOXES", "CHART", "GALLERIA", "PAINTER"}
-)
-_COMMENT = re.compile(r"/\*[\s\S]*?\*/|//.*")
-
-
-@dataclass(frozen=True)
-class _Widget:
-    """A widget in the order of `widgets_values`. `sent` is False for the page's own control widgets."""
-
-    name: str
-    type: str
-    options: Json
-    sent: bool = True
 
 
 def to_api(workflow: Json, object_info: Json) -> Json:
@@ -70,7 +53,7 @@ def set_widget(workflow: Json, node: str | int, name: str, value: Any, object_in
     positions = {widget.name: index for index, (widget, _) in enumerate(in_use) if widget.sent}
     if name not in positions:
         raise ValueError(f"{where} has no widget '{name}'. It has: {', '.join(positions) or 'none'}.")
-    _check_value(where, in_use[positions[name]][0], value)
+    check_value(where, in_use[positions[name]][0], value)
 
     saved = found.get("widgets_values") or []
     if isinstance(saved, dict):
@@ -108,8 +91,8 @@ class _Graph:
         inputs: Json = {}
         for widget, value in self.widget_values(node):
             if widget.sent:
-                _check_value(where, widget, value)
-                inputs[widget.name] = _as_sent(where, widget, value)
+                check_value(where, widget, value)
+                inputs[widget.name] = as_sent(where, widget, value)
 
         known = self._input_names(node)
         for index, slot in enumerate(node.get("inputs") or []):
@@ -127,27 +110,27 @@ class _Graph:
             inputs[name] = origin.value if isinstance(origin, _Value) else list(origin)
         return inputs
 
-    def widget_values(self, node: Json) -> list[tuple[_Widget, Any]]:
+    def widget_values(self, node: Json) -> list[tuple[Widget, Any]]:
         """Each widget with its saved value, or its default where the workflow is older than the widget."""
         where = _describe(node)
         saved = node.get("widgets_values")
         by_name = saved if isinstance(saved, dict) else None
         in_order = iter(saved or [] if by_name is None else [])
-        result: list[tuple[_Widget, Any]] = []
+        result: list[tuple[Widget, Any]] = []
 
         def read(specs: Iterator[tuple[str, Any]], prefix: str = "") -> None:
             for name, spec in specs:
-                for widget in _widgets_of(prefix + name, spec):
+                for widget in widgets_of(prefix + name, spec):
                     if by_name is not None:
-                        value = by_name.get(widget.name, _default(widget))
+                        value = by_name.get(widget.name, default_of(widget))
                     else:
                         value = next(in_order, _MISSING)
-                        value = _default(widget) if value is _MISSING else value
+                        value = default_of(widget) if value is _MISSING else value
                     result.append((widget, value))
                     if widget.type == "COMFY_DYNAMICCOMBO_V3":
-                        read(_chosen_inputs(where, widget, value), f"{widget.name}.")
+                        read(chosen_inputs(where, widget, value), f"{widget.name}.")
 
-        read(_ordered_specs(self._definition(node)))
+        read(ordered_specs(self._definition(node)))
         # The page also saves what its upload buttons and text previews hold, behind all others: never a number.
         if any(isinstance(value, int | float) and not isinstance(value, bool) for value in in_order):
             raise ValueError(
@@ -167,7 +150,7 @@ class _Graph:
         return definition
 
     def _input_names(self, node: Json) -> list[str]:
-        return [name for name, _ in _ordered_specs(self._definition(node))]
+        return [name for name, _ in ordered_specs(self._definition(node))]
 
     def _is_virtual(self, node: Json) -> bool:
         return node["type"] in (_REROUTE, _PRIMITIVE, *_NOTES)
@@ -225,99 +208,6 @@ def _read_link(link: Any) -> tuple[int, tuple[str, int]]:
     if isinstance(link, dict):
         return link["id"], (str(link["origin_id"]), int(link["origin_slot"]))
     return link[0], (str(link[1]), int(link[2]))
-
-
-def _ordered_specs(definition: Json) -> Iterator[tuple[str, Any]]:
-    """Required inputs, then optional ones, in the order of `input_order` where the server gives one."""
-    for group in ("required", "optional"):
-        specs = (definition.get("input") or {}).get(group) or {}
-        order = (definition.get("input_order") or {}).get(group) or specs
-        for name in order:
-            if name in specs:
-                yield name, specs[name]
-
-
-def _options(spec: Any) -> Json:
-    return spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
-
-
-def _widgets_of(name: str, spec: Any) -> Iterator[_Widget]:
-    """The widgets the page makes for one input: none for a socket, more than one for a seed."""
-    options = _options(spec)
-    kind = "COMBO" if isinstance(spec[0], list) else str(options.get("widgetType", spec[0]))
-    if options.get("forceInput") or kind not in _WIDGET_TYPES:
-        return
-    if isinstance(spec[0], list):
-        options = {**options, "options": spec[0]}
-    yield _Widget(name, kind, options)
-    # The page's rule: a seed is controlled unless its node says no; others only where their node says so.
-    controlled = options.get("control_after_generate")
-    if controlled is None and kind == "INT":
-        controlled = name in ("seed", "noise_seed")
-    if controlled and kind in ("INT", "FLOAT", "COMBO"):
-        yield _Widget("control_after_generate", "CONTROL", {"default": "randomize"}, sent=False)
-        if kind == "COMBO":
-            yield _Widget("control_filter_list", "CONTROL", {"default": ""}, sent=False)
-
-
-def _chosen_inputs(where: str, widget: _Widget, value: Any) -> Iterator[tuple[str, Any]]:
-    """The inputs that a dynamic combo shows for its chosen option."""
-    for option in widget.options.get("options") or []:
-        if option["key"] == value:
-            yield from _ordered_specs({"input": option.get("inputs") or {}})
-            return
-    keys = [option["key"] for option in widget.options.get("options") or []]
-    raise ValueError(f"{where}, '{widget.name}': {value!r} is not one of {keys}.")
-
-
-def _default(widget: _Widget) -> Any:
-    if "default" in widget.options:
-        return widget.options["default"]
-    choices = widget.options.get("options") or []
-    if widget.type == "COMFY_DYNAMICCOMBO_V3":
-        return choices[0]["key"] if choices else None
-    if widget.type == "COMBO":
-        return choices[0] if choices else None
-    return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False, "STRING": ""}.get(widget.type)
-
-
-def _check_value(where: str, widget: _Widget, value: Any) -> None:
-    """Values out of step with their widgets are the usual fault of a workflow; types show it.
-
-    Whether a name is in a combo's list is the server's to say: lists of files differ by machine.
-    """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = {
-        "INT": number and float(value) == int(value),
-        "FLOAT": number,
-        "BOOLEAN": isinstance(value, bool),
-        "STRING": isinstance(value, str),
-    }.get(widget.type, True)
-    if not fits:
-        raise ValueError(
-            f"{where}, '{widget.name}': expected {widget.type}, the workflow has {value!r}. "
-            "Either the value is wrong or 'widgets_values' is out of step with the node's widgets."
-        )
-
-
-def _as_sent(where: str, widget: _Widget, value: Any) -> Any:
-    if isinstance(value, list):  # a plain list would read as a link
-        curve = {"__type__": "CURVE"} if widget.type == "CURVE" else {}
-        return {**curve, "__value__": value}
-    if widget.type == "STRING" and widget.options.get("dynamicPrompts") and isinstance(value, str):
-        return _static_prompt(where, widget.name, value)
-    return value
-
-
-def _static_prompt(where: str, name: str, text: str) -> str:
-    """A prompt text without comments and escapes, as the page sends it."""
-    text = _COMMENT.sub("", text)
-    if "{" in re.sub(r"\\.", "", text, flags=re.DOTALL):
-        raise ValueError(
-            f"{where}, '{name}': the page replaces {{a|b}} by a random choice at every run, "
-            "so this text has no single prompt. Write \\{ for a brace."
-        )
-    return re.sub(r"\\([{}|])", r"\1", text)
 
 
 def _primitive_value(node: Json) -> Any:
