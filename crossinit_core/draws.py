@@ -214,15 +214,7 @@ def draws_from_photos(
         sizes = [(int(image.shape[0]), int(image.shape[1])) for batch in batches for image in batch]
         weights = latent_masks(masks, sizes, resolution)
     prompts = [
-        token_ids_with_placeholders(
-            prompt,
-            vectors,
-            tokenize=backbone.tokenize,
-            bos=backbone.bos,
-            eos=backbone.eos,
-            pad=backbone.pad,
-            vocabulary_size=backbone.vocabulary_size,
-        )
+        token_ids_with_placeholders(backbone, prompt, vectors)
         for prompt in training_prompts(settings.templates, settings.subject)
     ]
     both = backbone.posterior(torch.cat([photos, photos.flip(2)]))

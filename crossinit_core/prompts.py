@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 _PLAIN = (
     "a rendering of a {}",
@@ -71,41 +72,52 @@ def training_prompts(templates: Sequence[str] = TEMPLATES, subject: str = SUBJEC
     return tuple(template.replace("{}", subject) for template in templates)
 
 
-def token_ids_with_placeholders(
-    prompt: str,
-    vectors: int,
-    *,
-    tokenize: Callable[[str], list[int]],
-    bos: int,
-    eos: int,
-    pad: int,
-    vocabulary_size: int,
-    length: int = 77,
-) -> list[int]:
+class Vocabulary(Protocol):
+    """What turns a text into token ids; every `Backbone` is one."""
+
+    @property
+    def bos(self) -> int: ...
+
+    @property
+    def eos(self) -> int: ...
+
+    @property
+    def pad(self) -> int: ...
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V; ids from V on are free for learned vectors."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """The BPE ids of a text, without BOS and EOS."""
+        ...
+
+
+def token_ids_with_placeholders(words: Vocabulary, prompt: str, vectors: int, length: int = 77) -> list[int]:
     """One prompt as `length` token ids; every `{}` becomes the ids V, V+1 .. V+K-1.
 
-    `tokenize` gives the BPE ids of a text without BOS and EOS. The pieces between the `{}` are
-    tokenized one by one, exactly as a tokenizer splits a text at its added tokens.
+    The pieces between the `{}` are tokenized one by one, exactly as a tokenizer splits a text at its added tokens.
 
     Raises ValueError where the prompt has no `{}` or does not fit.
     """
     pieces = prompt.split("{}")
     if len(pieces) < 2:
         raise ValueError(f"The training prompt '{prompt}' has no {{}} for the person.")
-    placeholders = [vocabulary_size + k for k in range(vectors)]
-    ids = [bos]
+    placeholders = [words.vocabulary_size + k for k in range(vectors)]
+    ids = [words.bos]
     for index, piece in enumerate(pieces):
         if index:
             ids += placeholders
         if piece.strip():
-            ids += tokenize(piece)
-    ids.append(eos)
+            ids += words.tokenize(piece)
+    ids.append(words.eos)
     if len(ids) > length:
         raise ValueError(
             f"The training prompt '{prompt}' takes {len(ids)} tokens with {vectors} learned vectors, "
             f"but the text encoder reads {length}. Shorten it."
         )
-    return ids + [pad] * (length - len(ids))
+    return ids + [words.pad] * (length - len(ids))
 
 
 def fill_places(prompt: str, names: Sequence[str], write: Callable[[int, re.Match[str]], str]) -> str:

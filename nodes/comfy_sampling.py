@@ -32,15 +32,7 @@ class PromptSampler:
         self._guidance = 3.0 if backbone.base == "miniature" else 7.0
         try:
             places = fill_places(prompt, ["person"], lambda _index, _match: "{}")
-            written = token_ids_with_placeholders(
-                places,
-                vectors,
-                tokenize=backbone.tokenize,
-                bos=backbone.bos,
-                eos=backbone.eos,
-                pad=backbone.pad,
-                vocabulary_size=backbone.vocabulary_size,
-            )
+            written = token_ids_with_placeholders(backbone, places, vectors)
         except ValueError as error:
             raise ValueError(f"sample_prompt: {error}") from None
         empty = [backbone.bos, backbone.eos, *[backbone.pad] * (len(written) - 2)]

@@ -17,15 +17,7 @@ def backbone(tiny_models: Path) -> DiffusersBackbone:
 
 
 def _ids(backbone: DiffusersBackbone, prompt: str, vectors: int = 2) -> list[int]:
-    return token_ids_with_placeholders(
-        prompt,
-        vectors,
-        tokenize=backbone.tokenize,
-        bos=backbone.bos,
-        eos=backbone.eos,
-        pad=backbone.pad,
-        vocabulary_size=backbone.vocabulary_size,
-    )
+    return token_ids_with_placeholders(backbone, prompt, vectors)
 
 
 def test_the_templates_are_the_published_ones_in_number() -> None:

@@ -123,20 +123,7 @@ def make_draws(backbone: DiffusersBackbone, steps: int = 6, batch: int = 8) -> D
     """Draws for latents of 8 x 8, with the training prompts for two vectors."""
     generator = torch.Generator().manual_seed(0)
     prompts = sorted(set(training_prompts()))
-    ids = torch.tensor(
-        [
-            token_ids_with_placeholders(
-                prompt,
-                2,
-                tokenize=backbone.tokenize,
-                bos=backbone.bos,
-                eos=backbone.eos,
-                pad=backbone.pad,
-                vocabulary_size=backbone.vocabulary_size,
-            )
-            for prompt in prompts
-        ]
-    )
+    ids = torch.tensor([token_ids_with_placeholders(backbone, prompt, 2) for prompt in prompts])
 
     def draw() -> TrainingBatch:
         return TrainingBatch(

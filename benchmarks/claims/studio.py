@@ -220,20 +220,7 @@ class Studio:
         A person's pictures start from the same noise however the person was learned.
         """
         backbone, count = self.backbone, seeds or self.plan.seeds
-        ids = torch.tensor(
-            [
-                token_ids_with_placeholders(
-                    prompt.text,
-                    len(vectors),
-                    tokenize=backbone.tokenize,
-                    bos=backbone.bos,
-                    eos=backbone.eos,
-                    pad=backbone.pad,
-                    vocabulary_size=backbone.vocabulary_size,
-                )
-                for prompt in PROMPTS
-            ]
-        )
+        ids = torch.tensor([token_ids_with_placeholders(backbone, prompt.text, len(vectors)) for prompt in PROMPTS])
         known = backbone.embed(ids.clamp_max(backbone.vocabulary_size - 1))
         embeddings = splice(vectors, known, ids, backbone.vocabulary_size).repeat_interleave(count, dim=0)
         return self.painting.pictures([], seed=identity, embeddings=embeddings.to(self.device))
