@@ -7,6 +7,7 @@ from .layout import Column, Frame, lay_out
 from .shipped_parts import (
     CLIP,
     FAMILY,
+    LARGE_PICTURE,
     LEARN,
     LOAD,
     LOOK,
@@ -49,6 +50,7 @@ def use_a_learned_face() -> Workflow:
         "Choose the file that *01-learn-a-face* saved. Files of the published code, diffusers, A1111, kohya, InvokeAI and "
         "OneTrainer load as well.",
         FAMILY,
+        LARGE_PICTURE,
     )
     prompt = note(
         "The prompt",
@@ -78,6 +80,7 @@ def one_face_many_prompts() -> Workflow:
         "picture has the same seed.",
         "Save Image gets **filename_prefix** from the list: *output/crossinit* has a folder for each prompt.",
         "Long lists: put a *.txt* file with one prompt a line into *ComfyUI/input* and choose it at **file**.",
+        LARGE_PICTURE,
     )
     prompts = Node("prompts", "CrossInitPromptList", 400, {"prompts": "\n".join(PROMPTS)})
     pictures = [
@@ -101,6 +104,7 @@ def change_the_expression() -> Workflow:
         "One prompt a line, the same seed for all: only the expression changes.",
         "Where the photo's own expression stays, weaken the face a little, **({}:0.85)**, or set *Rescale Learned Token* "
         "before the prompt.",
+        LARGE_PICTURE,
     )
     prompts = "\n".join(f"a {{}} person with {one} expression" for one in EXPRESSIONS)
     listed = Node("prompts", "CrossInitPromptList", 340, {"prompts": prompts})
@@ -120,6 +124,7 @@ def two_people() -> Workflow:
     faces = note(
         "Two faces",
         "Learn each with *01-learn-a-face*, under a **name** of its own. Both must be learned on the family of the checkpoint.",
+        LARGE_PICTURE,
     )
     who = note(
         "Who is who",
@@ -158,6 +163,7 @@ def other_embeddings() -> Workflow:
         "Put them into *models/embeddings* and choose them here.",
         "Both vectors of a published file load; ComfyUI's own *embedding:* takes the first alone.",
         "Files that could run code are refused.",
+        LARGE_PICTURE,
     )
     look = [checkpoint(), together(list(brought)), positive("a photo of a {} person", "list"), negative()]
     pictures = [

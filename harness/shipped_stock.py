@@ -8,6 +8,7 @@ from .shipped_parts import (
     CLIP,
     CONTROLNET,
     CONTROLNET_URL,
+    LARGE_PICTURE,
     LEARN,
     LOAD,
     LOOK,
@@ -39,6 +40,7 @@ def with_controlnet() -> Workflow:
         "The face",
         "A face from *01-learn-a-face*. Encode Prompt with Learned Token makes ordinary conditioning, so ControlNet and every "
         "other node takes it.",
+        LARGE_PICTURE,
     )
     pose = note(
         "The pose",
@@ -90,6 +92,7 @@ def lora_and_second_pass() -> Workflow:
         "The first pass draws at the size that the checkpoint was made for. The second makes the picture half as large again "
         "and redraws it in part: sharper eyes and hair.",
         "**denoise** of the second pass: less stays closer to the first.",
+        LARGE_PICTURE,
     )
     strengths = {"lora_name": LORA, "strength_model": 0.8, "strength_clip": 0.8}
     lora = Node("lora", "LoraLoader", 130, strengths, {"model": MODEL, "clip": CLIP})
