@@ -272,5 +272,14 @@ def test_notes_name_workflows_that_there_are() -> None:
     assert "01-learn-a-face" in said
 
 
+def test_notes_say_what_a_larger_checkpoint_needs() -> None:
+    for name, (nodes, notes, _) in WORKFLOWS.items():
+        said = " ".join(note.text for note in notes.values())
+        sizes = [node.values for node in nodes if node.type == "EmptyLatentImage" and node.values["width"] == 512]
+        cropped = [node for node in nodes if node.type == "CrossInitPrepareFace"]
+        assert ("A **768** checkpoint" in said) == bool(sizes), name
+        assert ("**resolution** of Prepare Face Photo" in said) == bool(cropped), name
+
+
 def test_the_console_is_silent_about_the_pack(classic: ComfyPage, newer: ComfyPage) -> None:
     assert not classic.complaints + newer.complaints
