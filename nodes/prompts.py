@@ -12,7 +12,7 @@ from ..crossinit_core.learned_token import check_token_name
 from ..crossinit_core.prompts import fill_places
 from .comfy_tokens import clip_with_tokens
 from .errors import tells_errors
-from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
+from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, check_wires, show_text
 
 _NEEDLESS = re.compile(r"\bembedding:\s*(?=\{[^{}\s|]*\})")
 """What people who are used to files write before `{}`."""
@@ -97,6 +97,14 @@ class CrossInitEncodePrompt(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, input_types: dict[str, str], tokens: Any = None) -> bool | str:
+        """A wire that is missing is found when the graph is queued, not after half a minute of learning.
+
+        `tokens` is not known before the graph runs; ComfyUI gives it all the same.
+        """
+        return check_wires(cls, input_types)
 
     @classmethod
     def execute(cls, clip: Any, text: str, tokens: dict[str, LearnedToken]) -> io.NodeOutput:

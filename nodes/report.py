@@ -13,7 +13,7 @@ from ..crossinit_core.report import describe_tokens
 from ..crossinit_core.report_figure import draw_report
 from .comfy_backbone import vocabulary
 from .errors import tells_errors
-from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
+from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, check_wires
 
 
 @tells_errors
@@ -56,6 +56,14 @@ class CrossInitReport(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, input_types: dict[str, str], tokens: Any = None) -> bool | str:
+        """A wire that is missing is found when the graph is queued, not after half a minute of learning.
+
+        `tokens` is not known before the graph runs; ComfyUI gives it all the same.
+        """
+        return check_wires(cls, input_types)
 
     @classmethod
     def execute(cls, tokens: dict[str, LearnedToken], clip: Any = None) -> io.NodeOutput:

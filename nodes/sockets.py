@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from comfy_api.latest import io
+from comfy_execution.validation import validate_node_input
 from server import PromptServer
 from torch import Tensor
 
@@ -45,6 +47,21 @@ class CrossInit:
 
     vectors: Tensor
     facts: dict[str, str] = field(default_factory=dict)
+
+
+def check_wires(node: type[io.ComfyNode], types: Mapping[str, str]) -> bool | str:
+    """What `validate_inputs` answers for a node that wants at least one token but requires none of its sockets.
+
+    types: the type at the other end of each wire; a node that asks for these is to compare them itself.
+    """
+    expected = {entry.id: entry.get_io_type() for entry in node.define_schema().inputs}
+    for name, given in types.items():
+        wanted = expected.get(name, LearnedTokenSocket.io_type)
+        if not validate_node_input(given, wanted):
+            return f"{name} is connected to {given}, but takes {wanted}."
+    if not types.keys() - expected.keys():
+        return "No learned token is connected. Connect at least one, from Learn Face or Load Learned Token."
+    return True
 
 
 def show_text(node: type[io.ComfyNode], text: str) -> None:

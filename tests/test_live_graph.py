@@ -189,3 +189,25 @@ def test_a_face_is_learned_with_sample_pictures_and_reported_beside_a_saved_one(
     assert loaded.startswith("report-saved") and NO_HISTORY in loaded and "steps 3" in loaded
     assert _pixels(live, history, "8")[0].shape[1] == 1440
     assert _pixels(live, history, "6")[0].shape[1] == 1440, "the node itself shows no picture"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ({}, "No learned token is connected. Connect at least one"),
+        ({"tokens.token1": ["1", 1]}, r"tokens\.token1 is connected to CLIP, but takes LEARNED_TOKEN"),
+        ({"clip": ["1", 0], "tokens.token0": ["2", 0]}, "clip is connected to MODEL, but takes CLIP"),
+    ],
+)
+def test_a_wrong_or_missing_wire_is_refused_before_anything_runs(
+    live: Any, inputs: dict[str, Any], reason: str
+) -> None:
+    prompt = {
+        "1": _node("CrossInitMiniature"),
+        "2": _node("CrossInitLoad", file="my-face.safetensors"),
+        "3": _node("CrossInitEncodePrompt", **{"clip": ["1", 1], "text": "a {} person", **inputs}),
+        "4": _node("PreviewAny", source=["3", 0]),
+    }
+    with pytest.raises(PromptError, match=reason) as refused:
+        live.client.run(prompt)
+    assert "refused the prompt" in str(refused.value)

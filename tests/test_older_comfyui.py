@@ -131,5 +131,5 @@ def test_a_first_person_who_is_muted_does_not_stop_the_others(old: Old) -> None:
     history = old.client.run(prompt)
     assert history.outputs["3"]["images"] and history.outputs["5"]["text"]
     del prompt["3"]["inputs"]["tokens.token1"]
-    with pytest.raises(PromptError, match=r"There is no token to report on. Connect at least one"):
+    with pytest.raises(PromptError, match=r"No learned token is connected. Connect at least one"):
         old.client.run(prompt)
