@@ -110,14 +110,14 @@ def add_from_search(page: ComfyPage, text: str, name: str, at: Point) -> None:
 
 
 def open_template(page: ComfyPage, pack: str, name: str) -> None:
-    """Choose a workflow of a pack in the browser of templates, opened as often as a busy page needs: while it is still
-    closing it, the page opens none."""
+    """Choose a workflow of a pack in the browser of templates, opened as often as a busy page needs: when the page is done with
+    the template before, it closes the browser, also one that was opened in the meantime."""
     entry = page.page.get_by_test_id(f"template-workflow-{name}")
-    for _ in range(5):
+    for _ in range(12):
         page.command("Comfy.BrowseTemplates")
         try:
-            page.page.get_by_role("dialog").get_by_text(pack).first.click(timeout=8000)
-            entry.click(timeout=8000)
+            page.page.get_by_role("dialog").get_by_text(pack).first.click(timeout=3000)
+            entry.click(timeout=3000)
         except TimeoutError:
             continue
         return entry.wait_for(state="hidden")
