@@ -179,17 +179,15 @@ class ComfyPage(PageView):
         if self.page.get_by_test_id("error-overlay").count():
             self.page.get_by_test_id("error-overlay-dismiss").dispatch_event("click")
             self.page.get_by_test_id("error-overlay").wait_for(state="detached")
-        self.page.evaluate("() => { window.crossinitEnd = null; window.crossinitRan = []; window.crossinitSaid = [] }")
+        self._forget_the_last_run()
         self.page.get_by_test_id("queue-button").click()
 
     def run_selected(self, node: str) -> None:
         """Select the one node of this type, press the button above it that runs the graph up to it, and wait for the end."""
         self._wait_for_curtain()
+        self._forget_the_last_run()
         self.page.evaluate(
             f"""node => {{
-                window.crossinitEnd = null
-                window.crossinitRan = []
-                window.crossinitSaid = []
                 app.canvas.deselectAll()
                 app.canvas.selectNode({_FIND}(node))
                 app.canvas.state.selectionChanged = true
@@ -333,13 +331,21 @@ class ComfyPage(PageView):
             }"""
         )
 
+    def _forget_the_last_run(self) -> None:
+        """Once it is over: a part that nobody waited for would else be taken for a part of the next one."""
+        self.page.wait_for_function("() => !window.crossinitLeft", timeout=120_000)
+        self.page.evaluate("() => { window.crossinitEnd = null; window.crossinitRan = []; window.crossinitSaid = [] }")
+
     def _listen(self) -> None:
+        self._forget_the_last_run()
         self.page.evaluate(
             """events => {
-                window.crossinitRan = []
-                window.crossinitSaid = []
                 for (const name of events)
                     app.api.addEventListener(name, () => { window.crossinitEnd = name })
+                // The server says what is left of its queue after it has said how a run ended.
+                app.api.addEventListener('status', ({ detail }) => {
+                    window.crossinitLeft = detail?.exec_info?.queue_remaining ?? 0
+                })
                 app.api.addEventListener('executing', ({ detail }) => detail && window.crossinitRan.push(detail))
                 // The page's own listener came first: the node shows the text by now.
                 app.api.addEventListener('progress_text', ({ detail }) => window.crossinitSaid.push([detail.nodeId,

@@ -94,7 +94,7 @@ class CrossInitSave(io.ComfyNode):
         saved = token.renamed(_free_name(name, token, if_exists))
         path = save_learned_token(saved, folder / f"{saved.name}.{format}")
         text = f"embedding:{saved.name} person"
-        said = f"Saved {path.name}.\nIn a prompt: {text}"
+        said = f"Saved {path.name}.\nPrompt: {text}"  # a node of usual width shows two lines of 35 characters
         if others := _namesakes(saved.name, token):
             said += (
                 f"\nBut the embeddings folder holds somebody else under that name, whom a prompt may mean: rename or delete "

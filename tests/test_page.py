@@ -49,7 +49,7 @@ def test_learn_face_shows_a_picture_and_the_loss_while_it_learns(classic: ComfyP
     classic.wait_for_end()
     assert any("step 1 of 3 · loss" in text for text in classic.said(LEARN))
     classic.wait_for_text(LEARN, "learned in")
-    classic.wait_for_text("CrossInitSave", "In a prompt: embedding:")
+    classic.wait_for_text("CrossInitSave", "Prompt: embedding:")
     assert not _crowded(classic)
 
 
