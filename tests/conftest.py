@@ -88,6 +88,15 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def eps(tiny_models: Path) -> Any:
+    """The tiny model that predicts noise, with a start and draws of its training."""
+    from crossinit_core.diffusers_backbone import DiffusersBackbone
+    from tests.tiny_models import make_draws
+
+    return make_draws(DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps"))
+
+
+@pytest.fixture(scope="session")
 def tiny_comfy(pack: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
     """Makes ComfyUI's MODEL, CLIP and VAE of a tiny diffusers folder: `tiny_comfy(tiny_models / "tiny-eps")`."""
     from tests.tiny_models import make_compact
