@@ -1,0 +1,116 @@
+"""Learned tokens: their names, and values that are none."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crossinit_core import LearnedToken, load_learned_token, save_learned_token
+from crossinit_core.learned_token import check_token_name, suggest_token_name
+from crossinit_core.token_files import SUFFIXES
+from tests.ann import VECTORS
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "../x",
+        "a/b",
+        "a\\b",
+        "my face",
+        "(ann)",
+        "<ann>",
+        "{ann}",
+        "ann:1.2",
+        "embedding:x",
+        "a,b",
+        "a\tb",
+        "a\0b",
+        "a\x7fb",
+        "CON",
+        "nul.txt",
+        "com1",
+        ".hidden",
+        "ann.",
+        "...",
+        "???",
+        "a" * 101,
+        "a" * 99 + "." + "b",
+        "李" * 90,
+        "face\ud800",
+    ],
+)
+def test_a_name_that_breaks_prompts_or_paths_is_refused_with_one_that_does_not(name: str) -> None:
+    with pytest.raises(ValueError, match=r"The token name '(.|\n)*for example '"):
+        LearnedToken(VECTORS, name, "sd2")
+    assert check_token_name(suggest_token_name(name)) == suggest_token_name(name)
+    with pytest.raises(ValueError, match=r"for example '") as caught:
+        check_token_name(name)
+    assert f"for example '{suggest_token_name(name)}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["ann", "Zoë", "李小龍", "Ann-Lee_2", "v1.5", "28017", "Николай", "a" * 100, "console"]
+)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_of_every_language_can_be_saved(tmp_path: Path, name: str, suffix: str) -> None:
+    path = save_learned_token(LearnedToken(VECTORS, name, "sd2"), tmp_path / f"{name}{suffix}")
+    assert load_learned_token(path).name == name
+
+
+def test_the_longest_names_that_are_allowed_can_be_saved(tmp_path: Path) -> None:
+    for name in (suggest_token_name("李" * 200), suggest_token_name("a" * 200)):
+        path = save_learned_token(LearnedToken(VECTORS, name, "sd2"), tmp_path / f"{name}.safetensors")
+        assert load_learned_token(path).name == name
+
+
+def test_a_suggestion_stays_close_to_the_name() -> None:
+    assert suggest_token_name("../My Face (1)") == "My-Face-1"
+    assert suggest_token_name("embedding:x") == "embedding-x"
+    assert suggest_token_name("Zoë") == "Zoë"
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [torch.zeros(1024), torch.zeros(2, 3, 4), torch.zeros(0, 1024), [[0.0]], torch.full((1, 4), torch.inf)],
+)
+def test_vectors_that_are_none_are_refused(vectors: Any) -> None:
+    with pytest.raises(ValueError, match=r"1 to 75 vectors of shape \(K, d\)|not numbers"):
+        LearnedToken(vectors, "ann", "sd2")
+
+
+def test_a_token_does_not_change_with_what_it_was_made_from() -> None:
+    vectors, facts = torch.ones(1, 4), {"a": "1"}
+    token = LearnedToken(vectors, "ann", "width-4", facts)
+    vectors.zero_()
+    facts["a"] = "2"
+    assert token.vectors.tolist() == [[1, 1, 1, 1]]
+    assert json.dumps(dict(token.metadata)) == '{"a": "1"}'
+    with pytest.raises(TypeError):
+        token.metadata["a"] = "3"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda token: pickle.loads(pickle.dumps(token))])
+def test_a_token_can_be_copied_and_sent_to_another_process(copied: Callable[[LearnedToken], LearnedToken]) -> None:
+    token = LearnedToken(VECTORS, "ann", "sd2", {"crossinit.steps": "3"})
+    other = copied(token)
+    assert torch.equal(other.vectors, VECTORS)
+    assert (other.name, other.base, dict(other.metadata)) == ("ann", "sd2", {"crossinit.steps": "3"})
+
+
+def test_a_token_says_which_checkpoint_it_needs() -> None:
+    token = LearnedToken(VECTORS, "ann", "sd2")
+    token.check_fits(1024)
+    with pytest.raises(ValueError, match=r"width 768 \(SD 1\.x\), but the token 'ann' .* width 1024 \(SD 2\.x\)"):
+        token.check_fits(768)
+    assert token.renamed("bob").name == "bob"
+    assert torch.equal(token.renamed("bob").vectors, VECTORS)
