@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -66,14 +67,29 @@ def pack(comfyui: Path) -> ModuleType:
     sys.modules[PACK] = module
     spec.loader.exec_module(module)
     # ComfyUI's server module, which the nodes import, wants an instance to send text to.
-    import asyncio
-
     import server
 
     if not hasattr(server.PromptServer, "instance"):
         server.PromptServer(asyncio.new_event_loop())
     importlib.import_module(f"{PACK}.nodes")
     return module
+
+
+@pytest.fixture(scope="session")
+def nodes(pack: ModuleType) -> dict[str, Any]:
+    """The pack's node classes by id, as ComfyUI's loader gets them."""
+    extension = asyncio.run(pack.comfy_entrypoint())
+    classes = asyncio.run(extension.get_node_list())
+    return {node.GET_SCHEMA().node_id: node for node in classes}
+
+
+@pytest.fixture
+def text_without_a_page(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes send text to the page; here there is none."""
+    import server
+
+    nobody = SimpleNamespace(send_progress_text=lambda *_: None, send_sync=lambda *_: None)
+    monkeypatch.setattr(server.PromptServer, "instance", nobody, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +127,13 @@ def tiny_comfy(pack: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return make
 
 
+@pytest.fixture(scope="session")
+def tiny_clip(tiny_comfy: Callable[[Path], Any], tiny_models: Path) -> Any:
+    """A tiny CLIP of ComfyUI, of width 32."""
+    with torch.inference_mode():
+        return tiny_comfy(tiny_models / "tiny-eps")[1]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads that wait for each other make tiny models several times slower on a busy machine.
@@ -132,7 +155,7 @@ def cached_model(name: str, make: Any) -> Path:
     return path
 
 
-# A live ComfyUI, for test_live.py and test_page.py.
+# A live ComfyUI, for test_live*.py and test_page*.py.
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -177,6 +200,14 @@ def live(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
             yield Live(server.url, base, client, client.object_info())
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def learned(live: Live) -> Any:
+    """Workflow 01 after its run, which takes so long that all files of tests share it."""
+    from tests.live_watch import learn_a_face
+
+    return learn_a_face(live)
 
 
 @pytest.fixture(scope="module")
