@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import shutil
 from collections.abc import Iterator
@@ -50,12 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         training={},
     )
     return target
-
-
-@pytest.fixture(scope="module")
-def nodes(pack: ModuleType) -> dict[str, Any]:
-    classes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
-    return {node.GET_SCHEMA().node_id: node for node in classes}
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,146 @@
+"""The nodes that save and load learned tokens: names, folders, who is somebody else, and when a file is read again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny_people import conditioning, person, with_embeddings
+
+pytestmark = pytest.mark.usefixtures("text_without_a_page")
+
+
+@pytest.mark.parametrize("name", ["../alice", "my face", "a[b]", "", "embedding:alice", "a/b", "CON"])
+def test_a_name_that_would_leave_the_folder_or_break_a_prompt_is_refused(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    _use_folder(monkeypatch, tmp_path)
+    with pytest.raises(ValueError, match="The token name"):
+        nodes["CrossInitSave"].execute(person(pack, "alice"), name)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_saving_never_overwrites_somebody_else(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_folder(monkeypatch, tmp_path)
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    alice, bob = person(pack, "x", seed=1), person(pack, "x", seed=2)
+
+    def save(token: Any, if_exists: str = "add a number") -> str:
+        return node.execute(token, "face", if_exists).result[0]
+
+    assert save(alice) == "embedding:face person"
+    assert save(bob) == "embedding:face-2 person"
+    assert save(alice) == "embedding:face person"
+    assert save(bob) == "embedding:face-2 person"
+    with pytest.raises(ValueError, match="already exists"):
+        save(bob, "stop with an error")
+    load = pack.crossinit_core.load_learned_token
+    assert torch.equal(load(tmp_path / "face.safetensors").vectors, alice.vectors)
+    save(bob, "replace it")
+    assert torch.equal(load(tmp_path / "face.safetensors").vectors, bob.vectors)
+
+
+@pytest.mark.parametrize("there", ["face.safetensors", "face.pt", "face.bin", "people/face.safetensors", "people/face"])
+def test_the_text_for_a_prompt_never_means_somebody_else(
+    pack: ModuleType,
+    nodes: dict[str, Any],
+    tiny_clip: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: str,
+) -> None:
+    """ComfyUI looks through all folders, and takes the first of several endings."""
+    _use_folder(monkeypatch, tmp_path)
+    said = _said(monkeypatch)
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {"UNIQUE_ID": "1"}})
+    anna, bob = person(pack, "x", seed=1), person(pack, "x", seed=2)
+    path = tmp_path / there
+    pack.crossinit_core.save_learned_token(anna, path.with_suffix(path.suffix or ".bin")).rename(path)
+
+    def save(token: Any, if_exists: str, format: str = "bin") -> torch.Tensor:
+        text = node.execute(token, "face", if_exists, format).result[0]
+        with_folder = tiny_clip.clone()
+        with_folder.tokenizer = with_embeddings(tiny_clip, tmp_path)
+        return conditioning(with_folder, text)
+
+    def meant(token: Any) -> torch.Tensor:
+        applied = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, {"somebody": token})
+        return conditioning(applied, "embedding:somebody person")
+
+    with pytest.raises(ValueError, match=f"'{there}' already exists"):
+        save(bob, "stop with an error")
+    assert torch.equal(save(bob, "add a number"), meant(bob)) and (tmp_path / "face-2.bin").is_file()
+    assert torch.equal(save(anna, "add a number"), meant(anna)) and not (tmp_path / "face-3.bin").is_file()
+    assert "somebody else" not in said[-1]
+    save(bob, "replace it", "safetensors")
+    beside = ", ".join(sorted({"face.bin", there} - {"face.safetensors"}))
+    assert said[-1].endswith(f"somebody else under that name, whom a prompt may mean: rename or delete {beside}.")
+
+
+def test_a_file_of_which_prompts_read_only_a_part_is_somebody_else(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published code's: ComfyUI takes the first of its two vectors."""
+    _use_folder(monkeypatch, tmp_path)
+    alice = person(pack, "x")
+    torch.save({"id_v0": alice.vectors[0], "id_v1": alice.vectors[1]}, tmp_path / "face.bin")
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    assert torch.equal(pack.crossinit_core.load_learned_token(tmp_path / "face.bin").vectors, alice.vectors)
+    assert node.execute(alice, "face").result[0] == "embedding:face-2 person"
+
+
+def test_a_file_that_comes_by_wire_is_no_reason_to_run_again(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI asks with None; where that fails, it runs the node, and all after it, each time."""
+    from comfy_execution.graph import DynamicPrompt
+    from execution import IsChangedCache
+
+    _use_folder(monkeypatch, tmp_path)
+    prompt = {
+        "1": {"class_type": "StringNode", "inputs": {}},
+        "2": {"class_type": "CrossInitLoad", "inputs": {"file": ["1", 0]}},
+    }
+    import nodes as comfyui_nodes
+
+    monkeypatch.setitem(comfyui_nodes.NODE_CLASS_MAPPINGS, "CrossInitLoad", nodes["CrossInitLoad"])
+    asked = [asyncio.run(IsChangedCache("p", DynamicPrompt(prompt), None).get("2")) for _ in range(2)]
+    assert asked[0] == asked[1] and "by wire" in asked[0]
+
+
+def test_a_file_that_changed_is_read_again(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_folder(monkeypatch, tmp_path)
+    node = nodes["CrossInitLoad"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    path = tmp_path / "alice.safetensors"
+    pack.crossinit_core.save_learned_token(person(pack, "alice", vectors=1), path)
+    first = node.fingerprint_inputs("alice.safetensors")
+    assert len(node.execute("alice.safetensors").result[0].vectors) == 1
+    pack.crossinit_core.save_learned_token(person(pack, "alice", vectors=3), path)
+    assert node.fingerprint_inputs("alice.safetensors") != first
+    assert len(node.execute("alice.safetensors").result[0].vectors) == 3
+
+
+def _said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What nodes write on themselves from here on."""
+    import server
+
+    said: list[str] = []
+    page = SimpleNamespace(send_progress_text=lambda text, _node: said.append(text), send_sync=lambda *_: None)
+    monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
+    return said
+
+
+def _use_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    import folder_paths
+
+    extensions = folder_paths.folder_names_and_paths["embeddings"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "embeddings", ([str(folder)], extensions))
