@@ -104,12 +104,27 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def eps(tiny_models: Path) -> Any:
-    """The tiny model that predicts noise, with a start and draws of its training."""
+def backbone(tiny_models: Path) -> Any:
+    """The tiny model that predicts noise, in memory once: whoever changes its weights puts them back."""
     from crossinit_core.diffusers_backbone import DiffusersBackbone
+
+    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
+
+
+@pytest.fixture(scope="session")
+def v0(backbone: Any) -> torch.Tensor:
+    """A start for the tiny model, (2, 32)."""
+    from crossinit_core import cross_initialize_words
+
+    return cross_initialize_words(backbone, "human face")
+
+
+@pytest.fixture(scope="session")
+def eps(backbone: Any) -> Any:
+    """The tiny model that predicts noise, with a start and draws of its training."""
     from tests.tiny_models import make_draws
 
-    return make_draws(DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps"))
+    return make_draws(backbone)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,11 +18,6 @@ from crossinit_core import (
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 
 NAMES = ["Cher", "Angelina Jolie", "Arnold Schwarzenegger", "Björk Guðmundsdóttir"]
-
-
-@pytest.fixture(scope="module")
-def backbone(tiny_models: Path) -> DiffusersBackbone:
-    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
 
 
 def _rows(backbone: DiffusersBackbone, text: str) -> torch.Tensor:

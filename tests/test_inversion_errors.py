@@ -198,3 +198,20 @@ def test_a_training_prompt_that_does_not_fit_is_named(eps: Draws) -> None:
         learn(eps, long)
     with pytest.raises(ValueError, match=r"exactly one \{\} for the person, but got: 'a photo'"):
         learn(eps, replace(SMALL, templates=("a photo",)))
+
+
+def test_batches_with_timesteps_that_do_not_exist_are_refused(eps: Draws) -> None:
+    latents, ids = torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, dtype=torch.long)
+    for timestep in (-1, 1000):
+        batch = TrainingBatch(latents, latents, torch.tensor([timestep]), ids)
+        with pytest.raises(
+            ValueError, match=f"timesteps from {timestep} to {timestep}, but they must be from 0 to 999"
+        ):
+            learn(eps, batches=[batch])
+
+
+def test_batches_with_ids_beyond_the_learned_vectors_are_refused(eps: Draws) -> None:
+    latents = torch.zeros(1, 4, 8, 8)
+    batch = TrainingBatch(latents, latents, torch.zeros(1, dtype=torch.long), torch.full((1, 77), 49410))
+    with pytest.raises(ValueError, match="from 0 to 49409"):
+        learn(eps, batches=[batch])

@@ -11,11 +11,6 @@ from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.prompts import TEMPLATES, load_prompts, token_ids_with_placeholders, training_prompts
 
 
-@pytest.fixture(scope="module")
-def backbone(tiny_models: Path) -> DiffusersBackbone:
-    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
-
-
 def _ids(backbone: DiffusersBackbone, prompt: str, vectors: int = 2) -> list[int]:
     return token_ids_with_placeholders(backbone, prompt, vectors)
 

@@ -36,11 +36,6 @@ GREEN = np.array([0, 255, 0], dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def backbone(tiny_models: Path) -> DiffusersBackbone:
-    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
-
-
-@pytest.fixture(scope="module")
 def v0() -> torch.Tensor:
     return torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
 
