@@ -1,0 +1,96 @@
+"""What makes a run small: which way of learning the free memory leaves, and that it learns the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from crossinit_core import InversionSettings
+from crossinit_core.backbone import activation_memory
+from crossinit_core.diffusers_backbone import DiffusersBackbone
+from crossinit_core.memory import GIB, plan_memory
+from tests.watched_backbone import Watched, learn
+
+
+def _needs(gib_a_sample: float, weights: float = 2.0) -> Callable[[int, bool], int]:
+    return lambda samples, checkpointing: int((weights + samples * gib_a_sample * (0.3 if checkpointing else 1)) * GIB)
+
+
+@pytest.mark.parametrize(
+    ("free", "checkpointing", "samples"),
+    [
+        (None, False, 8),
+        (24.0, False, 8),
+        (7.0, False, 8),
+        (6.0, True, 8),
+        (3.0, True, 4),
+        (2.3, True, 1),
+        (0.5, True, 1),
+    ],
+)
+def test_the_mode_follows_the_free_memory(
+    backbone: DiffusersBackbone, free: float | None, checkpointing: bool, samples: int
+) -> None:
+    host = Watched(backbone, free=None if free is None else int(free * GIB), needed=_needs(0.6))
+    plan = plan_memory(host, InversionSettings(resolution=64))
+    assert (plan.gradient_checkpointing, plan.micro_batch_size) == (checkpointing, samples)
+    assert host.asked_for == [int(6.8 * GIB)], "the host is asked to make room for the fast way"
+
+
+def test_the_low_memory_mode_keeps_to_four_gib(backbone: DiffusersBackbone) -> None:
+    settings = InversionSettings(resolution=64, memory="low")
+    for gib, samples in ((0.6, 8), (2.0, 2), (9.0, 1)):
+        plan = plan_memory(Watched(backbone, free=100 * GIB, needed=_needs(gib)), settings)
+        assert (plan.gradient_checkpointing, plan.micro_batch_size) == (True, samples)
+
+
+def test_the_normal_mode_never_holds_back(backbone: DiffusersBackbone) -> None:
+    host = Watched(backbone, free=GIB, needed=_needs(0.6))
+    plan = plan_memory(host, InversionSettings(resolution=64, memory="normal"))
+    assert (plan.gradient_checkpointing, plan.micro_batch_size) == (False, 8)
+
+
+def test_what_was_asked_for_is_never_exceeded(backbone: DiffusersBackbone) -> None:
+    settings = InversionSettings(resolution=64, micro_batch_size=2, gradient_checkpointing=True)
+    plan = plan_memory(Watched(backbone, free=100 * GIB, needed=_needs(0.6)), settings)
+    assert (plan.gradient_checkpointing, plan.micro_batch_size) == (True, 2)
+
+
+def test_full_size_fits_the_limits_by_its_estimate() -> None:
+    """SD 2.1's weights in half precision are 2.3 GiB."""
+    assert 2.3 * GIB + activation_memory(8, 512, torch.float16, False) < 7.0 * GIB
+    assert 2.3 * GIB + activation_memory(8, 512, torch.float16, True) < 4.0 * GIB
+
+
+def test_the_low_memory_mode_learns_the_same(
+    backbone: DiffusersBackbone, v0: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = Watched(backbone, free=int(2.4 * GIB), needed=_needs(1.0))
+    with caplog.at_level(logging.INFO):
+        result = learn(host, v0)
+    assert host.opened == [("auto", True)]
+    assert set(host.samples) == {1}
+    assert "low-memory mode, 1 of 2 samples at once" in caplog.text
+    torch.testing.assert_close(result.token.vectors, learn(backbone, v0).token.vectors, atol=1e-5, rtol=0)
+
+
+def test_an_unforeseen_lack_of_memory_ends_in_the_low_memory_mode(
+    backbone: DiffusersBackbone, v0: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = Watched(backbone)
+
+    def around(answer: Tensor, dtype: torch.dtype, call: int) -> Tensor:
+        if not host.opened[-1][1]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer
+
+    host._around = around
+    with caplog.at_level(logging.WARNING):
+        result = learn(host, v0)
+    assert [checkpointing for _, checkpointing in host.opened] == [False, True]
+    assert "going on in low-memory mode" in caplog.text
+    torch.testing.assert_close(result.token.vectors, learn(backbone, v0).token.vectors, atol=1e-5, rtol=0)
