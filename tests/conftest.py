@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -147,6 +148,20 @@ def tiny_clip(tiny_comfy: Callable[[Path], Any], tiny_models: Path) -> Any:
     """A tiny CLIP of ComfyUI, of width 32."""
     with torch.inference_mode():
         return tiny_comfy(tiny_models / "tiny-eps")[1]
+
+
+@pytest.fixture(scope="session")
+def world() -> Any:
+    """The drawn world of the bundled names."""
+    from miniature.world import load_world
+
+    return load_world()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers, the same for every test."""
+    return np.random.Generator(np.random.PCG64(2024))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -38,7 +38,7 @@ from miniature.report import unseen_wishes
 from miniature.sampling import dpm_solver
 from miniature.scene import ATTRIBUTES, Scene
 from miniature.train import main
-from miniature.world import World, load_world
+from miniature.world import World
 
 
 def _merges() -> Path:
@@ -46,11 +46,6 @@ def _merges() -> Path:
         return find_merges()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return load_world()
 
 
 @pytest.fixture(scope="module")
