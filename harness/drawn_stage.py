@@ -21,7 +21,8 @@ from .drawn_photos import put_photos
 from .links import prepare_base
 from .shipped_parts import CHECKPOINT, CONTROLNET, LORA
 from .stage import PACK, put_faces
-from .standin_weights import TextShape, UNetShape
+from .standin_unets import UNetShape
+from .standin_weights import TextShape
 
 STANDING_IN = ("Emma Stone", "Morgan Freeman")
 """Two whom the miniature knows by name. Their names' vectors are the learned faces until some are learned."""

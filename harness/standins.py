@@ -5,7 +5,7 @@ Text encoder and VAE have their real sizes; the UNet has every block of the real
 included, but each level is 320 channels wide. So block numbers, latent sizes and key names mean what they
 mean in a real file, and a training step at 128 px takes a second or two on two CPU cores.
 
-Which weights they have is in standin_weights.py.
+Which weights they have is in standin_unets.py and standin_weights.py.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from .standin_weights import (
+from .standin_unets import (
     SD1_UNET,
-    SD2_TEXT,
     SD2_UNET,
     V_PREDICTION_KEY,
-    Entry,
-    TextShape,
     UNetShape,
-    clip_l_entries,
     controlnet_entries,
     lora_entries,
+    unet_entries,
+)
+from .standin_weights import (
+    SD2_TEXT,
+    Entry,
+    TextShape,
+    clip_l_entries,
     openclip_h_entries,
     prefixed,
-    unet_entries,
     vae_entries,
 )
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from harness import standins
-from harness.standin_weights import UNetShape
+from harness.standin_unets import UNetShape
 
 
 @pytest.fixture(scope="module")

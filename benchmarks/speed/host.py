@@ -205,7 +205,7 @@ def make_checkpoint(path: Path, small: bool) -> None:
     """SD 2.1 at full size, or with a narrow UNet, with random weights."""
     if path.exists():
         return
-    from harness.standin_weights import UNetShape
+    from harness.standin_unets import UNetShape
     from harness.standins import make_sd2_checkpoint
 
     shape = UNetShape(context_dim=1024, linear_projection=True, channel_mult=(1, 1, 1, 1) if small else (1, 2, 4, 4))
