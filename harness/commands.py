@@ -18,7 +18,8 @@ from harness import browser, hosts, older
 from harness.links import prepare_base
 from harness.progress import CommandError, run_logged, say
 from harness.server import ComfyServer, ServerError, offline_environment
-from harness.setup import Layout, Stamps, prepare_existing, prepare_pinned
+from harness.setup import prepare_existing, prepare_pinned
+from harness.setup_stages import Layout, Stamps
 
 
 @dataclass(frozen=True)

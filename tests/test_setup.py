@@ -16,7 +16,8 @@ import pytest
 
 from harness import comfyui_source, commands, hosts, links
 from harness.server import prepare_base
-from harness.setup import Layout, check_disk, check_python, requirements_of
+from harness.setup import check_disk, check_python
+from harness.setup_stages import Layout, requirements_of
 from tests.tiny_comfyui import make_checkout
 
 ROOT = Path(__file__).resolve().parents[1]
