@@ -15,7 +15,8 @@ from typing import Any
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, TimeoutError, sync_playwright
 
 from .browser import find_browser
-from .page_view import BARE, Box, PageView
+from .page_nodes import FIND, SHOWN, PageNodes
+from .page_view import BARE, Box
 
 __all__ = ["BARE", "SETTINGS", "Box", "ComfyPage", "PageError", "chromium"]
 
@@ -53,7 +54,7 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-class ComfyPage(PageView):
+class ComfyPage(PageNodes):
     """One open page. `complaints` collects the console's errors and the requests that failed."""
 
     def __init__(self, page: Page, url: str) -> None:
@@ -117,46 +118,11 @@ class ComfyPage(PageView):
             "types => app.graph.nodes.map(n => n.type).sort().join() === types.join()", arg=types
         )
 
-    def title(self, node: str) -> str:
-        """What stands above the one node of this type."""
-        return str(self.page.evaluate(f"node => {_FIND}(node).title", node))
-
-    def widgets(self, node: str) -> dict[str, Any]:
-        """Values by name of the widgets of the one node of this type."""
-        return dict(
-            self.page.evaluate(
-                f"node => ({_FIND}(node).widgets ?? []).filter(w => !w.name.startsWith('$$')).map(w => [w.name, w.value])",
-                node,
-            )
-        )
-
-    def options(self, node: str, name: str) -> list[str]:
-        """What a widget of the one node of this type lets one choose from."""
-        return list(
-            self.page.evaluate(
-                f"""([node, name]) => {{
-                    const {{ values }} = {_FIND}(node).widgets.find(w => w.name === name).options
-                    return typeof values === 'function' ? values() : values
-                }}""",
-                [node, name],
-            )
-        )
-
-    def wait_until_offered(self, node_type: str, name: str, value: str) -> None:
-        """Wait until new nodes of this type let one choose this value of a widget."""
-        self.page.wait_for_function(
-            """([type, name, value]) => {
-                const spec = LiteGraph.registered_node_types[type].nodeData.input.required[name]
-                return (Array.isArray(spec[0]) ? spec[0] : spec[1].options).includes(value)
-            }""",
-            arg=[node_type, name, value],
-        )
-
     def set_widget(self, node: str, name: str, value: Any) -> None:
         """Set a widget of the one node of this type, as an edit in the page does. Raises PageError where there is none."""
         done = self.page.evaluate(
             f"""([node, name, value]) => {{
-                const owner = {_FIND}(node)
+                const owner = {FIND}(node)
                 const widget = owner?.widgets?.find(w => w.name === name)
                 if (!widget) return false
                 widget.value = value
@@ -189,7 +155,7 @@ class ComfyPage(PageView):
         self.page.evaluate(
             f"""node => {{
                 app.canvas.deselectAll()
-                app.canvas.selectNode({_FIND}(node))
+                app.canvas.selectNode({FIND}(node))
                 app.canvas.state.selectionChanged = true
             }}""",
             node,
@@ -211,7 +177,7 @@ class ComfyPage(PageView):
             raise PageError(f"The run ended with {end or 'a refusal'}: {self.errors()}")
         self.page.wait_for_function(
             f"""() => Object.entries(app.nodeOutputs).every(([id, output]) =>
-                !output.images?.length || {_SHOWN}(id).length >= output.images.length)""",
+                !output.images?.length || {SHOWN}(id).length >= output.images.length)""",
             timeout=60_000,
         )
 
@@ -222,63 +188,6 @@ class ComfyPage(PageView):
         end = self.page.evaluate("() => window.crossinitEnd")
         if end != "execution_interrupted":
             raise PageError(f"The run was to be cancelled, but it ended with {end}: {self.errors()}")
-
-    def ran(self) -> list[str]:
-        """Titles of the nodes that ran since Run was pressed, without those whose results were there already."""
-        return list(
-            self.page.evaluate("() => [...new Set(window.crossinitRan)].map(id => app.graph.getNodeById(id).title)")
-        )
-
-    def failed(self) -> list[str]:
-        """Titles of the nodes that are marked: those that failed in the last run, and those whose inputs are wrong."""
-        return list(
-            self.page.evaluate(
-                """() => app.graph.nodes.filter(n => n.has_errors || app.lastExecutionError?.node_id == n.id)
-                    .map(n => n.title)"""
-            )
-        )
-
-    def notes(self) -> list[str]:
-        """What the notes say that float in a corner: title and text of errors."""
-        return list(self.page.locator(".p-toast-message-error").all_inner_texts())
-
-    def text(self, node: str) -> str:
-        """The line of text that the one node of this type shows."""
-        return str(
-            self.page.evaluate(
-                f"node => {_FIND}(node).widgets.find(w => w.name === '$$node-text-preview')?.value ?? ''", node
-            )
-        )
-
-    def said(self, node: str) -> list[str]:
-        """Every text that the one node of this type has shown since Run was pressed, however short."""
-        return list(
-            self.page.evaluate(
-                f"node => window.crossinitSaid.filter(([id]) => id == {_FIND}(node).id).map(([id, text]) => text ?? '')",
-                node,
-            )
-        )
-
-    def wait_until_said(self, node: str, text: str) -> None:
-        """Wait until the one node of this type has shown a text that begins so since Run was pressed."""
-        self.page.wait_for_function(
-            f"([node, text]) => window.crossinitSaid.some(([id, said]) => id == {_FIND}(node).id && said?.startsWith(text))",
-            arg=[node, text],
-            timeout=60_000,
-        )
-
-    def wait_for_text(self, node: str, text: str) -> None:
-        """Wait until the one node of this type shows a line that begins with `text`."""
-        self.page.wait_for_function(
-            f"""([node, text]) => {_FIND}(node).widgets.find(w => w.name === '$$node-text-preview')?.value
-                ?.split('\\n').some(line => line.startsWith(text))""",
-            arg=[node, text],
-            timeout=60_000,
-        )
-
-    def wait_for_picture(self, node: str) -> None:
-        """Wait until the one node of this type shows a picture."""
-        self.page.wait_for_function(f"node => {_SHOWN}({_FIND}(node).id).length", arg=node, timeout=60_000)
 
     def add_node(self, node_type: str) -> None:
         """Put a node of this type, and nothing else, on an empty graph, and select it."""
@@ -298,28 +207,6 @@ class ComfyPage(PageView):
         """Press the info button of the selected node; returns the help that opens."""
         self.page.get_by_test_id("info-button").click()
         return self.page.locator(".node-help-content")
-
-    def element(self, node: str) -> Locator:
-        """The one node of this type as an element; the newer nodes are elements."""
-        number = self.page.evaluate(f"node => {_FIND}(node).id", node)
-        return self.page.locator(f'.lg-node[data-node-id="{number}"]')
-
-    def pictures(self, node: str) -> list[list[int]]:
-        """Width and height of each picture that the one node of this type shows."""
-        return list(self.page.evaluate(f"node => {_SHOWN}({_FIND}(node).id)", node))
-
-    def errors(self) -> list[str]:
-        """Every error that the page shows: its error panel, open dialogs, red nodes, nodes that it does not know."""
-        return list(
-            self.page.evaluate(
-                """() => [
-                    ...[...document.querySelectorAll('[data-testid=error-overlay], .p-toast-message-error, [role=dialog]')]
-                        .map(e => e.innerText),
-                    ...app.graph.nodes.filter(n => n.has_errors).map(n => `${n.title} is red`),
-                    ...app.graph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).map(n => `${n.type} is unknown`),
-                ]"""
-            )
-        )
 
     def _wait_for_curtain(self) -> None:
         """Wait until the page takes clicks again. The sheet with which it covers itself while it loads goes at the end of
@@ -362,17 +249,3 @@ class ComfyPage(PageView):
     def _on_status(self, status: int, url: str) -> None:
         if status >= 400 and not any(part in url for part in _EXPECTED_404):
             self.complaints.append(f"HTTP {status}: {url}")
-
-
-# A node by its type or title, where exactly one has it.
-_FIND = """(wanted => {
-    const found = app.graph.nodes.filter(n => n.type === wanted || n.title === wanted)
-    return found.length === 1 ? found[0] : null
-})"""
-# Sizes of the pictures that a node shows, drawn on the canvas or as elements.
-_SHOWN = """(id => {
-    const drawn = app.graph.getNodeById(id)?.imgs ?? []
-    const elements = [...document.querySelectorAll(`.lg-node[data-node-id="${id}"] img`)]
-    return [...(elements.length ? elements : drawn)]
-        .filter(i => i.complete && i.naturalWidth).map(i => [i.naturalWidth, i.naturalHeight])
-})"""
