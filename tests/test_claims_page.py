@@ -53,7 +53,7 @@ def _summary(plan: Plan, people: int = 12, **changes: dict[str, float]) -> Summa
         likeness=0.9, others=0.6, rank=0.99, editability=0.95, expressions=0.97, no_portrait=0.0, floor=0.6
     )
     return {
-        "plan": {}, "sessions": [], "alone": None, "judges": None, "reference": reference,
+        "plan": {}, "sessions": [], "devices": {}, "alone": None, "judges": None, "reference": reference,
         "configs": {name: learned(**values) for name, values in configs.items()},
     }  # fmt: skip
 

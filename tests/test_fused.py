@@ -198,6 +198,21 @@ def test_without_a_gpu_torchs_own_kernels_are_used() -> None:
     assert fused.choose(CPU, torch.float32) is fused.PLAIN
 
 
+def test_what_a_gpu_cannot_run_or_gets_wrong_is_left_out_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> list[str]:
+        raise RuntimeError("out of resource: shared memory\nRequired: 98304")
+
+    with caplog.at_level(logging.INFO):
+        assert fused._is_right("Triton's attention", list)
+        assert not caplog.records
+        assert not fused._is_right("Triton's attention", broken)
+        assert not fused._is_right("Triton's kernels", lambda: ["geglu", "add_bias"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "Triton's attention cannot be used, so steps are slower: out of resource: shared memory",
+        "Triton's kernels: wrong numbers on this GPU, so not used, and steps are slower: geglu, add_bias",
+    ]
+
+
 def test_comfyuis_blocks_are_fused(pack: ModuleType, unet: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
     module = pack.nodes.comfy_fused
     changed = module.fuse(unet, fused.PLAIN, _options(pack))

@@ -56,22 +56,36 @@ def choose(device: torch.device, dtype: torch.dtype) -> Fused:
     """The fastest that gives the right gradients on a device: tried out before it is trusted."""
     if device.type != "cuda":
         return PLAIN
-    try:
-        from . import on_triton, triton_attention
 
-        fast: FusedOperations = on_triton
-        wrong = differences(fast, PLAIN.operations, device, dtype)
-        # Older GPUs have a library kernel that is as fast.
-        own = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (9, 0)
-        if own and attention_differs(triton_attention.attend, device, dtype):
-            wrong.append("attention")
+    def find_operations() -> list[str]:
+        from . import on_triton
+
+        return differences(on_triton, PLAIN.operations, device, dtype)
+
+    def find_attention() -> list[str]:
+        from . import triton_attention
+
+        return ["attention"] if attention_differs(triton_attention.attend, device, dtype) else []
+
+    if not _is_right("Triton's kernels", find_operations):
+        return PLAIN
+    from . import on_triton
+
+    # Older GPUs have a library kernel that is as fast.
+    wanted = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (9, 0)
+    return Fused(on_triton, Attention(wanted and _is_right("Triton's attention", find_attention)))
+
+
+def _is_right(what: str, find_wrong: Callable[[], list[str]]) -> bool:
+    """Whether a trial ends, and finds nothing wrong; one log line where it does not."""
+    try:
+        wrong = find_wrong()
     except Exception as error:  # Triton's own errors are many: no compiler, an unknown GPU, a broken install
-        log.info("Triton's kernels are not used, so steps are slower: %s", (str(error) or repr(error)).splitlines()[0])
-        return PLAIN
+        log.info("%s cannot be used, so steps are slower: %s", what, (str(error) or repr(error)).splitlines()[0])
+        return False
     if wrong:
-        log.warning("Triton's kernels are not used, for they compute wrong numbers here: %s", ", ".join(wrong))
-        return PLAIN
-    return Fused(fast, Attention(own))
+        log.warning("%s: wrong numbers on this GPU, so not used, and steps are slower: %s", what, ", ".join(wrong))
+    return not wrong
 
 
 def attention_differs(attend: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """cuDNN's is faster on some GPUs, but its backward pass adds in an order that varies."""
+_IN_ORDER = {"set_priority": True} if "set_priority" in inspect.signature(sdpa_kernel).parameters else {}
+"""PyTorch 2.5 has an order of its own."""
 
 
 class Attention:
@@ -30,6 +34,6 @@ class Attention:
 
 def library_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """torch's attention, whatever order of backends the host prefers."""
-    with sdpa_kernel(BACKENDS, set_priority=True) if q.is_cuda else sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(BACKENDS, **_IN_ORDER) if q.is_cuda else sdpa_kernel(SDPBackend.MATH):
         out = F.scaled_dot_product_attention(*(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v)))
     return out.transpose(1, 2).flatten(2)
