@@ -190,6 +190,15 @@ def test_the_page_says_what_the_numbers_say() -> None:
     assert len(widths) == 2, "with and without the columns of movement"
 
 
+def test_the_page_says_which_device_the_seconds_are_of() -> None:
+    plan, images = Plan(), {"plot": ("a plot", "images/plot.png")}
+    summary = _summary(plan)
+    for devices, said in (({"NVIDIA H200": 1040}, False), ({"NVIDIA H200": 1040, "CPU (2 cores)": 6}, True)):
+        page = document({**summary, "devices": devices}, plan, images, "COMMAND")
+        sentence = "Of the results, 1,040 on NVIDIA H200, 6 on CPU (2 cores). Seconds are those of the first alone"
+        assert (sentence in page) == said
+
+
 def test_the_page_says_what_is_not_measured_yet() -> None:
     plan, images = Plan(identities=12), {"plot": ("a plot", "images/plot.png")}
     summary = _summary(plan)

@@ -15,11 +15,12 @@ import torch
 
 from benchmarks.claims import studio as studio_module
 from benchmarks.claims.plan import Job, Plan, Run, jobs
-from benchmarks.claims.results import ASKING, Results, read_json, write_json
+from benchmarks.claims.results import ASKING, Results, read_json, summarize, write_json
 from benchmarks.claims.studio import Clock, OutOfTimeError, Studio
 from benchmarks.paper_claims import main
 from crossinit_core import InversionSettings, invert
 from miniature import pack
+from miniature.captions import PROMPTS
 from miniature.judge import build_judges
 from miniature.model import TOY, VOCABULARY, build, configurations, find_merges, table
 from miniature.pool import ROW_NORM
@@ -92,6 +93,19 @@ def test_a_tiny_experiment_writes_its_page_and_does_nothing_twice(
     assert main(command[:-2]) == 0
     assert "0 jobs" in capsys.readouterr().out
     assert all((out / "results" / name).stat().st_mtime_ns == at for name, at in done.items())
+
+
+def test_seconds_of_different_devices_are_not_mixed(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    judged = {name: [0.5] * len(PROMPTS) for name in ("likeness", "others", "rank", "shown", "no_portrait")}
+    moved = {name: [1.0] for name in ("start_norm", "norm", "norm_ratio", "angle", "distance")}
+    for identity, (device, seconds) in enumerate([("a GPU", 3.0), ("a GPU", None), ("a CPU", 300.0)]):
+        result = {**moved, "seconds": seconds, "device": device, "judges": [judged, judged]}
+        write_json(results.path("vectors-1-320", identity), result)
+    summary = summarize(results, Plan(identities=3))
+    assert summary["devices"] == {"a GPU": 2, "a CPU": 1}
+    column = summary["configs"]["vectors-1-320"]
+    assert column["seconds"] == [3.0, None, None] and column["norm"] == [1.0] * 3
 
 
 def test_a_lost_result_alone_is_made_again_and_is_the_same(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

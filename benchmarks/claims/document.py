@@ -252,12 +252,18 @@ def _sessions(summary: Summary, plan: Plan, command: str) -> list[str]:
         "Seconds in the tables are the wall clock of learning one person while other workers shared the machine, the "
         "encoding of the portrait included. Runs of one way are one trajectory that was looked at on the way."
     )
+    counts = [f"{count:,} on {device}" for device, count in summary["devices"].items()]
+    if len(counts) > 1:
+        parts.append(
+            f"Of the results, {', '.join(counts)}. Seconds are those of the first alone; all else is of both alike: "
+            "portraits, draws and noise do not depend on the device."
+        )
     rows = [
         (s["when"], s["devices"], str(s["workers"]), f"{s['seconds']:.0f}", str(s["jobs"]), s["versions"])
         for s in summary["sessions"]
     ]
     heads = ("when", "devices", "workers", "seconds", "jobs", "versions")
-    return [*parts, _markdown(heads, rows) if rows else "No session is on record."]
+    return [*parts, f"Sessions on record:\n\n{_markdown(heads, rows)}" if rows else "No session is on record."]
 
 
 def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -83,6 +84,7 @@ def summarize(results: Results, plan: Plan) -> Summary:
 
     `configs[NAME]` has `identities`, the quantities of `DRIFTED`, and for each judge those of `JUDGED`, as lists in the
     order of `identities`; `reference` likewise has `likeness`, `editability`, ... of repainted pictures, and `floor`.
+    `devices` counts the learned results of each device, the commonest first; seconds of any other are left out (None).
     """
     names = ["reference", *dict.fromkeys(config for job in _learning(plan) for config in job)]
     summary: Summary = {
@@ -92,11 +94,13 @@ def summarize(results: Results, plan: Plan) -> Summary:
         "judges": read_json(results.path("judges", 0)),
         "configs": {},
     }
-    for name in names:
-        found = {i: read_json(results.path(name, i)) for i in range(plan.identities)}
-        people = [i for i, result in found.items() if result is not None]
-        if people:
-            summary["configs"][name] = _columns(people, [found[i] for i in people])
+    found = {name: [(i, read_json(results.path(name, i))) for i in range(plan.identities)] for name in names}
+    known = {name: {i: result for i, result in each if result is not None} for name, each in found.items()}
+    devices = Counter(result["device"] for each in known.values() for result in each.values() if "device" in result)
+    summary["devices"] = dict(devices.most_common())
+    for name, each in known.items():
+        if each:
+            summary["configs"][name] = _columns(list(each), list(each.values()), next(iter(summary["devices"]), None))
     summary["reference"] = summary["configs"].pop("reference", None)
     return summary
 
@@ -113,11 +117,14 @@ def _learning(plan: Plan) -> list[list[str]]:
     return [[run.config(steps) for steps in run.marks] for run in plan.runs()]
 
 
-def _columns(people: Sequence[int], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _columns(people: Sequence[int], results: Sequence[Mapping[str, Any]], device: str | None) -> dict[str, Any]:
     columns: dict[str, Any] = {"identities": list(people)}
     for name in DRIFTED:
         if name in results[0]:
             columns[name] = [None if r[name] is None else _short(np.mean(r[name])) for r in results]
+    if "seconds" in columns:
+        pairs = zip(columns["seconds"], results, strict=True)
+        columns["seconds"] = [seconds if result["device"] == device else None for seconds, result in pairs]
     columns["judges"] = [
         {name: [_number(name, r["judges"][j]) for r in results] for name in _judged(results[0])} for j in range(JUDGES)
     ]

@@ -184,6 +184,7 @@ class Studio:
             "distance": moved.distances.tolist(),
             "seconds": seconds,
             "workers": self.clock.workers,
+            "device": device_name(self.device),
             "judges": self._judged(pictures, self.world.held_out(identity)),
         }
         if run.group in ("main", "long"):
