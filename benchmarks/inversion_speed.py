@@ -146,7 +146,12 @@ STEPS_TO_COMPARE = 10
 def modes(small: bool) -> list[tuple[str, int, dict[str, Any], dict[str, Any]]]:
     """Name, steps, inputs of the node, settings that the node does not show. The first one compiles and warms up."""
     if small:
-        return [("warm-up", 1, {}, {}), ("fp32", 2, {"precision": "fp32"}, {}), ("default", 2, {}, {})]
+        return [
+            ("warm-up", 1, {}, {}),
+            ("fp32", 2, {"precision": "fp32"}, {}),
+            ("default", 2, {}, {}),
+            ("without Triton", 2, {"triton": False}, {}),
+        ]
     n = STEPS_TO_COMPARE
     low = {"memory": "low"}
     return [
@@ -159,6 +164,9 @@ def modes(small: bool) -> list[tuple[str, int, dict[str, Any], dict[str, Any]]]:
         ("low memory", n, low, {}),
         ("low memory, fast preset", 25, low, {}),
         ("without graph", n, {}, {"cuda_graph": False}),
+        ("without Triton", n, {"triton": False}, {}),
+        ("without Triton, fast preset", 25, {"triton": False}, {}),
+        ("without Triton and graph", n, {"triton": False}, {"cuda_graph": False}),
         ("micro-batches of 2", n, {"micro_batch_size": 2}, {}),
         ("batch 4", n, {"batch_size": 4}, {}),
         ("batch 16", n, {"batch_size": 16}, {}),

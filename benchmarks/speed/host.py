@@ -7,7 +7,8 @@ import importlib.util
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -123,11 +124,13 @@ class Graph:
         on_step: Callable[[Any], None] | None = None,
         settings: Any = (),
         photos: int = 1,
+        triton: bool = True,
         **inputs: Any,
     ) -> tuple[Any, dict[str, Any]]:
         """Run Learn Face; returns the token and what was measured from entering the node to the token.
 
-        `settings` overrides fields of InversionSettings that the node does not show; `photos` is how many there are.
+        `settings` overrides fields of InversionSettings that the node does not show; `photos` is how many there are;
+        without `triton` it learns as where Triton is not installed.
         """
         import torch
 
@@ -166,7 +169,7 @@ class Graph:
         began = time.perf_counter()
         learn.invert = timed
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), nullcontext() if triton else _without_triton():
                 node = self.node("CrossInitLearn")
                 token = node.execute(**{name: [value] for name, value in {**wires, **values}.items()}).result[0]
         finally:
@@ -199,6 +202,18 @@ class Graph:
                 self.model, noise, 3, 7.5, "dpmpp_2m", "normal", prompt, prompt, latents, seed=1, disable_pbar=True
             )
             return out.cpu().clone()
+
+
+@contextmanager
+def _without_triton() -> Iterator[None]:
+    """As on Windows, where few have it."""
+    copies: Any = sys.modules[f"{PACK}.nodes.comfy_copies"]
+    fused: Any = sys.modules[f"{PACK}.crossinit_core.fused"]
+    copies.choose = lambda device, dtype: fused.PLAIN
+    try:
+        yield
+    finally:
+        copies.choose = fused.choose
 
 
 def make_checkpoint(path: Path, small: bool) -> None:
