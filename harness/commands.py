@@ -234,20 +234,22 @@ def prepare_browser(layout: Layout, environment: Environment, try_again: bool = 
 
 
 def prepare_older(layout: Layout, environment: Environment, try_again: bool = False) -> None:
-    """An older ComfyUI for the tests, beside the pinned one. What could not be had once is only tried again by `setup`."""
-    release, stamps = older.OLDEST, Stamps(layout.stamps)
-    if not environment.pinned or release.is_in(layout.host):
-        return
-    known = stamps.get("older") or ""
-    if known.startswith("failed:") and not try_again:
-        say(f"There is no older ComfyUI, so its tests will be skipped. To try again: run.py setup. {known}")
-        return
-    say(f"Fetching ComfyUI {release.version} for the tests ...")
-    try:
-        older.fetch(release, layout.host, environment.python, lambda line: run_logged(line, "ComfyUI", layout.log))
-    except RuntimeError as error:
-        stamps.add("older", f"failed: {error}")
-        say(f"ComfyUI {release.version} could not be had, so its tests will be skipped: {error}")
+    """An older ComfyUI and a newer page for the tests, beside the pinned one. What could not be had once is only tried again
+    by `setup`."""
+    stamps = Stamps(layout.stamps)
+    for release, stamp in ((older.OLDEST, "older"), (older.NEWEST, "newer page")):
+        if not environment.pinned or release.is_in(layout.host):
+            continue
+        known = stamps.get(stamp) or ""
+        if known.startswith("failed:") and not try_again:
+            say(f"ComfyUI {release.name} is not there; its tests will be skipped. To try again: run.py setup. {known}")
+            continue
+        say(f"Fetching ComfyUI {release.name} for the tests ...")
+        try:
+            older.fetch(release, layout.host, environment.python, lambda line: run_logged(line, "ComfyUI", layout.log))
+        except RuntimeError as error:
+            stamps.add(stamp, f"failed: {error}")
+            say(f"ComfyUI {release.name} could not be had, so its tests will be skipped: {error}")
 
 
 def run_child(

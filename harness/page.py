@@ -1,6 +1,6 @@
 """ComfyUI's page in a headless browser, driven as a person would: drop a workflow, set a widget, press Run, look.
 
-Needs Playwright. What the page calls things is ComfyUI_frontend 1.47.
+Needs Playwright. What the page calls things is ComfyUI_frontend 1.47 and 1.58.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SETTINGS: Mapping[str, Any] = {
 # What the page asks for although it is there only in some installations, the translations of help pages among it.
 _EXPECTED_404 = ("user.css", "comfy.templates.json", "dir=workflows", "dir=subgraphs", "/en.md")
 # What the page says of itself, with or without the pack.
-_ITS_OWN = ("ComfyApp graph accessed before initialization", "missingModelDownload")
+_ITS_OWN = ("ComfyApp graph accessed before initialization", "missingModelDownload", "missingModelMetadata")
 _EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -227,8 +227,9 @@ class ComfyPage(PageNodes):
         self._forget_the_last_run()
         self.page.evaluate(
             """events => {
+                // What the page and the pack do at an end comes first.
                 for (const name of events)
-                    app.api.addEventListener(name, () => { window.crossinitEnd = name })
+                    app.api.addEventListener(name, () => setTimeout(() => { window.crossinitEnd = name }, 100))
                 // The server says what is left of its queue after it has said how a run ended.
                 app.api.addEventListener('status', ({ detail }) => {
                     window.crossinitLeft = detail?.exec_info?.queue_remaining ?? 0

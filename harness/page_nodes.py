@@ -21,6 +21,9 @@ SHOWN = """(id => {
         .filter(i => i.complete && i.naturalWidth).map(i => [i.naturalWidth, i.naturalHeight])
 })"""
 
+# Notes that float in a corner; the second is what pages from 1.57 on call them.
+NOTES = ".p-toast-message-error, [data-testid=toast][data-toast-kind=error]"
+
 
 class PageNodes(PageView):
     """What can be read off an open page. A node is named by its type or title, which it alone has.
@@ -125,19 +128,24 @@ class PageNodes(PageView):
             )
         )
 
+    def note(self, text: str) -> Locator:
+        """The notes of errors that hold a text."""
+        return self.page.locator(NOTES).filter(has_text=text)
+
     def notes(self) -> list[str]:
         """What the notes say that float in a corner: title and text of errors."""
-        return list(self.page.locator(".p-toast-message-error").all_inner_texts())
+        return list(self.note("").all_inner_texts())
 
     def errors(self) -> list[str]:
         """Every error that the page shows: its error panel, open dialogs, red nodes, nodes that it does not know."""
         return list(
             self.page.evaluate(
-                """() => [
-                    ...[...document.querySelectorAll('[data-testid=error-overlay], .p-toast-message-error, [role=dialog]')]
+                """notes => [
+                    ...[...document.querySelectorAll(`[data-testid=error-overlay], ${notes}, [role=dialog]`)]
                         .map(e => e.innerText),
                     ...app.graph.nodes.filter(n => n.has_errors).map(n => `${n.title} is red`),
                     ...app.graph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).map(n => `${n.type} is unknown`),
-                ]"""
+                ]""",
+                NOTES,
             )
         )

@@ -65,7 +65,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _tell(node: type[io.ComfyNode], text: str, *, on_node: bool) -> None:
-    """As a note; `on_node` as the node's text as well, which the page keeps until web/errors.js sees the node run again."""
+    """As a note; `on_node` as the node's text as well, which the page keeps until web/texts.js sees the node run again."""
     if node.hidden is None:
         return  # called by a program, not by a graph
     told = {"node": node.define_schema().display_name, "message": text}

@@ -212,7 +212,14 @@ class Live:
 
 
 @pytest.fixture(scope="session")
-def live(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def server_arguments() -> tuple[str, ...]:
+    """What ComfyUI is started with. CROSSINIT_PAGE is the folder of another page than the one that its Python has."""
+    page = os.environ.get("CROSSINIT_PAGE")
+    return ("--cpu", "--front-end-root", str(Path(page).resolve())) if page else ("--cpu",)
+
+
+@pytest.fixture(scope="session")
+def live(comfyui: Path, server_arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """One server on the CPU for the whole session, in a base directory of its own."""
     from harness.client import Client
     from harness.server import ComfyServer
@@ -221,7 +228,7 @@ def live(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
     base = tmp_path_factory.mktemp("comfyui")
     set_stage(base, cached_model)
     shutil.copyfile(Path(__file__).with_name("probe_nodes.py"), base / "custom_nodes" / "crossinit_probe.py")
-    server = ComfyServer(comfyui, base, extra_args=("--cpu",), log=base / "server.log")
+    server = ComfyServer(comfyui, base, extra_args=server_arguments, log=base / "server.log")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "1")
         server.start()

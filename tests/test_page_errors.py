@@ -150,7 +150,7 @@ def test_a_mistake_is_one_sentence_at_its_node(classic: ComfyPage, mistake: Mist
     with pytest.raises(PageError, match=r"refusal|execution_error"):
         classic.wait_for_end()
     assert classic.failed() == [mistake.at]
-    note = classic.page.locator(".p-toast-message-error").filter(has_text=mistake.says)
+    note = classic.note(mistake.says)
     note.wait_for()
     title, sentence = note.inner_text().split("\n", 1)
     assert title == mistake.at

@@ -40,10 +40,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+def server(
+    comfyui: Path, server_arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
     base = tmp_path_factory.mktemp("user")
     prepare_base(base, REPOSITORY)
-    server = ComfyServer(comfyui, base, extra_args=("--cpu",), log=base / "server.log")
+    server = ComfyServer(comfyui, base, extra_args=server_arguments, log=base / "server.log")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "1")
         server.start()

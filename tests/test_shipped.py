@@ -85,13 +85,15 @@ class Drawn:
 
 
 @pytest.fixture(scope="module")
-def drawn(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drawn]:
+def drawn(
+    comfyui: Path, server_arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Drawn]:
     from harness.drawn_stage import set_drawn_stage
     from harness.server import ComfyServer
 
     base = tmp_path_factory.mktemp("drawn")
     set_drawn_stage(base)
-    server = ComfyServer(comfyui, base, extra_args=("--cpu",), log=base / "server.log")
+    server = ComfyServer(comfyui, base, extra_args=server_arguments, log=base / "server.log")
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMP_NUM_THREADS", "1")
         server.start()
