@@ -21,8 +21,14 @@ function remember({ detail }) {
 function putBack() {
   for (const node of allNodes()) {
     const line = lines.get(node)
-    if (line && textOf(node) === undefined) app.api.dispatchCustomEvent('progress_text', { nodeId: line.id, text: line.text })
+    if (!line || textOf(node) !== undefined || wouldGrow(node)) continue
+    app.api.dispatchCustomEvent('progress_text', { nodeId: line.id, text: line.text })
   }
+}
+
+// Where nodes are elements, these pages make one with a line and an output picture 232 px higher than it was: over its neighbours.
+function wouldGrow(node) {
+  return document.querySelector(`.lg-node[data-node-id="${node.id}"]`) && app.nodeOutputs?.[node.id]?.images?.length
 }
 
 function noteWhatWentWell() {
