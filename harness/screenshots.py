@@ -131,7 +131,8 @@ def main() -> int:
 
 
 def _opened(browser: Browser, server: ComfyServer) -> ComfyPage:
-    return ComfyPage.open(browser, server.url, {**BARE, "Comfy.VueNodes.Enabled": True})
+    settings = {**BARE, "Comfy.VueNodes.Enabled": True, "Comfy.Execution.PreviewMethod": "latent2rgb"}
+    return ComfyPage.open(browser, server.url, settings)
 
 
 def _is_learned(file: Path) -> bool:

@@ -115,7 +115,7 @@ def try_it_without_downloads() -> Workflow:
                             Note(
                                 "Learning starts at the average of the drawn celebrities, and finds the words that make the "
                                 "model draw this person.\n\nLearn Face shows what the model sees while it learns. This takes "
-                                "a few seconds on a GPU and about a minute without one.\n\nThe settings are made for this "
+                                "a few seconds on a GPU and a minute or two without one.\n\nThe settings are made for this "
                                 "tiny model: fewer steps than usual, at a higher learning rate. For Stable Diffusion take "
                                 "the presets.\n\n**Cancel** keeps what was learned: the next run goes on from there.",
                                 "How it learns",

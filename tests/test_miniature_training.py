@@ -253,7 +253,7 @@ def test_a_judge_learns_and_gives_sane_verdicts(world: World, encoder: Encoder) 
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:3])
     people = [world.people[name] for name in world.names[:2]]
     paintings = np.stack([paint(who, Scene()) for who in people])
