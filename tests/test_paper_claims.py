@@ -106,6 +106,9 @@ def test_seconds_of_different_devices_are_not_mixed(tmp_path: Path) -> None:
     assert summary["devices"] == {"a GPU": 2, "a CPU": 1}
     column = summary["configs"]["vectors-1-320"]
     assert column["seconds"] == [3.0, None, None] and column["norm"] == [1.0] * 3
+    unknown = {**moved, "seconds": 7.0, "judges": [judged, judged]}  # as before results named their device
+    write_json(results.path("vectors-3-320", 0), unknown)
+    assert summarize(results, Plan(identities=3))["configs"]["vectors-3-320"]["seconds"] == [None]
 
 
 def test_a_lost_result_alone_is_made_again_and_is_the_same(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

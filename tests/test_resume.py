@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import repeat
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from crossinit_core import InversionResult, TrainingBatch, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, same, step_in, stop_after
+from tests.tiny_learning import Watched
 
 
 @pytest.fixture(scope="module")
@@ -23,28 +23,18 @@ def uninterrupted(backbone: DiffusersBackbone, v0: torch.Tensor) -> InversionRes
     return invert(backbone, v0, SETTINGS, images=PHOTO)
 
 
-class Interrupted:
+class Interrupted(Watched):
     """A backbone whose UNet raises `error` at its `call`-th use."""
 
     def __init__(self, backbone: DiffusersBackbone, call: int, error: BaseException) -> None:
-        self._backbone, self._error, self._left = backbone, error, call
+        uses = count(1)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backbone, name)
+        def interrupted(predict: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+            if next(uses) == call:
+                raise error
+            return predict(*inputs)
 
-    @contextmanager
-    def training(self, **options: Any) -> Iterator[Any]:
-        with self._backbone.training(**options) as model:
-            predict = model.predict
-
-            def interrupted(*inputs: torch.Tensor) -> torch.Tensor:
-                self._left -= 1
-                if not self._left:
-                    raise self._error
-                return predict(*inputs)
-
-            model.predict = interrupted  # type: ignore[method-assign]
-            yield model
+        super().__init__(backbone, interrupted)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])

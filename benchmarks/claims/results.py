@@ -124,7 +124,7 @@ def _columns(people: Sequence[int], results: Sequence[Mapping[str, Any]], device
             columns[name] = [None if r[name] is None else _short(np.mean(r[name])) for r in results]
     if "seconds" in columns:
         pairs = zip(columns["seconds"], results, strict=True)
-        columns["seconds"] = [seconds if result["device"] == device else None for seconds, result in pairs]
+        columns["seconds"] = [seconds if result.get("device") == device else None for seconds, result in pairs]
     columns["judges"] = [
         {name: [_number(name, r["judges"][j]) for r in results] for name in _judged(results[0])} for j in range(JUDGES)
     ]
