@@ -198,19 +198,41 @@ def test_without_a_gpu_torchs_own_kernels_are_used() -> None:
     assert fused.choose(CPU, torch.float32) is fused.PLAIN
 
 
-def test_what_a_gpu_cannot_run_or_gets_wrong_is_left_out_with_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_gpu_cannot_run_or_gets_wrong_is_left_out_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fused, "_passed", set())
+
     def broken() -> list[str]:
         raise RuntimeError("out of resource: shared memory\nRequired: 98304")
 
     with caplog.at_level(logging.INFO):
-        assert fused._is_right("Triton's attention", list)
+        assert fused._is_right("Triton's norms", CPU, torch.float16, list)
         assert not caplog.records
-        assert not fused._is_right("Triton's attention", broken)
-        assert not fused._is_right("Triton's kernels", lambda: ["geglu", "add_bias"])
+        assert not fused._is_right("Triton's attention", CPU, torch.float16, broken)
+        assert not fused._is_right("Triton's kernels", CPU, torch.float16, lambda: ["geglu", "add_bias"])
     assert [record.getMessage() for record in caplog.records] == [
         "Triton's attention cannot be used, so steps are slower: out of resource: shared memory",
         "Triton's kernels: wrong numbers on this GPU, so not used, and steps are slower: geglu, add_bias",
     ]
+
+
+def test_what_passed_is_not_tried_again_and_what_failed_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_passed", set())
+    tried: list[str] = []
+
+    def is_right(dtype: torch.dtype, *wrong: str) -> bool:
+        def find_wrong() -> list[str]:
+            tried.append(str(dtype))
+            return list(wrong)
+
+        return fused._is_right("Triton's kernels", CPU, dtype, find_wrong)
+
+    assert not is_right(torch.float16, "geglu")
+    assert is_right(torch.float16)
+    assert is_right(torch.float16, "geglu")  # It was right a moment ago.
+    assert is_right(torch.bfloat16)
+    assert tried == ["torch.float16", "torch.float16", "torch.bfloat16"]
 
 
 def test_comfyuis_blocks_are_fused(pack: ModuleType, unet: nn.Module, caplog: pytest.LogCaptureFixture) -> None:

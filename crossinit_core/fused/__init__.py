@@ -51,9 +51,12 @@ class Fused:
 PLAIN = Fused(library, Attention(own_kernels=False))
 """For any device."""
 
+_passed: set[tuple[str, torch.device, torch.dtype]] = set()
+"""What its trial has found right in this process."""
+
 
 def choose(device: torch.device, dtype: torch.dtype) -> Fused:
-    """The fastest that gives the right gradients on a device: tried out before it is trusted."""
+    """The fastest that gives the right gradients on a device: tried out before it is trusted, once in a process."""
     if device.type != "cuda":
         return PLAIN
 
@@ -67,17 +70,23 @@ def choose(device: torch.device, dtype: torch.dtype) -> Fused:
 
         return ["attention"] if attention_differs(triton_attention.attend, device, dtype) else []
 
-    if not _is_right("Triton's kernels", find_operations):
+    if not _is_right("Triton's kernels", device, dtype, find_operations):
         return PLAIN
     from . import on_triton
 
     # Older GPUs have a library kernel that is as fast.
     wanted = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (9, 0)
-    return Fused(on_triton, Attention(wanted and _is_right("Triton's attention", find_attention)))
+    return Fused(on_triton, Attention(wanted and _is_right("Triton's attention", device, dtype, find_attention)))
 
 
-def _is_right(what: str, find_wrong: Callable[[], list[str]]) -> bool:
-    """Whether a trial ends, and finds nothing wrong; one log line where it does not."""
+def _is_right(what: str, device: torch.device, dtype: torch.dtype, find_wrong: Callable[[], list[str]]) -> bool:
+    """Whether a trial ends, and finds nothing wrong; one log line where it does not.
+
+    What did not pass is tried again the next time: the memory may have been full.
+    """
+    key = (what, device, dtype)
+    if key in _passed:
+        return True
     try:
         wrong = find_wrong()
     except Exception as error:  # Triton's own errors are many: no compiler, an unknown GPU, a broken install
@@ -85,7 +94,9 @@ def _is_right(what: str, find_wrong: Callable[[], list[str]]) -> bool:
         return False
     if wrong:
         log.warning("%s: wrong numbers on this GPU, so not used, and steps are slower: %s", what, ", ".join(wrong))
-    return not wrong
+        return False
+    _passed.add(key)
+    return True
 
 
 def attention_differs(attend: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> bool:
