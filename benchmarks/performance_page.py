@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .modes import outcome
@@ -17,9 +18,8 @@ from .modes import outcome
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "docs" / "measurements" / "performance"
 TWICE, AFTER, MINIATURE = "picture before learning, twice", "picture after learning", "embedded miniature"
-UNHARMED = "host unharmed"
-"""What an earlier inversion_speed called the picture after learning; text where it differed."""
-
+FIRST = ("first run ever", "fp32", "bf16")
+"""Runs that compile kernels where none are on disk."""
 TRIED = Path(__file__).with_name("speed") / "tried.json"
 
 
@@ -33,9 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     speed: dict[str, Any] = {}
     for part in ("published", "ours"):
         speed |= _read(options.speed / f"{part}.json") or {}
+    repeats = _read(options.speed / "repeats.json") or {}
     memory = _read(options.memory / "memory.json") or []
     modes = _read(options.modes / "modes.json") or {}
-    options.out.write_text(page(speed, memory, modes, _read(TRIED)), encoding="utf-8")
+    options.out.write_text(page(speed, repeats, memory, modes, _read(TRIED)), encoding="utf-8")
     print(options.out)
     return 0
 
@@ -46,6 +47,7 @@ def _read(path: Path) -> Any:
 
 def page(
     speed: dict[str, Any],
+    repeats: dict[str, Any],
     memory: list[dict[str, Any]],
     modes: dict[str, Any],
     tried: dict[str, Any],
@@ -57,13 +59,13 @@ def page(
         "`benchmarks/memory.py` and `benchmarks/modes.py`; do not edit by hand.",
         _where(speed),
         "## Speed",
-        _speed(speed),
+        _speed(speed, repeats),
         "## Where a step's time goes, and the floor",
         _floor(speed),
         "## Memory",
         _memory(memory),
         "## ComfyUI's modes",
-        _modes(modes, speed),
+        _modes(modes),
         "## What was tried",
         _tried(tried),
     ]
@@ -81,7 +83,7 @@ def _where(speed: dict[str, Any]) -> str:
     )
 
 
-def _speed(speed: dict[str, Any]) -> str:
+def _speed(speed: dict[str, Any], repeats: dict[str, Any]) -> str:
     published = speed.get("published")
     rows = []
     for name, label in (("published", "published recipe"), ("published, TF32", "published recipe, TF32")):
@@ -112,14 +114,44 @@ def _speed(speed: dict[str, Any]) -> str:
     seconds = [
         f"{row['seconds']:.2f}" for name, row in speed["modes"].items() if name.startswith("fast") and "seconds" in row
     ]
-    fast = f"The fast preset took {' and '.join(seconds)} s in this run, and up to 2.1 s in others. " if seconds else ""
+    fast = f"The fast preset took {' and '.join(seconds)} s in this run. {_repeated(repeats)}" if seconds else ""
     return (
         _table(head, rows)
         + "\n\nSeconds are from entering the node *Learn Face* to the token, encoding of the photo and loading of the weights "
         f"included (25 / 320 steps for the published recipe, without reading the photo). {fast}Cosine and distance compare the "
-        "vectors' movement with that of float32 on the same draws. The first run ever compiles a few kernels, which are "
-        "kept on disk. Peaks are those of torch's allocator: with dynamic video memory ComfyUI's own copy of the model is "
-        "not in them, and gives way when memory is short."
+        f"vectors' movement with that of float32 on the same draws. {_compiled(speed['modes'])}Peaks are those of torch's "
+        "allocator: with dynamic video memory ComfyUI's own copy of the model is not in them, and gives way when memory is "
+        f"short.{_pictures(speed)}"
+    )
+
+
+def _compiled(modes: dict[str, Any]) -> str:
+    """What the first run in a precision took longer."""
+    seconds = [modes[name]["until_first_step"] for name in FIRST if "until_first_step" in modes.get(name, {})]
+    if not seconds:
+        return ""
+    return (
+        f"The first run ever in a precision (*{'*, *'.join(FIRST)}*) compiles its kernels, {min(seconds):.0f} to "
+        f"{max(seconds):.0f} s until the first step here, and keeps them on disk. "
+    )
+
+
+def _pictures(speed: dict[str, Any]) -> str:
+    if TWICE not in speed:
+        return ""
+    return f" A {TWICE}: {speed[TWICE]}; after all of these runs: {speed[AFTER]}."
+
+
+def _repeated(repeats: dict[str, Any]) -> str:
+    """What the fast preset took in runs that followed each other, perhaps on another day."""
+    if not repeats:
+        return ""
+    seconds, first = sorted(repeats["seconds"]), repeats["until_first_step"]
+    where = f" {repeats['machine']}" if "machine" in repeats else ""
+    return (
+        f"Learned {len(seconds)} times in a row{where} it took {seconds[0]:.2f} to {seconds[-1]:.2f} s, in the median "
+        f"{median(seconds):.2f}, of which {min(first):.2f} to {max(first):.2f} s went by before the first step was reported: there "
+        "the processor works, not the GPU, and its speed decides. "
     )
 
 
@@ -178,7 +210,7 @@ def _memory(memory: list[dict[str, Any]]) -> str:
     )
 
 
-def _modes(modes: dict[str, Any], speed: dict[str, Any]) -> str:
+def _modes(modes: dict[str, Any]) -> str:
     if not modes:
         return ""
     checks = ["again after a picture", "without the recorded graph", "low memory", "micro-batches"]
@@ -192,7 +224,7 @@ def _modes(modes: dict[str, Any], speed: dict[str, Any]) -> str:
             f"{row['ratio_of_distance']:.4f}" if "ratio_of_distance" in row else "",
             *(_verdict(row.get(check)) for check in checks),
             row.get(TWICE, ""),
-            row.get(AFTER, "") if TWICE in row else "",
+            row.get(AFTER, ""),
         ]
         for name, row in modes.items()
     ]
@@ -204,7 +236,6 @@ def _modes(modes: dict[str, Any], speed: dict[str, Any]) -> str:
         "An empty cell was not measured.",
         _table(head, rows),
         *(f"*{name}* {_end(row)}" for name, row in modes.items() if "end" in row),
-        _without_control(modes, speed),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -214,21 +245,6 @@ def _end(row: dict[str, Any]) -> str:
     if row.get("refused"):
         return f"is one that ComfyUI refused to start in: {row['end']}"
     return f"ended with code {row['code']} before all checks were made: {row['end']}"
-
-
-def _without_control(modes: dict[str, Any], speed: dict[str, Any]) -> str:
-    """Pictures that an earlier program compared once only."""
-    names = [name for name, row in modes.items() if AFTER in row and TWICE not in row and row[AFTER] != "same bits"]
-    places = [", ".join(names)] if names else []
-    if isinstance(speed.get(UNHARMED), str):
-        places.append("in the run of the first table")
-    if not places:
-        return ""
-    return (
-        f"In {' and '.join(places).removeprefix('in ')} a picture after learning was compared with the very first one "
-        "alone, and differed. Without two pictures before learning, nobody knows whether pictures repeat there at all: it "
-        "tells nothing, and the cells are empty."
-    )
 
 
 def _verdict(value: Any) -> str:

@@ -77,9 +77,9 @@ def _read(name: str) -> Any:
     return json.loads((KEPT / name).read_text(encoding="utf-8"))
 
 
-def _page(**rows: dict[str, Any]) -> str:
-    speed = _read("published.json") | _read("ours.json")
-    return page(speed, _read("memory.json"), rows, json.loads(TRIED.read_text(encoding="utf-8")))
+def _page(speed: dict[str, Any] | None = None, repeats: dict[str, Any] | None = None, **rows: dict[str, Any]) -> str:
+    speed = _read("published.json") | _read("ours.json") | (speed or {})
+    return page(speed, repeats or {}, _read("memory.json"), rows, json.loads(TRIED.read_text(encoding="utf-8")))
 
 
 def _row(text: str, name: str) -> list[str]:
@@ -108,15 +108,19 @@ def test_the_page_tells_of_modes_that_crashed_were_refused_or_went_wrong() -> No
     assert len({len(_row(text, name)) for name in words}) == 1
 
 
-def test_a_picture_is_compared_only_where_two_before_learning_are_the_control() -> None:
-    controlled = {"picture before learning, twice": "same bits", "picture after learning": "differ by 1.0e-03"}
-    text = _page(old={**RIGHT, "picture after learning": "differs"}, new=RIGHT | controlled)
-    assert _row(text, "new")[-2:] == ["same bits", "differ by 1.0e-03"]
-    assert _row(text, "old")[-2:] == ["", ""]
-    assert (
-        "In old and in the run of the first table a picture after learning was compared with the very first one alone"
-        in text
+def test_the_page_tells_whether_pictures_were_the_same_after_learning() -> None:
+    differs = "differ by 1.0e-03"
+    text = _page(new={**RIGHT, "picture before learning, twice": "same bits", "picture after learning": differs})
+    assert _row(text, "new")[-2:] == ["same bits", differs]
+    assert f"A picture before learning, twice: same bits; after all of these runs: {differs}." in _page(
+        speed={"picture before learning, twice": "same bits", "picture after learning": differs}
     )
+
+
+def test_the_page_tells_how_far_runs_of_the_fast_preset_lie_apart() -> None:
+    text = _page(repeats={"seconds": [2.0, 1.5, 3.25], "until_first_step": [0.75, 0.5, 1.0]})
+    assert "Learned 3 times in a row it took 1.50 to 3.25 s, in the median 2.00, of which 0.50 to 1.00 s" in text
+    assert "times in a row" not in _page()
 
 
 def test_the_page_describes_the_miniature_only_where_it_was_measured() -> None:
