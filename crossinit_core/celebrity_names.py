@@ -81,13 +81,14 @@ def load_celebrity_names(path: str | Path | None = None) -> CelebrityNames:
 
 
 def _decode(raw: bytes, path: Path) -> str:
-    encoding = "utf-16" if raw.startswith(_UTF16_MARKS) else "utf-8-sig"
+    encoding = "UTF-16" if raw.startswith(_UTF16_MARKS) else "UTF-8"
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"The list of names '{path.name}' is not UTF-8 text: line {line} holds the byte "
+            f"The list of names '{path.name}' is not {encoding} text: line {line} holds the byte "
             f"0x{raw[error.start]:02x}. Save the file as UTF-8 (in Notepad: Save as, Encoding, UTF-8)."
         ) from None
     if "\0" in text:

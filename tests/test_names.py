@@ -77,6 +77,19 @@ def test_the_wrong_encoding_is_refused_with_the_line(tmp_path: Path) -> None:
         load_celebrity_names(path)
 
 
+def test_the_line_is_right_behind_a_byte_order_mark_too(tmp_path: Path) -> None:
+    path = _file(tmp_path, b"\xef\xbb\xbfCher\nAb\xe9\n\n\n")
+    with pytest.raises(ValueError, match=r"is not UTF-8 text: line 2 holds the byte 0xe9"):
+        load_celebrity_names(path)
+
+
+def test_a_damaged_file_in_utf_16_is_not_called_utf_8(tmp_path: Path) -> None:
+    """Half of a pair of surrogates, as a file that was cut off ends with."""
+    path = _file(tmp_path, "Cher\nAdele\n".encode("utf-16") + b"\x3d\xd8")
+    with pytest.raises(ValueError, match=r"is not UTF-16 text: line 3 holds the byte 0x3d\. Save the file as UTF-8"):
+        load_celebrity_names(path)
+
+
 @pytest.mark.parametrize("content", [b"Cher\0\0\0Adele\n", "Cher".encode("utf-16-le"), "Cher".encode("utf-32")])
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ValueError, match=r"'my names\.txt' is not a text file"):
