@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def load_photo(path: str | Path) -> Tensor:
         raise FileNotFoundError(f"There is no photo at '{path}'.")
     try:
         with Image.open(path) as opened:
-            photo = ImageOps.exif_transpose(opened)
+            photo = _upright(opened)
             if photo.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
                 return as_rgb(torch.from_numpy(np.array(photo).astype(np.float32) / 65535)[None, ..., None])
             photo = photo.convert("RGBA" if photo.has_transparency_data else "RGB")
@@ -40,6 +40,32 @@ def load_photo(path: str | Path) -> Tensor:
             f"'{path.name}' is not a picture that can be read ({error}). Use a JPEG, PNG or WebP file."
         ) from error
     return as_rgb(torch.from_numpy(np.array(photo)).float()[None] / 255)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes an EXIF orientation; 1 is upright."""
+
+
+def _upright(photo: Image.Image) -> Image.Image:
+    """A photo as its EXIF orientation wants it seen.
+
+    Pillow's `exif_transpose` writes all of EXIF anew as well, and fails where any tag of it is malformed.
+    """
+    photo.load()  # a TIFF is turned by this already, and then says so
+    try:
+        turn = _TURNS.get(photo.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception as error:  # a damaged EXIF raises nearly anything
+        log.warning("The photo's EXIF data cannot be read (%s), so it is not turned.", error)
+        turn = None
+    return photo.copy() if turn is None else photo.transpose(turn)
 
 
 def as_rgb(images: Tensor) -> Tensor:

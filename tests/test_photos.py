@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,32 @@ def test_a_phone_photo_is_turned_upright(tmp_path: Path, portrait: Image.Image, 
     exif[ORIENTATION] = orientation
     (portrait if turn is None else portrait.transpose(turn)).save(tmp_path / "phone.png", exif=exif)
     torch.testing.assert_close(load_photo(tmp_path / "phone.png"), _tensor(portrait))
+
+
+@pytest.mark.parametrize("orientation", STORED_AS)
+def test_a_photo_with_malformed_exif_is_turned_upright_all_the_same(
+    tmp_path: Path, portrait: Image.Image, orientation: int
+) -> None:
+    """Its tag of ImageWidth, a number, holds a text, as some editors leave it."""
+    tags = [(256, 2, 4, b"wide"), (ORIENTATION, 3, 1, orientation.to_bytes(2, "little") + bytes(2))]
+    entries = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in tags)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    turn = STORED_AS[orientation]
+    (portrait if turn is None else portrait.transpose(turn)).save(tmp_path / "phone.png", exif=exif)
+    torch.testing.assert_close(load_photo(tmp_path / "phone.png"), _tensor(portrait))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0no tags", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_a_photo_whose_exif_is_damaged_is_taken_as_it_lies(tmp_path: Path, portrait: Image.Image, exif: bytes) -> None:
+    portrait.save(tmp_path / "phone.png", exif=exif)
+    torch.testing.assert_close(load_photo(tmp_path / "phone.png"), _tensor(portrait))
+
+
+def test_a_tiff_is_turned_once(tmp_path: Path, portrait: Image.Image) -> None:
+    """Pillow turns it when it reads the pixels."""
+    portrait.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "scan.tif", tiffinfo={ORIENTATION: 6})
+    torch.testing.assert_close(load_photo(tmp_path / "scan.tif"), _tensor(portrait))
 
 
 def test_a_jpeg_is_read_as_rgb_in_0_to_1(tmp_path: Path, portrait: Image.Image) -> None:
@@ -112,11 +139,12 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes) -> N
         load_photo(path)
 
 
-def test_a_photo_that_was_cut_off_or_is_gone_is_named(tmp_path: Path, portrait: Image.Image) -> None:
-    path = tmp_path / "photo.jpg"
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_a_photo_that_was_cut_off_or_is_gone_is_named(tmp_path: Path, portrait: Image.Image, suffix: str) -> None:
+    path = tmp_path / f"photo.{suffix}"
     portrait.save(path)
-    path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(ValueError, match=r"'photo\.jpg' is not a picture that can be read"):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(ValueError, match=rf"'photo\.{suffix}' is not a picture that can be read"):
         load_photo(path)
     with pytest.raises(FileNotFoundError, match=r"no photo at '.*gone\.jpg'"):
         load_photo(tmp_path / "gone.jpg")
