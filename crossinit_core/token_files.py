@@ -2,9 +2,9 @@
 
 Written: one tensor (K, d) float32, because ComfyUI, diffusers, A1111, kohya and InvokeAI all read
 that, and most of them lose or refuse a second tensor.
-Read: that; the published two-key `.bin`; diffusers; A1111 `.pt` (`string_to_param`); kohya and
-InvokeAI (`emb_params`); OneTrainer (`emp_params`); a bare tensor. Pickles are opened with
-`weights_only=True`, never otherwise.
+Read: that; the published two-key `.bin`; diffusers; `.pt` of A1111 and of the original textual
+inversion (`string_to_param`); kohya and InvokeAI (`emb_params`); OneTrainer (`emp_params`); a bare
+tensor. Pickles are opened with `weights_only=True`, never otherwise.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        # The original textual inversion writes its vectors as one.
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+            return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise ValueError(
@@ -143,6 +145,8 @@ def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, 
         raise ValueError(f"'{file}' holds a {type(content).__name__}, but a token file holds tensors by name.")
     if "string_to_param" in content:
         parameters = content["string_to_param"]
+        # Where an older torch wrote a ParameterDict, its values() does not know of them.
+        parameters = getattr(parameters, "_parameters", parameters)
         found = [value for value in getattr(parameters, "values", list)() if isinstance(value, Tensor)]
         name = content.get("name")
         metadata = _stored_metadata(content.get("crossinit"))
@@ -154,7 +158,14 @@ def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, 
         raise ValueError(f"'{file}' is an SDXL embedding (it holds 'clip_g'). Use one for SD 1.x or SD 2.x.")
     for key in _NAMED_PARAMETERS:
         if key in tensors:
-            return _rows([tensors[key]], file), None, {}
+            vectors = _rows([tensors[key]], file)
+            for other, tensor in tensors.items():
+                if tensor.ndim == 2 and tensor.shape[1] != vectors.shape[1]:
+                    raise ValueError(
+                        f"'{file}' is an embedding of another model family: beside '{key}' of width {vectors.shape[1]} it "
+                        f"holds '{other}' of width {tensor.shape[1]}. Use one for SD 1.x or SD 2.x."
+                    )
+            return vectors, None, {}
     numbered = {key: match for key in tensors if (match := _NUMBERED.match(key))}
     if tensors and len(numbered) == len(tensors) and len({match["name"] for match in numbered.values()}) == 1:
         order = sorted(numbered, key=lambda key: int(numbered[key]["number"]))

@@ -30,6 +30,14 @@ def _sdxl(path: Path) -> None:
     save_file({"clip_l": torch.zeros(2, 768), "clip_g": torch.zeros(2, 1280)}, path)
 
 
+def _flux(path: Path) -> None:
+    save_file({"clip_l": torch.zeros(2, 768), "t5xxl": torch.zeros(2, 4096)}, path)
+
+
+def _two_encoders(path: Path) -> None:
+    save_file({"emb_params": torch.zeros(2, 768), "emb_params_2": torch.zeros(2, 1280)}, path)
+
+
 def _unrelated(path: Path) -> None:
     save_file({"conv.weight": torch.zeros(2, 3), "conv.bias": torch.zeros(2)}, path)
 
@@ -66,6 +74,8 @@ def _nothing(path: Path) -> None:
     ("write", "reason"),
     [
         (_sdxl, "is an SDXL embedding"),
+        (_flux, "of another model family: beside 'clip_l' of width 768 it holds 't5xxl' of width 4096"),
+        (_two_encoders, "beside 'emb_params' of width 768 it holds 'emb_params_2' of width 1280. Use one for SD 1"),
         (_unrelated, r"is no token file: its keys are conv\.bias, conv\.weight"),
         (_nan, "not numbers"),
         (_picture, r"tensors of shape \(3, 64, 64\)"),

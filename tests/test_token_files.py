@@ -73,6 +73,18 @@ def test_pickles_of_other_tools_are_read(tmp_path: Path, tool: str, suffix: str)
     assert (token.name, token.base) == ("ann", "sd2")
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["torch of today", "torch before 1.12"])
+def test_files_of_the_original_textual_inversion_are_read(tmp_path: Path, older: bool) -> None:
+    parameters = torch.nn.ParameterDict({"*": torch.nn.Parameter(VECTORS.clone())})
+    if older:
+        del parameters._keys  # kept in `_parameters` alone
+    torch.save({"string_to_token": {"*": torch.tensor(265)}, "string_to_param": parameters}, tmp_path / "ann.pt")
+    token = load_learned_token(tmp_path / "ann.pt")
+    assert torch.equal(token.vectors, VECTORS)
+    assert not token.vectors.requires_grad
+    assert (token.name, token.base) == ("ann", "sd2")
+
+
 @pytest.mark.parametrize("tool", ["kohya", "onetrainer", "comfyui", "diffusers", "published"])
 def test_safetensors_of_other_tools_are_read(tmp_path: Path, tool: str) -> None:
     path = tmp_path / "ann.safetensors"
