@@ -209,7 +209,8 @@ class _DiffusersModel:
 
     def fingerprint(self) -> str:
         if self._fingerprint is None:
-            parts = (*self._backbone.text_encoder.named_parameters(), *self._unet.named_parameters())
+            # Of the weights as they were loaded, not of a copy in another precision.
+            parts = (*self._backbone.text_encoder.named_parameters(), *self._backbone.unet.named_parameters())
             self._fingerprint = weights_fingerprint(parts)
         return self._fingerprint
 

@@ -202,6 +202,13 @@ def test_half_precision_gives_nearly_the_same(eps: Draws) -> None:
     assert half.token.metadata["crossinit.precision"] == "bfloat16"
 
 
+def test_a_token_names_the_same_model_whatever_it_was_computed_in(eps: Draws) -> None:
+    named = {
+        learn(eps, replace(SMALL, precision=kind)).token.metadata["crossinit.base_hash"] for kind in ("fp32", "bf16")
+    }
+    assert len(named) == 1
+
+
 # Reports
 
 
