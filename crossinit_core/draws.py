@@ -143,6 +143,7 @@ class BatchDraws:
 
     def __init__(self, batches: Iterable[TrainingBatch], ids: int) -> None:
         self._source, self._ids = iter(batches), ids
+        self._sample: tuple[int, ...] | None = None
         self._digest = hashlib.sha256()
 
     def __iter__(self) -> BatchDraws:
@@ -151,12 +152,37 @@ class BatchDraws:
     def __next__(self) -> TrainingBatch:
         batch = next(self._source)
         if len(batch):
+            self._check_shapes(batch)
             _check_range(
                 "prompt token ids", batch.prompt_token_ids, self._ids, "the vocabulary, then the learned vectors"
             )
             _check_range("timesteps", batch.timesteps, TIMESTEPS, "one for each level of noise")
         _add_to(self._digest, batch)
         return batch
+
+    def _check_shapes(self, batch: TrainingBatch) -> None:
+        """A part of another length would be cut wrongly where a batch goes through in pieces."""
+        shape = tuple(batch.latents.shape)
+        wanted = f"(B, {', '.join(map(str, self._sample or (4, 'h', 'w')))})"
+        if len(shape) != 4 or shape[1] != 4 or shape[1:] != (self._sample or shape[1:]):
+            before = " as in the first batch" if self._sample else ""
+            raise ValueError(f"A batch has latents of shape {shape}, but they must be {wanted}{before}.")
+        self._sample = shape[1:]
+        parts = (
+            ("noise", batch.noise, shape),
+            ("timesteps", batch.timesteps, shape[:1]),
+            ("prompt token ids", batch.prompt_token_ids, (shape[0], 77)),
+            ("a mask", batch.mask, (shape[0], 1, *shape[2:])),
+        )
+        for name, part, expected in parts:
+            if part is not None and tuple(part.shape) != expected:
+                raise ValueError(
+                    f"A batch has latents of shape {shape} and {name} of shape {tuple(part.shape)}, expected {expected}."
+                )
+        if not (batch.latents.isfinite().all() and batch.noise.isfinite().all()):
+            raise ValueError("A batch has latents or noise that are not finite (NaN or infinite).")
+        if batch.mask is not None and not bool((batch.mask.flatten(1).sum(1) > 0).all()):
+            raise ValueError("A batch has a mask that is black for a sample, which leaves nothing to learn from.")
 
     def digest_of_first(self) -> bytes:
         """Tells most series of batches from another before the first is drawn."""
@@ -218,6 +244,11 @@ def draws_from_photos(
         for prompt in training_prompts(settings.templates, settings.subject)
     ]
     both = backbone.posterior(torch.cat([photos, photos.flip(2)]))
+    if not (both.mean.isfinite().all() and both.std.isfinite().all()):
+        raise ValueError(
+            "The VAE turns the photo into numbers that are not finite (NaN or infinite), from which nothing can be learned. "
+            "Use the checkpoint's own VAE or another one, and download it again where its file may be damaged."
+        )
     upright, mirrored = (Posterior(mean, std) for mean, std in zip(both.mean.chunk(2), both.std.chunk(2), strict=True))
     digest = hashlib.sha256(photos.numpy().tobytes())
     digest.update(both.vae.encode())

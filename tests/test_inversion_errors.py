@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from crossinit_core import InversionSettings, TrainingBatch, invert
+from crossinit_core.backbone import Posterior
 from crossinit_core.numerics import Determinism, is_out_of_memory
 from tests.tiny_learning import PHOTO, SMALL, Watched, broken, learn
 from tests.tiny_models import Draws
@@ -208,6 +209,69 @@ def test_batches_with_timesteps_that_do_not_exist_are_refused(eps: Draws) -> Non
             ValueError, match=f"timesteps from {timestep} to {timestep}, but they must be from 0 to 999"
         ):
             learn(eps, batches=[batch])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latents": torch.zeros(8, 8, 8)}, r"latents of shape \(8, 8, 8\), but they must be \(B, 4, h, w\)"),
+        ({"latents": torch.zeros(8, 16, 8, 8)}, r"latents of shape \(8, 16, 8, 8\), but they must be \(B, 4, h, w\)"),
+        (
+            {"latents": torch.zeros(7, 4, 8, 8)},
+            r"\(7, 4, 8, 8\) and noise of shape \(8, 4, 8, 8\), expected \(7, 4, 8, 8\)",
+        ),
+        ({"noise": torch.zeros(8, 4, 8, 16)}, r"and noise of shape \(8, 4, 8, 16\), expected \(8, 4, 8, 8\)"),
+        ({"noise": torch.zeros(1, 4, 8, 8)}, r"and noise of shape \(1, 4, 8, 8\), expected \(8, 4, 8, 8\)"),
+        ({"timesteps": torch.zeros(9).long()}, r"and timesteps of shape \(9,\), expected \(8,\)"),
+        ({"prompt_token_ids": torch.zeros(7, 77).long()}, r"prompt token ids of shape \(7, 77\), expected \(8, 77\)"),
+        ({"prompt_token_ids": torch.zeros(8, 78).long()}, r"prompt token ids of shape \(8, 78\), expected \(8, 77\)"),
+        ({"mask": torch.ones(8, 8, 8)}, r"a mask of shape \(8, 8, 8\), expected \(8, 1, 8, 8\)"),
+        ({"mask": torch.ones(1, 1, 8, 8)}, r"a mask of shape \(1, 1, 8, 8\), expected \(8, 1, 8, 8\)"),
+        ({"mask": torch.ones(8, 1, 64, 64)}, r"a mask of shape \(8, 1, 64, 64\), expected \(8, 1, 8, 8\)"),
+    ],
+)
+def test_a_batch_whose_parts_do_not_belong_together_is_refused(
+    eps: Draws, change: dict[str, Tensor], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"A batch has .*{message}"):
+        learn(eps, batches=[replace(batch, **change) for batch in eps.batches(3)])
+
+
+def test_batches_of_two_sizes_are_refused(eps: Draws) -> None:
+    first, second, third = eps.batches(3)
+    larger = replace(second, latents=torch.zeros(8, 4, 16, 8), noise=torch.zeros(8, 4, 16, 8))
+    with pytest.raises(ValueError, match=r"\(8, 4, 16, 8\), but they must be \(B, 4, 8, 8\) as in the first batch"):
+        learn(eps, batches=[first, larger, third])
+
+
+def test_batches_may_have_different_numbers_of_samples(eps: Draws) -> None:
+    batches = [next(batch.split(size)) for batch, size in zip(eps.batches(3), (8, 3, 1), strict=True)]
+    assert len(learn(eps, batches=batches).losses) == 3
+
+
+def test_a_batch_with_a_black_mask_is_refused(eps: Draws) -> None:
+    mask = torch.ones(8, 1, 8, 8)
+    mask[5] = 0
+    with pytest.raises(ValueError, match="mask that is black for a sample, which leaves nothing to learn from"):
+        learn(eps, batches=[replace(batch, mask=mask) for batch in eps.batches(3)])
+
+
+@pytest.mark.parametrize("part", ["latents", "noise"])
+def test_a_batch_without_numbers_is_refused_and_not_put_down_to_the_model(eps: Draws, part: str) -> None:
+    batch = eps.batches(1)[0]
+    with pytest.raises(ValueError, match="A batch has latents or noise that are not finite"):
+        learn(eps, batches=[replace(batch, **{part: torch.full((8, 4, 8, 8), torch.nan)})] * 3)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_vae_that_gives_no_numbers_is_refused_before_learning(eps: Draws, value: float) -> None:
+    class Damaged(Watched):
+        def posterior(self, images: Tensor) -> Posterior:
+            found = eps.backbone.posterior(images)
+            return replace(found, std=found.std * value)
+
+    with pytest.raises(ValueError, match=r"The VAE turns the photo into numbers that are not finite.*another one"):
+        learn(eps, backbone=Damaged(eps.backbone, broken))
 
 
 def test_batches_with_ids_beyond_the_learned_vectors_are_refused(eps: Draws) -> None:
