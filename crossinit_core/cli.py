@@ -90,8 +90,8 @@ def train(options: argparse.Namespace) -> None:
 
             more: dict[str, Any] = {"resume_folder": resume_folder, "name": name, "metadata": facts}
             result = invert(backbone, v0, settings, images=photos, on_step=show, **more)
-    except KeyboardInterrupt:
-        if done:
+    except KeyboardInterrupt as stop:
+        if done and getattr(stop, "__notes__", None):  # nothing is promised where no resume file could be written
             print(f"After step {done} of {settings.steps}: the same command continues from here.", file=sys.stderr)
         raise
     save_learned_token(result.token, out)

@@ -83,7 +83,8 @@ def invert(
     masks: (N, H, W) in 0..1 or a sequence of such batches; the loss counts where they are white.
     batches: at least `settings.steps` TrainingBatches instead of images.
     resume_folder: where resume files lie; a run with the same inputs continues from there, unless `resume` is off. An
-    exception of any kind (a cancel is one) writes the last complete step there before it goes on to the caller.
+    exception of any kind (a cancel is one) writes the last complete step there before it goes on to the caller, with a note
+    on it that says so.
     observe: called after `on_step`, with the model that learns.
     metadata: strings to add to the token's.
 
@@ -147,17 +148,33 @@ class _Task:
     observe: Observer | None
     determinism: Determinism
     resumed_from: int = 0
+    saved: int = 0
+    """Steps that a resume file holds."""
     state: RunState | None = None
     fingerprint: str = ""
 
     def learn(self) -> Learned:
         """Learn, in one precision after the other where that has to be."""
         precision = self.settings.precision
-        while True:
-            done = self._attempt(precision)
-            if isinstance(done, Learned):
-                return done
-            precision = done
+        try:
+            while True:
+                done = self._attempt(precision)
+                if isinstance(done, Learned):
+                    return done
+                precision = done
+        except BaseException as error:
+            self._keep(error)
+            raise
+
+    def _keep(self, error: BaseException) -> None:
+        """Save what an error would lose, and note on it where to go on; promise nothing where that could not be written."""
+        step = self.state.step if self.state else 0
+        if step > self.saved:
+            self._save()
+        if 0 < step == self.saved:
+            note = f"Stopped after step {step}; the next run with the same inputs continues from {self.folder}"
+            log.info(note)
+            error.add_note(note)
 
     def _attempt(self, precision: Precision) -> Learned | Precision:
         """Learn in a precision; returns another precision where that is the one to go on in.
@@ -201,7 +218,7 @@ class _Task:
                 found = None
             if found:
                 log.info("Continuing after step %d of %d.", found.step, self.settings.steps)
-                self.resumed_from = found.step
+                self.resumed_from = self.saved = found.step
             self.state = found or first_state(self.start, self.settings, self.draws)
         return self.state
 
@@ -209,29 +226,22 @@ class _Task:
         run = Run(
             self.backbone, model, self.start, self.settings, self.draws, state, plan.micro_batch_size, self.determinism
         )
-        saved = state.step
         try:
             for report in run:
                 self.state = run.state
                 if report.step % self.settings.resume_every == 0 or report.step == self.settings.steps:
                     self._save()
-                    saved = report.step
                 if self.on_step:
                     self.on_step(report)
                 if self.observe:
                     self.observe(model, report)
-        except BaseException:
+        finally:
             self.state = run.state
-            if self.state.step > saved and self.folder:
-                path = self._save()
-                log.info("Stopped after step %d; the next run continues from %s", self.state.step, path)
-            raise
 
-    def _save(self) -> Path | None:
+    def _save(self) -> None:
         assert self.state
-        if not self.folder:
-            return None
-        return save_state(self.state, self.folder, self.fingerprint, self.settings.steps)
+        if self.folder and save_state(self.state, self.folder, self.fingerprint, self.settings.steps):
+            self.saved = self.state.step
 
 
 def _angles(state: RunState, start: Tensor) -> tuple[float, ...]:

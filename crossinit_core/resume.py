@@ -7,6 +7,7 @@ by the number of steps. A longer run continues a shorter one, and never the othe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from dataclasses import dataclass, field
@@ -74,12 +75,13 @@ def save_state(state: RunState, folder: Path, fingerprint: str, steps: int) -> P
     path = folder / f"{_stem(fingerprint)}{steps}{SUFFIX}"
     try:
         write_atomically(path, save(tensors, metadata))
-        newest_first = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in newest_first[KEEP:]:
-            old.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         log.warning("The resume file %s could not be written (%s); a cancelled run would start anew.", path, error)
         return None
+    with contextlib.suppress(OSError):  # another program may hold or delete them at this moment
+        newest_first = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in newest_first[KEEP:]:
+            old.unlink(missing_ok=True)
     return path
 
 

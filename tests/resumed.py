@@ -28,6 +28,11 @@ def stop_after(step: int) -> Callable[[StepReport], None]:
     return stop
 
 
+def notes_of(error: BaseException) -> str:
+    """What was noted on an exception on its way; empty where nothing was."""
+    return "\n".join(getattr(error, "__notes__", ()))
+
+
 def files_in(folder: Path) -> list[Path]:
     """What lies in a folder; nothing where it does not exist."""
     return sorted(folder.iterdir()) if folder.is_dir() else []

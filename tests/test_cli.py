@@ -7,7 +7,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,8 @@ def test_every_setting_arrives(run: Run, model: Path, photo: Path, monkeypatch: 
     assert (given.precision, given.resolution) == ("bf16", 128)
 
 
-def test_ctrl_c_says_that_it_can_go_on_and_it_does(
-    run: Run, model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = ("train", model, photo, "--steps", 4, "--resolution", 64, "--batch-size", 2, "--out", "x.safetensors")
+@contextmanager
+def _ctrl_c_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     learn = cli.invert
 
     def interrupted(*inputs: Any, on_step: Callable[[StepReport], None], **more: Any) -> Any:
@@ -157,6 +156,14 @@ def test_ctrl_c_says_that_it_can_go_on_and_it_does(
 
     with monkeypatch.context() as patch:
         patch.setattr(cli, "invert", interrupted)
+        yield
+
+
+def test_ctrl_c_says_that_it_can_go_on_and_it_does(
+    run: Run, model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("train", model, photo, "--steps", 4, "--resolution", 64, "--batch-size", 2, "--out", "x.safetensors")
+    with _ctrl_c_after_two_steps(monkeypatch):
         code, _, err = run(*command)
     assert code == 130
     assert "After step 2 of 4: the same command continues from here." in err
@@ -168,6 +175,18 @@ def test_ctrl_c_says_that_it_can_go_on_and_it_does(
     resumed = load_learned_token("x.safetensors").vectors
     assert run(*command, "--resume-folder", "elsewhere")[0] == 0
     assert torch.equal(load_learned_token("x.safetensors").vectors, resumed)
+
+
+def test_ctrl_c_promises_nothing_where_no_resume_file_can_be_written(
+    run: Run, model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("taken").write_text("a file where the folder should be", encoding="utf-8")
+    options = ("--steps", 4, "--resolution", 64, "--batch-size", 2, "--resume-folder", "taken")
+    with _ctrl_c_after_two_steps(monkeypatch):
+        code, _, err = run("train", model, photo, *options)
+    assert code == 130
+    assert "could not be written" in err
+    assert "continues from here" not in err
 
 
 # generate

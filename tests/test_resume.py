@@ -14,7 +14,7 @@ import torch
 
 from crossinit_core import InversionResult, TrainingBatch, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, same, step_in, stop_after
+from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, notes_of, same, step_in, stop_after
 from tests.tiny_learning import Watched
 
 
@@ -67,9 +67,12 @@ def test_a_run_that_dies_in_the_middle_of_a_step_goes_on_and_ends_the_same(
     tmp_path: Path,
     error: BaseException,
 ) -> None:
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as stopped:
         invert(Interrupted(backbone, 4, error), v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
     assert step_in(tmp_path) == 3
+    assert f"Stopped after step 3; the next run with the same inputs continues from {tmp_path}" in notes_of(
+        stopped.value
+    )
     result = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
     assert result.resumed_from == 3
     assert same(result, uninterrupted)
@@ -100,9 +103,35 @@ def test_a_run_may_be_stopped_again_and_again(
 def test_a_run_that_is_stopped_before_its_first_step_leaves_nothing(
     backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path
 ) -> None:
-    with pytest.raises(Cancel):
+    with pytest.raises(Cancel) as stopped:
         invert(Interrupted(backbone, 1, Cancel()), v0, SETTINGS, images=PHOTO, resume_folder=tmp_path / "r")
     assert not files_in(tmp_path / "r")
+    assert not notes_of(stopped.value)
+
+
+def test_a_run_that_is_stopped_before_it_gets_on_still_says_where_it_continues(
+    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path
+) -> None:
+    invert(backbone, v0, replace(SETTINGS, steps=3), images=PHOTO, resume_folder=tmp_path)
+    with pytest.raises(Cancel) as stopped:
+        invert(Interrupted(backbone, 1, Cancel()), v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
+    assert "Stopped after step 3" in notes_of(stopped.value)
+
+
+def test_numbers_that_overflow_for_good_keep_what_was_learned_before(
+    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In bf16, and then in fp32 from the same step on: only the end of the second is an end."""
+    uses = count(1)
+    host = Watched(backbone, lambda predict, *inputs: predict(*inputs) * (1 if next(uses) < 3 else torch.nan))
+    settings = replace(SETTINGS, precision="bf16")
+    with caplog.at_level(logging.INFO), pytest.raises(FloatingPointError, match=r"Step 3 .* float32") as stopped:
+        invert(host, v0, settings, images=PHOTO, resume_folder=tmp_path)
+    assert step_in(tmp_path) == 2
+    assert "Stopped after step 2" in notes_of(stopped.value)
+    assert caplog.text.count("Stopped after") == 1
+    result = invert(backbone, v0, settings, images=PHOTO, resume_folder=tmp_path)
+    assert result.resumed_from == 2
 
 
 def test_a_longer_run_continues_a_shorter_one(
@@ -203,8 +232,17 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_run(
         result = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=taken)
     assert same(result, uninterrupted)
     assert "could not be written" in caplog.text
-    with pytest.raises(Cancel):
+    with caplog.at_level(logging.INFO), pytest.raises(Cancel) as stopped:
         invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=taken, on_step=stop_after(3))
+    assert "continues" not in notes_of(stopped.value) + caplog.text, "it would start anew"
+
+
+def test_without_a_folder_no_file_is_promised(
+    backbone: DiffusersBackbone, v0: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO), pytest.raises(Cancel) as stopped:
+        invert(backbone, v0, SETTINGS, images=PHOTO, on_step=stop_after(3))
+    assert "continues" not in notes_of(stopped.value) + caplog.text
 
 
 def test_ready_made_batches_are_resumed_too(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:

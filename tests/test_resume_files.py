@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from crossinit_core import StepReport, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, same, step_in, stop_after
+from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, notes_of, same, step_in, stop_after
 
 
 def test_the_file_is_written_regularly_and_at_the_end(
@@ -137,3 +138,19 @@ def test_resume_files_do_not_pile_up(backbone: DiffusersBackbone, v0: torch.Tens
     assert len(left) == 30
     assert sum(path.stat().st_size > 3 for path in left) == 1, "the new file itself was dropped"
     assert (tmp_path / "mine.txt").exists()
+
+
+def test_old_files_that_cannot_be_dropped_do_not_cost_the_new_one(
+    backbone: DiffusersBackbone,
+    v0: torch.Tensor,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On Windows while another program reads one: here a folder has its name, which no `unlink` takes away."""
+    for number in range(40):
+        (tmp_path / f"{number:024x}.resume.safetensors").mkdir()
+    with caplog.at_level(logging.WARNING), pytest.raises(Cancel) as stopped:
+        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(2))
+    assert "could not be written" not in caplog.text
+    assert "Stopped after step 2" in notes_of(stopped.value)
+    assert invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path).resumed_from == 2
