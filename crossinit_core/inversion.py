@@ -125,6 +125,12 @@ def invert(
     return result
 
 
+_NOT_BY_LEARNING = (
+    "Nothing was learned before it, so they come from the model: load another checkpoint, or take LoRAs and other patches "
+    "off this one."
+)
+
+
 class Learned(NamedTuple):
     """The state after the last step, what is to be said of it, and the norms of the vocabulary."""
 
@@ -197,7 +203,9 @@ class _Task:
             except OverflowedError as overflow:
                 safer = safer_precision(model.dtype, model.device)
                 if safer is None:
-                    raise FloatingPointError(f"{overflow} Lower the learning rate.") from None
+                    moved = self.state and self.state.step
+                    advice = "Lower the learning rate." if moved else _NOT_BY_LEARNING
+                    raise FloatingPointError(f"{overflow} {advice}") from None
                 log.warning("%s Going on in %s.", str(overflow), safer)  # not the exception, which holds the model
                 assert self.state
                 self.state = replace(self.state, precision="")
@@ -223,9 +231,7 @@ class _Task:
         return self.state
 
     def _run(self, model: FrozenModel, state: RunState, plan: MemoryPlan) -> None:
-        run = Run(
-            self.backbone, model, self.start, self.settings, self.draws, state, plan.micro_batch_size, self.determinism
-        )
+        run = Run(self.backbone, model, self.start, self.settings, self.draws, state, plan, self.determinism)
         try:
             for report in run:
                 self.state = run.state

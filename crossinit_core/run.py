@@ -16,6 +16,7 @@ from torch import Tensor
 from .backbone import Backbone, FrozenModel, precision_of
 from .draws import Source, TrainingBatch
 from .history import mean_angle
+from .memory import MemoryPlan
 from .numerics import Determinism, is_out_of_memory, release_memory
 from .recorded import Recorder
 from .resume import RunState
@@ -103,7 +104,7 @@ class Run:
         settings: InversionSettings,
         draws: Draws,
         state: RunState,
-        micro_batch: int,
+        plan: MemoryPlan,
         determinism: Determinism,
     ) -> None:
         self._model, self._settings, self._draws, self._determinism = model, settings, draws, determinism
@@ -111,7 +112,7 @@ class Run:
         self._recorder = Recorder(model.device, settings.cuda_graph)
         self._step = Step(backbone, model, start, settings, self._recorder)
         self.state = state
-        self.micro_batch = micro_batch
+        self.micro_batch, self._plan = plan.micro_batch_size, plan
         precision = precision_of(model.dtype)
         if state.precision != precision:
             scale = LOSS_SCALE if model.dtype == torch.float16 else 1.0
@@ -220,9 +221,10 @@ class Run:
             log.warning("Out of memory: going on without a recorded CUDA graph, slower; the result is the same.")
             return
         if self.micro_batch == 1:
+            low = "" if self._plan.gradient_checkpointing else "set memory to low or turn on gradient_checkpointing, "
             raise torch.OutOfMemoryError(
-                f"Out of memory at {self._settings.resolution} px even with one sample at a time. Set "
-                "memory to low or turn on gradient_checkpointing, use a smaller resolution, or close other programs that use the GPU."
+                f"Out of memory at {self._settings.resolution} px even with one sample at a time. To go on, {low}use a "
+                "smaller resolution, or close other programs that use the GPU."
             )
         self.micro_batch = max(1, self.micro_batch // 2)
         log.warning("Out of memory: going on with micro-batches of %d; the result is the same.", self.micro_batch)

@@ -57,12 +57,25 @@ def test_memory_that_gives_out_in_the_middle_of_a_batch_changes_nothing(eps: Dra
     torch.testing.assert_close(result.token.vectors, learn(eps, settings).token.vectors, atol=1e-6, rtol=0)
 
 
-def test_too_little_memory_for_anything_comes_with_advice(eps: Draws) -> None:
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"memory": "normal"}, "set memory to low or turn on gradient_checkpointing, use a smaller resolution"),
+        ({"memory": "normal", "gradient_checkpointing": True}, "use a smaller resolution"),
+        ({"memory": "low"}, "use a smaller resolution"),
+        ({"memory": "auto"}, "use a smaller resolution"),  # it has tried the low-memory mode by itself
+    ],
+)
+def test_too_little_memory_for_anything_comes_with_advice_that_is_not_followed_yet(
+    eps: Draws, change: dict[str, Any], advice: str
+) -> None:
     def around(*_: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(torch.OutOfMemoryError, match=r"at 64 px even with one sample .* gradient_checkpointing"):
-        learn(eps, backbone=Watched(eps.backbone, around))
+    with pytest.raises(
+        torch.OutOfMemoryError, match=rf"at 64 px even with one sample at a time\. To go on, {advice}, or"
+    ):
+        learn(eps, replace(SMALL, **change), backbone=Watched(eps.backbone, around))
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(eps: Draws) -> None:
@@ -111,6 +124,19 @@ def test_numbers_that_overflow_stop_the_run(eps: Draws, value: float) -> None:
         FloatingPointError, match=r"Step 2 gave numbers that are not finite in float32.*Lower the learning rate"
     ):
         learn(eps, backbone=Watched(eps.backbone, around))
+
+
+def test_numbers_that_overflow_at_once_are_put_down_to_the_model(eps: Draws) -> None:
+    """In every precision: before the first step the learning rate has changed nothing."""
+    with pytest.raises(
+        FloatingPointError, match=r"Step 1 gave .* not finite in float32.*load another checkpoint"
+    ) as told:
+        learn(
+            eps,
+            replace(SMALL, precision="bf16"),
+            backbone=Watched(eps.backbone, lambda predict, *inputs: predict(*inputs) * torch.inf),
+        )
+    assert "learning rate" not in str(told.value)
 
 
 # Wrong inputs
