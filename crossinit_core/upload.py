@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 16 * 1024**2
-"""Bytes of a staging buffer."""
-WORTH_IT = 4 * CHUNK
+SMALLEST, LARGEST = 2 * 1024**2, 16 * 1024**2
+"""Bytes of a staging buffer. To lock memory for it takes as long as to copy several times as much."""
+PARTS = 32
+"""Buffers that all bytes should fill, so that little is locked for few of them."""
+WORTH_IT = 4 * LARGEST
 """Bytes below which the staging costs more than it saves."""
 
 _Piece = tuple[Tensor, int, int, int]
@@ -47,7 +49,8 @@ def _size(tensor: Tensor) -> int:
 
 def _stage(sources: list[Tensor], targets: list[Tensor]) -> None:
     threads = max(1, min(8, (os.cpu_count() or 2) // 2))
-    buffers = [torch.empty(CHUNK, dtype=torch.uint8, pin_memory=True) for _ in range(threads + 2)]
+    size = min(max(sum(map(_size, sources)) // PARTS, SMALLEST), LARGEST)
+    buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(threads + 2)]
     fetched: list[torch.cuda.Event | None] = [None] * len(buffers)
     waiting: deque[tuple[int, list[tuple[_Piece, Tensor]], Future[None]]] = deque()
 
@@ -62,7 +65,7 @@ def _stage(sources: list[Tensor], targets: list[Tensor]) -> None:
 
     with ThreadPoolExecutor(threads) as pool:
         for number, pieces in enumerate(
-            _chunks([_bytes(part) for part in sources], [_bytes(part) for part in targets])
+            _chunks([_bytes(part) for part in sources], [_bytes(part) for part in targets], size)
         ):
             slot = number % len(buffers)
             if len(waiting) == len(buffers):
@@ -79,17 +82,17 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1).view(torch.uint8)
 
 
-def _chunks(sources: list[Tensor], targets: list[Tensor]) -> Iterator[list[tuple[_Piece, Tensor]]]:
-    """The bytes of all sources in order, cut where a buffer is full."""
+def _chunks(sources: list[Tensor], targets: list[Tensor], size: int) -> Iterator[list[tuple[_Piece, Tensor]]]:
+    """The bytes of all sources in order, cut where a buffer of a size is full."""
     chunk: list[tuple[_Piece, Tensor]] = []
     used = 0
     for source, target in zip(sources, targets, strict=True):
         start = 0
         while start < len(source):
-            count = min(len(source) - start, CHUNK - used)
+            count = min(len(source) - start, size - used)
             chunk.append(((source, start, used, count), target))
             start, used = start + count, used + count
-            if used == CHUNK:
+            if used == size:
                 yield chunk
                 chunk, used = [], 0
     if chunk:
