@@ -24,6 +24,7 @@ from ..crossinit_core.backbone import (
     resolve_precision,
     weights_fingerprint,
 )
+from ..crossinit_core.fused import choose
 from ..crossinit_core.learned_token import base_of_width
 from ..crossinit_core.numerics import is_out_of_memory
 from .comfy_copies import TextEncoder, UNet, image_encoder
@@ -152,9 +153,10 @@ class ComfyBackbone:
             log.info("Learning uses MODEL's weights with its LoRAs; its %s do not take part.", ", ".join(ignored))
         _make_room(device, self._copies_size(dtype))
         text, unet = Weights(self._clip.patcher, self._text_prefix), Weights(self._model, "diffusion_model.")
+        fused = choose(device, dtype)
         model = _ComfyModel(
-            text=TextEncoder(self._clip, self._encoder, text, device, dtype),
-            unet=UNet(self._model.model, unet, device, dtype, gradient_checkpointing),
+            text=TextEncoder(self._clip, self._encoder, text, device, dtype, fused),
+            unet=UNet(self._model.model, unet, device, dtype, fused, gradient_checkpointing),
             fingerprint=weights_fingerprint((*text.items(), *unet.items())),
             device=device,
             dtype=dtype,
@@ -206,6 +208,7 @@ class _ComfyModel:
         self._text: TextEncoder | None = text
         self._unet: UNet | None = unet
         self._fingerprint = fingerprint
+        self.work = (fingerprint, dtype, unet.work)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         assert self._text is not None

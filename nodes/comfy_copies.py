@@ -20,14 +20,17 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..crossinit_core.clip_text import encode_clip
-from ..crossinit_core.fused import choose
+from ..crossinit_core.clip_text import encode_clip, pack_projections
+from ..crossinit_core.fused import PLAIN, Fused
 from .comfy_fused import fuse, restore
 from .comfy_weights import Weights, plain_copies
 
 
 class TextEncoder:
-    """`T(x)` and `E` of a CLIP on a device. Matrix products are in `dtype`, sums and norms in float32."""
+    """`T(x)` and `E` of a CLIP on a device. Matrix products are in `dtype`, sums and norms in float32.
+
+    `fused` is worth its trial where much is encoded.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class TextEncoder:
         weights: Weights,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        fused: Fused = PLAIN,
     ) -> None:
         encoder = getattr(clip.cond_stage_model, encoder_name)
         source = encoder.transformer.text_model
@@ -43,8 +47,11 @@ class TextEncoder:
         self._heads: int = source.encoder.layers[0].self_attn.heads
         # SD 2.x reads the last layer but one; its final LayerNorm follows all the same.
         layer, index, *_ = encoder.options_default
-        count = len(self._model.encoder.layers)
-        self._layers = self._model.encoder.layers[: count if layer == "last" else index % count + 1]
+        layers = self._model.encoder.layers
+        del layers[len(layers) if layer == "last" else index % len(layers) + 1 :]
+        self._layers = list(layers)
+        self._packed = pack_projections(self._layers)
+        self._fused = fused
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """(...,) int64 -> (..., d) float32."""
@@ -53,7 +60,16 @@ class TextEncoder:
     def encode(self, embeddings: Tensor) -> Tensor:
         """(B, L, d) -> (B, L, d) float32, differentiable."""
         positions = self._model.embeddings.position_embedding.weight
-        return encode_clip(embeddings, positions, self._layers, self._model.final_layer_norm, self._heads)
+        return encode_clip(
+            embeddings,
+            positions,
+            self._layers,
+            self._model.final_layer_norm,
+            self._heads,
+            packed=self._packed,
+            add_layer_norm=self._fused.operations.add_layer_norm,
+            attend=self._fused.attention.causal,
+        )
 
 
 class UNet:
@@ -65,6 +81,7 @@ class UNet:
         weights: Weights,
         device: torch.device,
         dtype: torch.dtype,
+        fused: Fused,
         gradient_checkpointing: bool,
     ) -> None:
         config = {**model.model_config.unet_config, "dtype": dtype}
@@ -72,11 +89,12 @@ class UNet:
         self._dtype = dtype
         self._unet = type(model.diffusion_model)(**config, device="meta", operations=comfy.ops.disable_weight_init)
         _fill(self._unet, lambda: weights.copies(device, lambda name: dtype))
-        fused = choose(device, dtype)
         self._changed = fuse(self._unet, fused, _options())
         self._memory_format = fused.operations.memory_format if self._changed else torch.contiguous_format
         if gradient_checkpointing:
             self._changed += _checkpoint_blocks(self._unet)
+        self.work = (fused.name if self._changed else "ComfyUI", gradient_checkpointing)
+        """See `FrozenModel.work`."""
 
     def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """(B, 4, h, w), (B,), (B, L, d) -> (B, 4, h, w) float32, differentiable."""

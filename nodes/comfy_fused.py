@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from ..crossinit_core.fused import Fused, FusedOperations
 from ..crossinit_core.fused.convolution import convolve, fits
+from ..crossinit_core.fused.enlargement import can_be_folded, folded, unfolded
 from ..crossinit_core.fused.project import pack, project
 from ..crossinit_core.numerics import is_out_of_memory
+from ..crossinit_core.trials import has_passed, passed
 
 log = logging.getLogger(__name__)
 
@@ -36,17 +38,17 @@ def fuse(unet: Any, fused: Fused, options: dict[str, Any]) -> list[Any]:
     `options` are the transformer options of ComfyUI's own blocks, for the comparison.
     """
     changed: list[Any] = []
-    tried: set[object] = set()
     try:
         for module in unet.modules():
             forward = _norm_silu_conv(module, fused) if module is unet.out else _fused_forward(module, fused)
             if forward is None:
                 continue
-            if (kind := _kind(module)) not in tried:
-                tried.add(kind)
+            trial = (_kind(module), fused.name)
+            if not has_passed(trial):
                 far = _disagreement(module, forward, fused.operations.memory_format, options)
                 if not far < AGREEMENT[next(module.parameters()).dtype]:
                     raise ArithmeticError(f"{type(module).__name__} differs by {far:.1e}")
+                passed(trial)
             module.forward = forward
             changed.append(module)
     except Exception as error:
@@ -57,6 +59,9 @@ def fuse(unet: Any, fused: Fused, options: dict[str, Any]) -> list[Any]:
         )
         restore(changed)
         return []
+    for module in changed:
+        if isinstance(module, Upsample) and can_be_folded(module.conv):
+            module.conv.weight = None  # nothing looks at it any more, and it is large
     unet.to(memory_format=fused.operations.memory_format)
     return changed
 
@@ -69,7 +74,7 @@ def restore(modules: list[Any]) -> None:
 
 def _fused_forward(module: Any, fused: Fused) -> Forward | None:
     if isinstance(module, Upsample) and fits(getattr(module, "conv", None)):
-        return lambda x, output_shape=None: convolve(_enlarged(x, output_shape), module.conv)
+        return _enlarging(module.conv, fused.operations)
     if isinstance(module, ResBlock) and _is_plain_residual(module):
         return _residual(module, fused.operations)
     if isinstance(module, SpatialTransformer) and all(map(_is_plain_transformer, module.transformer_blocks)):
@@ -77,20 +82,41 @@ def _fused_forward(module: Any, fused: Fused) -> Forward | None:
     return None
 
 
+def _enlarging(conv: Any, operations: FusedOperations) -> Forward:
+    if not can_be_folded(conv):
+        return lambda x, output_shape=None: convolve(_enlarged(x, output_shape), conv)
+    small = folded(conv).to(memory_format=operations.memory_format)
+    bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+
+    def forward(x: Tensor, output_shape: Any = None) -> Tensor:
+        if _size(x, output_shape) == [2 * side for side in x.shape[2:]]:
+            return operations.interleave(convolve(x, small), bias)
+        whole = unfolded(small).to(memory_format=operations.memory_format)
+        return convolve(_enlarged(x, output_shape), whole) + bias[:, None, None]
+
+    return forward
+
+
+def _size(x: Tensor, output_shape: Any) -> list[int]:
+    return [2 * side for side in x.shape[2:]] if output_shape is None else list(output_shape[2:])
+
+
 def _enlarged(x: Tensor, output_shape: Any) -> Tensor:
-    size = [2 * side for side in x.shape[2:]] if output_shape is None else list(output_shape[2:])
-    return F.interpolate(x, size=size, mode="nearest")
+    return F.interpolate(x, size=_size(x, output_shape), mode="nearest")
 
 
 def _norm_silu_conv(layers: Any, fused: Fused) -> Forward | None:
     if not _is_norm_silu_conv(layers):
         return None
     norm, _, conv = layers
-    return lambda x: convolve(_norm(fused.operations, norm, x, silu=True), conv)
+    return lambda x: convolve(_norm(fused.operations, norm, x, silu=True)[1], conv)
 
 
-def _kind(module: Any) -> object:
-    return type(module), type(getattr(module, "skip_connection", None)), type(getattr(module, "proj_in", None))
+def _kind(module: Any) -> tuple[object, ...]:
+    """What modules have in common for which one trial is enough; packs may change what ComfyUI's own code does."""
+    parameter, own = next(module.parameters()), type(module)
+    parts = (module, getattr(module, "skip_connection", None), getattr(module, "proj_in", None))
+    return (*map(type, parts), own.forward, getattr(own, "_forward", None), parameter.dtype, parameter.device)
 
 
 def _disagreement(module: Any, forward: Forward, memory_format: torch.memory_format, options: dict[str, Any]) -> float:
@@ -138,6 +164,7 @@ def _is_plain_residual(block: Any) -> bool:
         and _is_norm_silu_conv(block.in_layers)
         and _is_norm_silu_conv(nn.Sequential(*block.out_layers[:2], block.out_layers[-1]))
         and [type(part) for part in block.emb_layers][:1] == [nn.SiLU]
+        and (isinstance(block.skip_connection, nn.Identity) or fits(block.skip_connection))
     )
 
 
@@ -156,7 +183,9 @@ def _is_plain_transformer(block: Any) -> bool:
     )
 
 
-def _norm(operations: FusedOperations, norm: Any, x: Tensor, *, silu: bool, shift: Tensor | None = None) -> Tensor:
+def _norm(
+    operations: FusedOperations, norm: Any, x: Tensor, *, silu: bool, shift: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     return operations.group_norm(x, norm.weight, norm.bias, norm.eps, groups=norm.num_groups, silu=silu, shift=shift)
 
 
@@ -164,16 +193,18 @@ def _residual(block: Any, operations: FusedOperations) -> Forward:
     norm_in, _, conv_in = block.in_layers
     norm_out, conv_out = block.out_layers[0], block.out_layers[-1]
     embed, skip = block.emb_layers[1], block.skip_connection
-    # The first convolution's bias rides on the time embedding, which the second normalization adds anyway.
+    # Biases ride on what is added anyway: the first convolution's on the time embedding, the others' on the residual.
     shift_bias = embed.bias + conv_in.bias
+    has_skip = isinstance(skip, nn.Conv2d)
+    bias = conv_out.bias + skip.bias if has_skip else conv_out.bias
 
     def forward(x: Tensor, emb: Tensor) -> Tensor:
-        h = _norm(operations, norm_in, x, silu=True)
+        x, h = _norm(operations, norm_in, x, silu=True)
         h = convolve(h, conv_in, bias=False)
         shift = F.linear(F.silu(emb), embed.weight, shift_bias)
-        h = _norm(operations, norm_out, h, silu=True, shift=shift)
+        _, h = _norm(operations, norm_out, h, silu=True, shift=shift)
         h = convolve(h, conv_out, bias=False)
-        return operations.add_bias(h, conv_out.bias, skip(x))
+        return operations.add_bias(h, bias, convolve(x, skip, bias=False) if has_skip else x)
 
     return forward
 
@@ -181,15 +212,20 @@ def _residual(block: Any, operations: FusedOperations) -> Forward:
 def _spatial(transformer: Any, fused: Fused) -> Forward:
     operations = fused.operations
     blocks = [_transformer(block, fused) for block in transformer.transformer_blocks]
-    norm, proj_in, proj_out = transformer.norm, transformer.proj_in, transformer.proj_out
+    norm, proj_in = transformer.norm, transformer.proj_in
+    # A block leaves its last bias out, since the next product can bring it along.
+    biases = [block.ff.net[-1].bias for block in transformer.transformer_blocks]
+    out = transformer.proj_out.weight.flatten(1)
+    out_bias = torch.addmv(transformer.proj_out.bias.float(), out.float(), biases.pop().float()).to(out.dtype)
 
     def forward(x: Tensor, context: Tensor, transformer_options: Any = None) -> Tensor:
         batch, channels, height, width = x.shape
-        tokens = _norm(operations, norm, x, silu=False).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        tokens = _linear(proj_in, tokens)
-        for block in blocks:
-            tokens = block(tokens, context)
-        tokens = _linear(proj_out, tokens)
+        x, n = _norm(operations, norm, x, silu=False)
+        tokens = _linear(proj_in, n.permute(0, 2, 3, 1).reshape(batch, height * width, channels))
+        tokens = blocks[0](tokens, context)
+        for block, bias in zip(blocks[1:], biases, strict=True):
+            tokens = block(tokens + bias, context)
+        tokens = F.linear(tokens, out, out_bias)
         image = tokens.view(batch, height, width, -1).permute(0, 3, 1, 2)
         return image.contiguous(memory_format=operations.memory_format) + x
 
@@ -202,8 +238,9 @@ def _linear(layer: Any, tokens: Tensor) -> Tensor:
 
 
 def _transformer(block: Any, fused: Fused) -> Forward:
+    """All of a block but the bias of its last layer."""
     operations, attention = fused.operations, fused.attention
-    own, cross, feed_forward = block.attn1, block.attn2, block.ff.net
+    own, cross, inner, outer = block.attn1, block.attn2, block.ff.net[0].proj, block.ff.net[-1]
     own_weights = pack(own.to_q, own.to_k, own.to_v)
     cross_weights = pack(cross.to_k, cross.to_v)
 
@@ -216,6 +253,6 @@ def _transformer(block: Any, fused: Fused) -> Forward:
         x, n = add_norm(x, n, block.norm2)
         n = cross.to_out[0](attention(cross.to_q(n), *project(context, cross_weights, 2), cross.heads))
         x, n = add_norm(x, n, block.norm3)
-        return x + feed_forward[-1](operations.geglu(feed_forward[0].proj(n)))
+        return operations.feed_forward(x, n, inner.weight, inner.bias, outer.weight)
 
     return forward

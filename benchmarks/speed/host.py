@@ -165,7 +165,7 @@ class Graph:
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.synchronize()
-        kept = torch.cuda.memory_allocated() if cuda else 0
+        kept, free = (torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0]) if cuda else (0, 0)
         began = time.perf_counter()
         learn.invert = timed
         try:
@@ -184,6 +184,7 @@ class Graph:
             "until_first_step": round(times[0] - began, 3),
             "peak_gib": round(result.peak_memory / 2**30, 2),
             "kept_mib": round((torch.cuda.memory_allocated() - kept) / 2**20, 1) if cuda else 0,
+            "less_free_mib": round((free - torch.cuda.mem_get_info()[0]) / 2**20, 1) if cuda else 0,
             "precision": token.metadata["crossinit.precision"],
             "losses": [round(loss, 5) for loss in result.losses[:2]],
         }
@@ -207,13 +208,13 @@ class Graph:
 @contextmanager
 def _without_triton() -> Iterator[None]:
     """As on Windows, where few have it."""
-    copies: Any = sys.modules[f"{PACK}.nodes.comfy_copies"]
+    backbone: Any = sys.modules[f"{PACK}.nodes.comfy_backbone"]
     fused: Any = sys.modules[f"{PACK}.crossinit_core.fused"]
-    copies.choose = lambda device, dtype: fused.PLAIN
+    backbone.choose = lambda device, dtype: fused.PLAIN
     try:
         yield
     finally:
-        copies.choose = fused.choose
+        backbone.choose = fused.choose
 
 
 def make_checkpoint(path: Path, small: bool) -> None:

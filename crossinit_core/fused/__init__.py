@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..trials import has_passed, passed
 from . import library
-from .attention import Attention, library_attention
+from .attention import Attention, causal_attention, library_attention
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +31,17 @@ class FusedOperations(Protocol):
 
     def group_norm(
         self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, groups: int = 32, silu: bool, shift: Tensor | None
-    ) -> Tensor: ...
+    ) -> tuple[Tensor, Tensor]: ...
 
     def add_layer_norm(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]: ...
 
-    def geglu(self, h: Tensor) -> Tensor: ...
+    def feed_forward(self, x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor: ...
 
     def add_bias(self, x: Tensor, bias: Tensor, residual: Tensor) -> Tensor: ...
+
+    def interleave(self, x: Tensor, bias: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,14 @@ class Fused:
     operations: FusedOperations
     attention: Attention
 
+    @property
+    def name(self) -> str:
+        """Tells the kernels of one from those of another."""
+        return f"{getattr(self.operations, '__name__', '')}, own attention: {self.attention.own_kernels}"
+
 
 PLAIN = Fused(library, Attention(own_kernels=False))
 """For any device."""
-
-_passed: set[tuple[str, torch.device, torch.dtype]] = set()
-"""What its trial has found right in this process."""
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> Fused:
@@ -84,8 +90,8 @@ def _is_right(what: str, device: torch.device, dtype: torch.dtype, find_wrong: C
 
     What did not pass is tried again the next time: the memory may have been full.
     """
-    key = (what, device, dtype)
-    if key in _passed:
+    trial = (what, device, dtype)
+    if has_passed(trial):
         return True
     try:
         wrong = find_wrong()
@@ -95,17 +101,32 @@ def _is_right(what: str, device: torch.device, dtype: torch.dtype, find_wrong: C
     if wrong:
         log.warning("%s: wrong numbers on this GPU, so not used, and steps are slower: %s", what, ", ".join(wrong))
         return False
-    _passed.add(key)
+    passed(trial)
     return True
 
 
-def attention_differs(attend: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether results or gradients differ from those of torch's attention in float32 on random numbers."""
+TRIED = ((1, 256, 256, False), (1, 2048, 2048, False), (1, 256, 77, False), (48, 328, 77, False), (2, 77, 77, True))
+"""Every way of the attention: by default kernels for few keys get one block of queries a program, and several of which the
+last is cut short."""
+
+
+def attention_differs(
+    attend: Callable[..., Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    sizes: Sequence[tuple[int, int, int, bool]] = TRIED,
+) -> bool:
+    """Whether results or gradients differ from those of torch's attention in float32 on random numbers.
+
+    `sizes` are batch, queries, keys and whether a query sees only the keys up to its own place.
+    """
     generator = torch.Generator().manual_seed(0)
-    for keys in (256, 77):
-        inputs = [torch.randn(1, rows, 128, generator=generator).to(device, dtype) for rows in (256, keys, keys)]
-        ours = _values_and_gradients(lambda q, k, v: attend(q, k, v, 2), inputs)
-        truth = _values_and_gradients(lambda q, k, v: library_attention(q, k, v, 2), [part.float() for part in inputs])
+    for batch, queries, keys, causal in sizes:
+        plain = causal_attention if causal else library_attention
+        shapes = [(batch, rows, 128) for rows in (queries, keys, keys)]
+        inputs = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
+        ours = _values_and_gradients(functools.partial(attend, heads=2, causal=causal), inputs)
+        truth = _values_and_gradients(functools.partial(plain, heads=2), [part.float() for part in inputs])
         if _far(ours, truth, dtype):
             return True
     return False
@@ -120,6 +141,7 @@ def differences(fast: FusedOperations, plain: FusedOperations, device: torch.dev
 
     image, shift, channels = draw(2, 64, 9, 11, around=1.0), draw(2, 64), (draw(64, around=1.0), draw(64))
     row, residual, width = draw(3, 7, 40), draw(3, 7, 40), (draw(40, around=1.0), draw(40))
+    feed_forward = (draw(600, 48) / 7, draw(600), draw(48, 300) / 17)
     trials: dict[str, tuple[tuple[Tensor, ...], Callable[..., Callable[..., object]]]] = {
         "group_norm": (
             (image,),
@@ -127,17 +149,25 @@ def differences(fast: FusedOperations, plain: FusedOperations, device: torch.dev
         ),
         "group_norm without SiLU": (
             (image,),
-            lambda ops, up: lambda x: ops.group_norm(x, *map(up, channels), 1e-6, silu=False, shift=None),
+            lambda ops, up: lambda x: ops.group_norm(x, *map(up, channels), 1e-6, silu=False, shift=None)[1],
         ),
         "add_layer_norm": (
             (row, residual),
             lambda ops, up: lambda x, r: ops.add_layer_norm(x, r, *map(up, width), 1e-5, x.dtype),
         ),
+        "add_layer_norm in float32": (
+            (row.float(), residual),
+            lambda ops, up: lambda x, r: ops.add_layer_norm(x, r, *map(up, width), 1e-5, r.dtype),
+        ),
         "layer_norm": (
             (row,),
             lambda ops, up: lambda x: ops.add_layer_norm(x, None, *map(up, width), 1e-5, x.dtype)[1],
         ),
-        "geglu": ((draw(5, 7, 600),), lambda ops, up: ops.geglu),
+        "feed_forward": (
+            (draw(2, 75, 48), draw(2, 75, 48)),
+            lambda ops, up: lambda x, n: ops.feed_forward(x, n, *map(up, feed_forward)),
+        ),
+        "interleave": ((draw(2, 64, 4, 6),), lambda ops, up: lambda x: ops.interleave(x, up(channels[0])[:16])),
         "add_bias": ((image, draw(2, 64, 9, 11)), lambda ops, up: lambda x, r: ops.add_bias(x, up(channels[1]), r)),
     }
     return [

@@ -31,6 +31,21 @@ class Attention:
                 return triton_attention.attend(q, k, v, heads)
         return library_attention(q, k, v, heads)
 
+    def causal(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """The same where a query sees the keys up to its own place."""
+        if self.own_kernels:
+            from . import triton_attention
+
+            if triton_attention.fits(q, k, v, heads) and triton_attention.few(k, heads):
+                return triton_attention.attend(q, k, v, heads, causal=True)
+        return causal_attention(q, k, v, heads)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """torch's attention of (B, L, heads * D) where a query sees the keys up to its own place."""
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
 
 def library_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """torch's attention, whatever order of backends the host prefers."""

@@ -47,7 +47,9 @@ class _Convolve(Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
         (weight,) = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.arguments
-        channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        # Weights of one pixel lie in memory in both ways.
+        shown = dy if weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last) else weight
+        channels_last = shown.is_contiguous(memory_format=torch.channels_last) and not shown.is_contiguous()
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # Of the input, this gradient needs nothing but the shape.
         x = torch.empty(ctx.shape, dtype=dy.dtype, device=dy.device, memory_format=memory_format)

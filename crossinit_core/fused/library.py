@@ -14,17 +14,21 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from .enlargement import interleave as interleave
+
 memory_format = torch.contiguous_format
 """How activations (B, C, H, W) lie in memory."""
 
 
 def group_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, groups: int = 32, silu: bool, shift: Tensor | None = None
-) -> Tensor:
-    """Group normalization of x (B, C, H, W) + shift (B, C), then SiLU where asked for."""
-    if shift is not None:
-        x = x + shift[:, :, None, None].to(x.dtype)
-    return _GroupNorm.apply(x.contiguous(), weight, bias, groups, eps, silu)
+) -> tuple[Tensor, Tensor]:
+    """x (B, C, H, W) itself, and the group normalization of x + shift (B, C), then SiLU where asked for.
+
+    Who uses both takes x from here: the gradients of the two may then be added in the same kernel.
+    """
+    shifted = x if shift is None else x + shift[:, :, None, None].to(x.dtype)
+    return x, _GroupNorm.apply(shifted.contiguous(), weight, bias, groups, eps, silu)
 
 
 def add_layer_norm(
@@ -39,6 +43,16 @@ def add_layer_norm(
 def geglu(h: Tensor) -> Tensor:
     """a * gelu(g) for h (..., 2 F) = [a, g]."""
     return _Geglu.apply(h)
+
+
+def feed_forward(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
+    """x + geglu(n weight^T + bias) out^T for x and n (..., C), weight (2 F, C), bias (2 F,) and out (C, F)."""
+    return product_of_geglu(x, geglu(F.linear(n, weight, bias)), out)
+
+
+def product_of_geglu(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """x + y out^T for x (..., C), y (..., F) and out (C, F), added within the product."""
+    return torch.addmm(x.flatten(0, -2), y.flatten(0, -2), out.t()).view_as(x)
 
 
 def add_bias(x: Tensor, bias: Tensor, residual: Tensor) -> Tensor:

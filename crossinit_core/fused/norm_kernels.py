@@ -26,8 +26,9 @@ def group_sums(x_ptr, sum_ptr, square_ptr, HW, C, ROWS, S, BP: tl.constexpr, BC:
     in_c = c < C
     base = x_ptr + b.to(tl.int64) * HW * C
     pivot = tl.load(base + c, mask=in_c, other=0.0).to(tl.float32)
-    total = tl.zeros([BC], tl.float32)
-    squares = tl.zeros([BC], tl.float32)
+    # One sum for each place in a tile, and over the tile at the end: threads wait for each other once.
+    total = tl.zeros([BP, BC], tl.float32)
+    squares = tl.zeros([BP, BC], tl.float32)
     first = s * ROWS
     last = tl.minimum(first + ROWS, HW)
     start = first
@@ -36,12 +37,12 @@ def group_sums(x_ptr, sum_ptr, square_ptr, HW, C, ROWS, S, BP: tl.constexpr, BC:
         mask = (p < last)[:, None] & in_c[None, :]
         x = tl.load(base + p[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
         x = tl.where(mask, x - pivot[None, :], 0.0)
-        total += tl.sum(x, 0)
-        squares += tl.sum(x * x, 0)
+        total += x
+        squares += x * x
         start += BP
     at = (b * S + s) * C + c
-    tl.store(sum_ptr + at, total, mask=in_c)
-    tl.store(square_ptr + at, squares, mask=in_c)
+    tl.store(sum_ptr + at, tl.sum(total, 0), mask=in_c)
+    tl.store(square_ptr + at, tl.sum(squares, 0), mask=in_c)
 
 
 @triton.jit
@@ -155,8 +156,8 @@ def group_gradient_sums(
     a = tl.load(a_ptr + b * C + c, mask=in_c, other=0.0)
     d = tl.load(d_ptr + b * C + c, mask=in_c, other=0.0)
     mean = tl.load(mean_ptr + b * C + c, mask=in_c, other=0.0)
-    total = tl.zeros([BC], tl.float32)
-    products = tl.zeros([BC], tl.float32)
+    total = tl.zeros([BP, BC], tl.float32)
+    products = tl.zeros([BP, BC], tl.float32)
     first = s * ROWS
     last = tl.minimum(first + ROWS, HW)
     start = first
@@ -166,12 +167,12 @@ def group_gradient_sums(
         at = base + p[:, None] * C + c[None, :]
         x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
         gradient = _through_silu(tl.load(dy_ptr + at, mask=mask, other=0.0).to(tl.float32), x, a, d, SILU)
-        total += tl.sum(gradient, 0)
-        products += tl.sum(tl.where(mask, gradient * (x - mean[None, :]), 0.0), 0)
+        total += gradient
+        products += tl.where(mask, gradient * (x - mean[None, :]), 0.0)
         start += BP
     at = (b * S + s) * C + c
-    tl.store(sum_ptr + at, total, mask=in_c)
-    tl.store(product_ptr + at, products, mask=in_c)
+    tl.store(sum_ptr + at, tl.sum(total, 0), mask=in_c)
+    tl.store(product_ptr + at, tl.sum(products, 0), mask=in_c)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -216,14 +217,18 @@ def group_gradient_apply(
     d_ptr,
     p_ptr,
     q_ptr,
+    dsame_ptr,
     dx_ptr,
     HW,
     C,
+    same_batch,
+    same_pixel,
     SILU: tl.constexpr,
+    ADD: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """The gradient of x: a * gradient + p * x + q."""
+    """The gradient of x: a * gradient + p * x + q, and (where ADD) what x had of its own."""
     block, b = tl.program_id(1), tl.program_id(2)
     c = block * BC + tl.arange(0, BC)
     in_c = c < C
@@ -237,4 +242,7 @@ def group_gradient_apply(
     x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
     gradient = _through_silu(tl.load(dy_ptr + at, mask=mask, other=0.0).to(tl.float32), x, a, d, SILU)
     dx = gradient * a[None, :] + p[None, :] * x + q[None, :]
+    if ADD:
+        same = dsame_ptr + b.to(tl.int64) * same_batch + rows[:, None] * same_pixel + c[None, :]
+        dx += tl.load(same, mask=mask, other=0.0).to(tl.float32)
     tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=mask)

@@ -1,4 +1,5 @@
-"""Triton kernels: layer normalization of a sum, GEGLU, and a bias with a residual; forward and backward to the input.
+"""Triton kernels: layer normalization of a sum, GEGLU, a bias with a residual, and the interleaving of an enlarged picture;
+forward and backward to the input.
 
 Every number is computed in float32.
 """
@@ -94,6 +95,13 @@ def add_layer_norm_gradient(
         tl.store(dresidual_ptr + at, dx.to(dresidual_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def gelu_and_slope(g):
+    """The part of a normal distribution below g, with which gelu(g) = g * below, and the slope of gelu."""
+    below = 0.5 * (1.0 + tl.erf(g * SQRT_HALF))
+    return below, below + g * DENSITY_AT_0 * tl.exp(-0.5 * g * g)
+
+
 @triton.jit(do_not_specialize=VARYING)
 def geglu(h_ptr, y_ptr, N, F, BN: tl.constexpr, BF: tl.constexpr):
     """y = a * gelu(g) for rows h = [a, g] of 2 F numbers."""
@@ -103,7 +111,8 @@ def geglu(h_ptr, y_ptr, N, F, BN: tl.constexpr, BF: tl.constexpr):
     rows = n.to(tl.int64)[:, None]
     a = tl.load(h_ptr + rows * (2 * F) + f[None, :], mask=mask, other=0.0).to(tl.float32)
     g = tl.load(h_ptr + rows * (2 * F) + F + f[None, :], mask=mask, other=0.0).to(tl.float32)
-    y = a * g * 0.5 * (1.0 + tl.erf(g * SQRT_HALF))
+    below, _ = gelu_and_slope(g)
+    y = a * g * below
     tl.store(y_ptr + rows * F + f[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -118,9 +127,8 @@ def geglu_gradient(h_ptr, dy_ptr, dh_ptr, N, F, BN: tl.constexpr, BF: tl.constex
     a = tl.load(h_ptr + at, mask=mask, other=0.0).to(tl.float32)
     g = tl.load(h_ptr + at + F, mask=mask, other=0.0).to(tl.float32)
     dy = tl.load(dy_ptr + rows * F + f[None, :], mask=mask, other=0.0).to(tl.float32)
-    below = 0.5 * (1.0 + tl.erf(g * SQRT_HALF))
+    below, slope = gelu_and_slope(g)
     tl.store(dh_ptr + at, (dy * g * below).to(dh_ptr.dtype.element_ty), mask=mask)
-    slope = below + g * DENSITY_AT_0 * tl.exp(-0.5 * g * g)
     tl.store(dh_ptr + at + F, (dy * a * slope).to(dh_ptr.dtype.element_ty), mask=mask)
 
 
@@ -133,3 +141,38 @@ def add_bias(x_ptr, bias_ptr, residual_ptr, y_ptr, count, C, BLOCK: tl.constexpr
     x += tl.load(bias_ptr + i % C, mask=mask, other=0.0).to(tl.float32)
     x += tl.load(residual_ptr + i, mask=mask, other=0.0).to(tl.float32)
     tl.store(y_ptr + i, x.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["N", "H", "W"])
+def interleave(x_ptr, bias_ptr, y_ptr, N, H, W, C, BN: tl.constexpr, BC: tl.constexpr):
+    """y (B, 2 H, 2 W, C) from x (B, H + 1, W + 1, 4 C) and a bias; N is the number of pixels of y."""
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    in_c = c < C
+    mask = (n < N)[:, None] & in_c[None, :]
+    column = n % (2 * W)
+    row = (n // (2 * W)) % (2 * H)
+    b = n // (4 * H * W)
+    right, lower = column % 2, row % 2
+    pixel = (b * (H + 1) + row // 2 + lower) * (W + 1) + column // 2 + right
+    at = pixel.to(tl.int64) * (4 * C) + (2 * lower + right) * C
+    x = tl.load(x_ptr + at[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    x += tl.load(bias_ptr + c, mask=in_c, other=0.0).to(tl.float32)[None, :]
+    tl.store(y_ptr + n.to(tl.int64)[:, None] * C + c[None, :], x.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["N", "H", "W"])
+def interleave_gradient(dy_ptr, dx_ptr, dy_batch, dy_pixel, N, H, W, C, BN: tl.constexpr, BC: tl.constexpr):
+    """The gradient of x, zero where y does not come from it; N is the number of pixels of x, program 2 the place in a square."""
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    lower, right = tl.program_id(2) // 2, tl.program_id(2) % 2
+    column = n % (W + 1) - right
+    row = (n // (W + 1)) % (H + 1) - lower
+    b = n // ((H + 1) * (W + 1))
+    inside = (column >= 0) & (column < W) & (row >= 0) & (row < H) & (n < N)
+    pixel = (2 * row + lower) * (2 * W) + 2 * column + right
+    at = (b.to(tl.int64) * dy_batch + pixel * dy_pixel)[:, None] + c[None, :]
+    dy = tl.load(dy_ptr + at, mask=inside[:, None] & (c < C)[None, :], other=0.0)
+    to = n.to(tl.int64)[:, None] * (4 * C) + (tl.program_id(2) * C + c)[None, :]
+    tl.store(dx_ptr + to, dy, mask=(n < N)[:, None] & (c < C)[None, :])
