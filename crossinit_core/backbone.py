@@ -9,7 +9,7 @@ node pack's `ComfyBackbone` over the MODEL, CLIP and VAE of a ComfyUI graph.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -48,6 +48,8 @@ class FrozenModel(Protocol):
     device: torch.device
     dtype: torch.dtype
     """What the UNet computes in. Vectors, contexts and losses are float32 outside of it."""
+    work: Hashable
+    """Names all that decides, beside the shapes of what goes in, what is computed and how; None where that is not known."""
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Rows of the token-embedding table `E`: (...,) int64 -> (..., d) float32 on `device`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -190,6 +190,8 @@ class DiffusersBackbone:
 
 
 class _DiffusersModel:
+    work: Hashable = None
+
     def __init__(self, backbone: DiffusersBackbone, unet: Any, dtype: torch.dtype) -> None:
         self._backbone, self._unet = backbone, unet
         self.device, self.dtype = backbone.device, dtype

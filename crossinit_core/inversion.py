@@ -25,7 +25,7 @@ from .draws import BatchDraws, Source, TrainingBatch, draws_from_photos
 from .history import History, mean_angle, small_photos, vocabulary_norms
 from .learned_token import LearnedToken, check_token_name
 from .memory import MemoryPlan, PeakMemory, plan_memory
-from .numerics import Determinism, gradients_enabled, leave_it_to
+from .numerics import Determinism, gradients_enabled, leave_it_to, old_objects_left_alone
 from .prompts import MAX_VECTORS
 from .provenance import VERSION, provenance
 from .resume import RunState, load_state, save_state
@@ -99,7 +99,8 @@ def invert(
         raise ValueError("Give either images or batches to learn from, not both and not none.")
     began = time.perf_counter()
     folder = None if resume_folder is None else Path(resume_folder)
-    with gradients_enabled(), leave_it_to(backbone.device), Determinism() as determinism, PeakMemory() as memory:
+    quick = old_objects_left_alone()
+    with quick, gradients_enabled(), leave_it_to(backbone.device), Determinism() as determinism, PeakMemory() as memory:
         start = _checked_start(v0, backbone.width)
         source: Source
         if images is None:
@@ -107,7 +108,9 @@ def invert(
             data = source.digest_of_first()
         else:
             source, data = draws_from_photos(backbone, len(start), settings, images, masks)
-        task = _Task(backbone, settings, start, Draws(source), data, folder, resume, on_step, observe, determinism)
+        task = _Task(
+            backbone, settings, start, Draws(source), data, folder, resume, on_step, observe, determinism, memory
+        )
         state, facts, norms = task.learn()
     seconds = time.perf_counter() - began
     history = History(
@@ -153,6 +156,7 @@ class _Task:
     on_step: Callable[[StepReport], None] | None
     observe: Observer | None
     determinism: Determinism
+    memory: PeakMemory
     resumed_from: int = 0
     saved: int = 0
     """Steps that a resume file holds."""
@@ -235,6 +239,8 @@ class _Task:
         try:
             for report in run:
                 self.state = run.state
+                if report.step == state.step + 1:
+                    self.memory.look()
                 if report.step % self.settings.resume_every == 0 or report.step == self.settings.steps:
                     self._save()
                 if self.on_step:

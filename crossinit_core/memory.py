@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from . import graph_memory
 from .backbone import Backbone
 from .settings import InversionSettings
 
@@ -78,7 +79,12 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
         return self
 
+    def look(self) -> None:
+        """Count in what recordings hold at this moment."""
+        if torch.cuda.is_available():
+            self.peak = max(self.peak, torch.cuda.memory_allocated() + graph_memory.held(torch.cuda.current_device()))
+
     def __exit__(self, *error: object) -> Literal[False]:
         if torch.cuda.is_available():
-            self.peak = torch.cuda.max_memory_allocated()
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
         return False

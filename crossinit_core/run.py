@@ -109,7 +109,8 @@ class Run:
     ) -> None:
         self._model, self._settings, self._draws, self._determinism = model, settings, draws, determinism
         self._start = start
-        self._recorder = Recorder(model.device, settings.cuda_graph)
+        work = None if model.work is None else (model.work, backbone.prediction_type)
+        self._recorder = Recorder(model.device, settings.cuda_graph, work)
         self._step = Step(backbone, model, start, settings, self._recorder)
         self.state = state
         self.micro_batch, self._plan = plan.micro_batch_size, plan

@@ -74,7 +74,7 @@ class Step:
         self._start = start.to(device)
         self._v = torch.nn.Parameter(self._start.clone())
         self._v.grad = torch.zeros_like(self._v)
-        on_device = {"capturable": True} if device.type == "cuda" else {}
+        on_device = {"capturable": True, "fused": True} if device.type == "cuda" else {}
         self._optimizer = torch.optim.AdamW(
             [self._v],
             lr=settings.learning_rate,

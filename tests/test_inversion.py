@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from dataclasses import dataclass, replace
@@ -182,6 +183,20 @@ def test_nothing_is_left_behind(eps: Draws, monkeypatch: pytest.MonkeyPatch) -> 
         assert weight.grad is None
     assert torch.equal(eps.backbone.text_encoder.get_input_embeddings().weight, table)
     assert all(part.grad is None for part in eps.backbone.text_encoder.parameters())
+
+
+@pytest.mark.parametrize("frozen_before", [False, True])
+def test_garbage_collection_leaves_older_objects_alone_while_it_learns(eps: Draws, frozen_before: bool) -> None:
+    """Going through all objects of a host takes as long as ten steps. Who froze them before finds them frozen."""
+    frozen: list[int] = []
+    if frozen_before:
+        gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        learn(eps, on_step=lambda step: frozen.append(gc.get_freeze_count()))
+        assert min(frozen) > 1000 and bool(before) == bool(gc.get_freeze_count()) == frozen_before
+    finally:
+        gc.unfreeze()
 
 
 def test_half_precision_gives_nearly_the_same(eps: Draws) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from crossinit_core import InversionSettings
+from crossinit_core import InversionSettings, graph_memory
 from crossinit_core.backbone import activation_memory
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from crossinit_core.memory import GIB, plan_memory
+from crossinit_core.memory import GIB, PeakMemory, plan_memory
 from tests.watched_backbone import Watched, learn
 
 
@@ -64,6 +66,48 @@ def test_full_size_fits_the_limits_by_its_estimate() -> None:
     """SD 2.1's weights in half precision are 2.3 GiB."""
     assert 2.3 * GIB + activation_memory(8, 512, torch.float16, False) < 7.0 * GIB
     assert 2.3 * GIB + activation_memory(8, 512, torch.float16, True) < 4.0 * GIB
+
+
+def test_recordings_count_in_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they hold is unknown to torch's allocator; a driver that does not say holds nothing."""
+    driver = SimpleNamespace(
+        cuDeviceGet=lambda *_: 0, cuDeviceGetGraphMemAttribute=_says(3 * GIB), cuDeviceGraphMemTrim=len
+    )
+    monkeypatch.setattr(graph_memory.ctypes, "CDLL", lambda name: driver)
+    assert graph_memory.held(0) == 3 * GIB
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2 * GIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 4 * GIB)
+    with PeakMemory() as memory:
+        memory.look()
+    assert memory.peak == 5 * GIB
+    monkeypatch.setattr(graph_memory.ctypes, "CDLL", lambda name: SimpleNamespace(cuDeviceGet=lambda *_: 0))
+    graph_memory.trim(0)
+    assert graph_memory.held(0) == 0
+    with PeakMemory() as memory:
+        memory.look()
+    assert memory.peak == 4 * GIB
+
+
+def _says(value: int) -> Callable[..., int]:
+    def answer(device: object, attribute: int, into: Any) -> int:
+        assert attribute == graph_memory.RESERVED
+        into._obj.value = value
+        return 0
+
+    return answer
+
+
+@pytest.mark.parametrize("missing", [OSError("no such library"), AttributeError("cuDeviceGet")])
+def test_without_nvidias_driver_no_recording_holds_memory(missing: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> Any:
+        raise missing
+
+    monkeypatch.setattr(graph_memory.ctypes, "CDLL", load)
+    graph_memory.trim(0)
+    assert graph_memory.held(0) == 0
 
 
 def test_the_low_memory_mode_learns_the_same(

@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crossinit_core import InversionSettings, cross_initialize_words, invert, recorded
+from crossinit_core import InversionSettings, cross_initialize_words, invert, recorded, trials
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.recorded import Recorder
 
@@ -45,7 +45,12 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """One that records, as far as that is possible without a GPU."""
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
     monkeypatch.setattr(recorded, "_recording_stream", lambda device: None)
-    recorder = Recorder(torch.device("cpu"), enabled=True)
+    monkeypatch.setattr(trials, "_passed", set())
+    return _recorder()
+
+
+def _recorder(work: str | None = None) -> Recorder:
+    recorder = Recorder(torch.device("cpu"), enabled=True, work=work)
     recorder.enabled = True
     return recorder
 
@@ -81,27 +86,88 @@ def test_a_plain_run_that_fails_half_way_leaves_results_as_before(recording: Rec
     assert first.tolist() == second.tolist() == [1.0, 1.0]
 
 
+class _Repeats:
+    """A recording that does what the function does."""
+
+    pool = None
+    made = 0
+
+    def __init__(self, function: Any, *_: Any) -> None:
+        type(self).made += 1
+        self._function = function
+
+    def replay(self, inputs: Any) -> None:
+        self._function(*inputs)
+
+
+def _ways_to(recorder: Recorder, value: float) -> list[str]:
+    """Set a total to a value, and say whether it was set by a plain run or by a recording."""
+    ways: list[str] = []
+
+    def set_to(x: torch.Tensor) -> None:
+        ways.append("run")
+        total.copy_(x)
+
+    total = torch.zeros(1)
+    recorder("set", set_to, [total], torch.tensor([value]))
+    assert total.item() == value
+    return ways
+
+
+def test_work_that_was_recorded_rightly_is_recorded_at_once_the_next_time(
+    recording: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "_Recording", type("Repeats", (_Repeats,), {}))
+    plainly_and_recorded, recorded_alone = ["run", "run"], ["run"]
+    assert _ways_to(_recorder("SD 2.1 in fp16"), 1.0) == plainly_and_recorded
+    assert _ways_to(_recorder("SD 2.1 in fp16"), 2.0) == recorded_alone
+    assert _ways_to(_recorder("SD 2.1 in bf16"), 3.0) == plainly_and_recorded
+    assert _ways_to(_recorder(), 4.0) == _ways_to(_recorder(), 5.0) == plainly_and_recorded
+
+
+def test_a_recording_at_once_that_fails_is_tried_again_after_a_plain_run(
+    recording: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fails(_Repeats):
+        def __init__(self, function: Any, *_: Any) -> None:
+            super().__init__(function)
+            if type(self).made == 2:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(recorded, "_Recording", Fails)
+    assert _ways_to(_recorder("SD 2.1"), 1.0) == ["run", "run"]
+    assert _ways_to(again := _recorder("SD 2.1"), 2.0) == ["run", "run"]
+    assert again.enabled and Fails.made == 3
+
+
+def test_a_recording_at_once_that_finds_no_memory_changes_nothing(
+    recording: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller does the step again, in smaller pieces."""
+    monkeypatch.setattr(recorded, "_Recording", type("Repeats", (_Repeats,), {}))
+    total = torch.zeros(1)
+    _recorder("SD 2.1")("add", lambda: total.add_(1), [total])
+    before = total.clone()
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(recorded, "_Recording", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        _recorder("SD 2.1")("add", lambda: total.add_(1), [total])
+    assert torch.equal(total, before)
+
+
 def test_numbers_that_overflow_are_not_recorded_and_the_next_ones_are(
     recording: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Any] = []
-
-    class Repeats:
-        pool = None
-
-        def __init__(self, function: Any, *_: Any) -> None:
-            made.append(self)
-            self._function = function
-
-        def replay(self, inputs: Any) -> None:
-            self._function(*inputs)
-
-    monkeypatch.setattr(recorded, "_Recording", Repeats)
+    repeats = type("Repeats", (_Repeats,), {})
+    monkeypatch.setattr(recorded, "_Recording", repeats)
     total = torch.zeros(1)
     for value, recordings in ((torch.inf, 0), (2.0, 1), (3.0, 1)):
         recording("set", lambda x: total.copy_(x), [total], torch.tensor([value]))
         assert total.item() == value
-        assert len(made) == recordings
+        assert repeats.made == recordings
 
 
 def test_where_only_the_recording_is_too_large_the_run_goes_on_without(
@@ -113,8 +179,8 @@ def test_where_only_the_recording_is_too_large_the_run_goes_on_without(
     monkeypatch.setattr(recorded, "_recording_stream", lambda device: None)
     monkeypatch.setattr(recorded, "_Recording", _FullWithInputs)
 
-    def enabled(self: Recorder, device: torch.device, enabled: bool) -> None:
-        first(self, device, enabled)
+    def enabled(self: Recorder, *arguments: Any) -> None:
+        first(self, *arguments)
         self.enabled = True
 
     first = Recorder.__init__
