@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory --comfyui ComfyUI --out build/memory              (also: run.py bench memory)
 
-Through the pack's node, full SD 2.1 size, random weights, 512 px. Peaks are those of torch's allocator from entering the
-node to the token: private copies of the weights included, ComfyUI's own copies not. Writes memory.json.
+Through the pack's node, full SD 2.1 size, random weights, 512 px. Peaks are those of torch's allocator and of the recorded
+graph, from entering the node to the token: private copies of the weights included, ComfyUI's own copies not. Writes memory.json.
 """
 
 from __future__ import annotations

@@ -120,8 +120,8 @@ def _speed(speed: dict[str, Any], repeats: dict[str, Any]) -> str:
         + "\n\nSeconds are from entering the node *Learn Face* to the token, encoding of the photo and loading of the weights "
         f"included (25 / 320 steps for the published recipe, without reading the photo). {fast}Cosine and distance compare the "
         f"vectors' movement with that of float32 on the same draws. {_compiled(speed['modes'])}Peaks are those of torch's "
-        "allocator: with dynamic video memory ComfyUI's own copy of the model is not in them, and gives way when memory is "
-        f"short.{_pictures(speed)}"
+        "allocator and of the recorded graph: with dynamic video memory ComfyUI's own copy of the model is not in them, and gives "
+        f"way when memory is short.{_pictures(speed)}"
     )
 
 
@@ -159,11 +159,12 @@ def _floor(speed: dict[str, Any]) -> str:
     operations, rates = speed.get("operations"), speed["rates"]
     if not operations:
         return ""
-    total = sum(operations.values())
+    parts, kinds = operations["parts"], operations["kinds"]
+    total = sum(parts.values())
     floor = 1e3 * total / rates["tflops"]
-    counted = ", ".join(f"{name} {value:.2f}" for name, value in operations.items())
+    counted = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
     text = (
-        f"A step is {total:.1f} TFLOP ({counted}, counted on the meta device). A float16 matrix product reaches "
+        f"A step is {total:.1f} TFLOP ({counted}; ComfyUI's own code, counted on the meta device). A float16 matrix product reaches "
         f"{rates['tflops']:.0f} TFLOP/s here and a copy {rates['copy_gb_s']:.0f} GB/s, both on random numbers in the same run: "
         f"the floor is {floor:.1f} ms."
     )
@@ -178,12 +179,18 @@ def _floor(speed: dict[str, Any]) -> str:
             text,
             f"Of a step's {profile['ms']:.1f} ms in {profile['kernels']} kernels (torch.profiler, default mode):",
             _table(["", "ms a step", ""], rows),
-            f"What remains to the floor is {step - floor:.1f} ms: attention runs at about half of the rate of a matrix "
-            "product, convolutions at two thirds, and the rest moves bytes.",
+            f"What remains to the floor is {step - floor:.1f} ms. {_shares(kinds, profile['ms_by_kind'], rates['tflops'])} The rest "
+            f"moves bytes, and between kernels {max(0.0, step - profile['ms']):.1f} ms of a step go by.",
             "The largest kernels:",
             _table(["kernel", "ms a step", "launches"], largest),
         ]
     )
+
+
+def _shares(kinds: dict[str, float], ms: dict[str, float], rate: float) -> str:
+    """How near to the rate of a large matrix product the kinds of products come."""
+    shares = [f"{kind} {100e3 * tflop / ms[kind] / rate:.0f} %" for kind, tflop in kinds.items() if ms.get(kind)]
+    return f"Of that rate reach: {', '.join(shares)}." if shares else ""
 
 
 def _memory(memory: list[dict[str, Any]]) -> str:
@@ -204,7 +211,7 @@ def _memory(memory: list[dict[str, Any]]) -> str:
     ]
     return (
         _table(["batch", "micro-batch", "px", "precision", "mode", "peak GiB"], rows)
-        + "\n\nThrough the node; peaks of torch's allocator, private copies of the weights included. Low: checkpointing, and "
+        + "\n\nThrough the node; peaks of torch's allocator and of the recorded graph, private copies of the weights included. Low: checkpointing, and "
         "as many samples at once as fit into 4 GiB by the node's own estimate, one at least: float32's weights alone take more. "
         "By itself the node takes the low-memory mode where ComfyUI cannot free what the normal one needs."
     )

@@ -12,13 +12,13 @@ import torch
 from .host import PACK, Graph
 
 KINDS = (
-    ("attention", r"flash|sdpa|attend|key_gradients|query_gradients|row_products|dot_do_o|convert_dq|fmha|attention"),
+    ("attention", r"flash|sdpa|attend|_gradients$|row_products|add_chunks|dot_do_o|convert_dq|fmha|attention"),
     ("group norm and SiLU", r"group_(sums|coefficients|apply|gradient)|RowwiseMoments|GroupNorm|group_norm|silu"),
     ("layer norm", r"layer_norm"),
     ("GEGLU", r"geglu|gelu|Gelu"),
     ("convolutions", r"implicit_gemm|conv|fprop|dgrad|cudnn"),
     ("matrix products", r"nvjet|gemm|cutlass|cublas|splitK"),
-    ("copies", r"[Mm]emcpy|[Mm]emset|copy|[Cc]at"),
+    ("copies", r"[Mm]emcpy|[Mm]emset|memcpy|copy|[Cc]at|interleave"),
 )
 """Kinds of kernels by their names; the first that fits counts."""
 FROM, TO = 4, 14
@@ -59,8 +59,11 @@ def _kind(name: str) -> str:
     return next((kind for kind, pattern in KINDS if re.search(pattern, name)), "additions and other pointwise work")
 
 
-def operations(graph: Graph, batch_size: int) -> dict[str, float]:
-    """TFLOP of a step by part: forward, and backward to the vectors; counted on the meta device."""
+def operations(graph: Graph, batch_size: int) -> dict[str, dict[str, float]]:
+    """TFLOP of a step by part (forward, and backward to the vectors) and by kind; counted on the meta device.
+
+    Of ComfyUI's own code: what is done otherwise, with fewer products or with some twice, counts as it is written there.
+    """
     import comfy.memory_management
     import comfy.ops
     from torch.utils.flop_counter import FlopCounterMode
@@ -92,8 +95,20 @@ def operations(graph: Graph, batch_size: int) -> dict[str, float]:
     )
     # Forward, and backward to the input: twice the multiplications and additions of every weight for each token.
     text = 2 * 2 * weights * batch_size * 77
-    parts = {"UNet forward": forward, "UNet backward": backward}
-    return {name: counted.get_total_flops() / 1e12 for name, counted in parts.items()} | {"text encoder": text / 1e12}
+    counters = {"UNet forward": forward, "UNet backward": backward}
+    parts = {name: counted.get_total_flops() / 1e12 for name, counted in counters.items()}
+    kinds = {"convolutions": 0.0, "attention": 0.0, "matrix products": text / 1e12}
+    for counted in counters.values():
+        for operation, flops in counted.get_flop_counts()["Global"].items():
+            kinds[_kind_of(str(operation))] += flops / 1e12
+    return {"parts": parts | {"text encoder": text / 1e12}, "kinds": kinds}
+
+
+def _kind_of(operation: str) -> str:
+    """Without its fused kernels, which the meta device lacks, attention alone multiplies batches of matrices."""
+    if "conv" in operation:
+        return "convolutions"
+    return "attention" if "bmm" in operation or "attention" in operation else "matrix products"
 
 
 def rates(device: torch.device) -> dict[str, float]:
