@@ -235,7 +235,9 @@ class _Task:
         return self.state
 
     def _run(self, model: FrozenModel, state: RunState, plan: MemoryPlan) -> None:
-        run = Run(self.backbone, model, self.start, self.settings, self.draws, state, plan, self.determinism)
+        run = Run(
+            self.backbone, model, self.start, self.settings, self.draws, state, plan, self.determinism, self.memory
+        )
         try:
             for report in run:
                 self.state = run.state

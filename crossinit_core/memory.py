@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +80,20 @@ class PeakMemory:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         return self
+
+    @contextmanager
+    def during(self) -> Iterator[list[int]]:
+        """Measures how many bytes are needed meanwhile beside those in use before: the one number of the list, afterwards."""
+        needed: list[int] = []
+        if not torch.cuda.is_available():
+            yield needed
+            needed.append(0)
+            return
+        self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield needed
+        needed.append(torch.cuda.max_memory_allocated() - before)
 
     def look(self) -> None:
         """Count in what recordings hold at this moment."""

@@ -16,13 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import graph_memory
+from .memory import PeakMemory
 from .numerics import is_out_of_memory, release_memory
-from .trials import has_passed, passed
+from .trials import has_passed, memory_of, passed
 
 log = logging.getLogger(__name__)
 
 MAX_RECORDINGS = 6
 """Recordings keep the memory of their intermediate results; inputs of ever new sizes are run as they come."""
+SPARE, SPARE_BYTES = 1.15, 64 * 1024**2
+"""A recording needs this much more memory than a plain run: it is cut into other pieces."""
 TOLERANCE = 1e-2
 """Relative difference that a recording may have from the plain run, where the device does not repeat bit for bit."""
 
@@ -38,8 +41,10 @@ class Recorder:
     the same name is recorded at once from then on: the plain run takes as long as several steps. None is always tried.
     """
 
-    def __init__(self, device: torch.device, enabled: bool, work: Hashable = None) -> None:
-        self.device, self._work = device, work
+    def __init__(
+        self, device: torch.device, enabled: bool, work: Hashable = None, memory: PeakMemory | None = None
+    ) -> None:
+        self.device, self._work, self._memory = device, work, memory or PeakMemory()
         self.enabled = enabled and device.type == "cuda"
         self._recordings: dict[Hashable, _Recording] = {}
         self._pool: Any = None
@@ -59,7 +64,7 @@ class Recorder:
             self._stream = _recording_stream(self.device)
         may_record = self.enabled and len(self._recordings) < MAX_RECORDINGS
         trial = None if self._work is None else ("recording", self._work, key)
-        if may_record and trial and has_passed(trial):
+        if may_record and trial and has_passed(trial) and self._fits(memory_of(trial)):
             recording = self._record_at_once(function, here)
             if recording:
                 self._recordings[key] = recording
@@ -67,17 +72,17 @@ class Recorder:
                 return
         before = [result.detach().clone() for result in results]
         try:
-            with _on(self._stream) if self._stream else nullcontext():
+            with self._memory.during() as needed, _on(self._stream) if self._stream else nullcontext():
                 _run(function, here)
         except BaseException:
             _put_back(results, before)
             raise
         if may_record:
-            recording = self._record(function, here, results, before)
+            recording = self._record(function, here, results, before, needed[0])
             if recording:
                 self._recordings[key] = recording
                 if trial:
-                    passed(trial)
+                    passed(trial, needed[0])
 
     def clear(self) -> None:
         """Let go of the recordings and their memory."""
@@ -87,6 +92,15 @@ class Recorder:
         self._pool = None
         if self.device.type == "cuda":
             graph_memory.trim(torch.cuda.current_device())
+
+    def _fits(self, needed: int) -> bool:
+        """Whether there is room for a recording of what needs so many bytes.
+
+        To run out of memory in the middle of one leaves memory behind that nobody can free, or ends the process.
+        """
+        if self.device.type != "cuda":
+            return True
+        return torch.cuda.mem_get_info(self.device)[0] > SPARE * needed + SPARE_BYTES
 
     def _record_at_once(self, function: Callable[..., None], inputs: Sequence[Tensor | None]) -> _Recording | None:
         """A recording of what was recorded before in this process; None where that fails for once."""
@@ -110,6 +124,7 @@ class Recorder:
         inputs: Sequence[Tensor | None],
         results: Sequence[Tensor],
         before: Sequence[Tensor],
+        needed: int,
     ) -> _Recording | None:
         if not all(bool(result.isfinite().all()) for result in results):
             return None  # There is nothing to compare with; a later run will do.
@@ -117,6 +132,10 @@ class Recorder:
         # What the plain run left cached would otherwise be held beside the recording's own memory.
         torch.cuda.synchronize(self.device)
         release_memory()
+        if not self._fits(needed):
+            self.clear()
+            _put_back(results, before)
+            raise torch.OutOfMemoryError("CUDA out of memory: a recorded step needs more than is free.")
         try:
             with torch.enable_grad():
                 recording = _Recording(function, inputs, self._pool, self._stream)
@@ -223,12 +242,15 @@ class _Recording:
         self._graph = torch.cuda.CUDAGraph()
         failure: BaseException | None = None
         recording = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="relaxed")
-        with recording, _no_garbage_collection():
-            try:
-                _run(function, self._inputs)
-            except BaseException as error:
-                failure = error.with_traceback(None)
-            gc.collect(0)
+        try:
+            with recording, _no_garbage_collection():
+                try:
+                    _run(function, self._inputs)
+                except BaseException as error:
+                    failure = error.with_traceback(None)
+                gc.collect(0)
+        except RuntimeError as error:
+            raise failure or error from None  # what failed half way cannot be ended either
         if failure:
             raise failure
         self.pool = self._graph.pool()

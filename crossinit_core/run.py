@@ -16,7 +16,7 @@ from torch import Tensor
 from .backbone import Backbone, FrozenModel, precision_of
 from .draws import Source, TrainingBatch
 from .history import mean_angle
-from .memory import MemoryPlan
+from .memory import MemoryPlan, PeakMemory
 from .numerics import Determinism, is_out_of_memory, release_memory
 from .recorded import Recorder
 from .resume import RunState
@@ -106,11 +106,12 @@ class Run:
         state: RunState,
         plan: MemoryPlan,
         determinism: Determinism,
+        memory: PeakMemory,
     ) -> None:
         self._model, self._settings, self._draws, self._determinism = model, settings, draws, determinism
         self._start = start
         work = None if model.work is None else (model.work, backbone.prediction_type)
-        self._recorder = Recorder(model.device, settings.cuda_graph, work)
+        self._recorder = Recorder(model.device, settings.cuda_graph, work, memory)
         self._step = Step(backbone, model, start, settings, self._recorder)
         self.state = state
         self.micro_batch, self._plan = plan.micro_batch_size, plan
@@ -217,7 +218,9 @@ class Run:
 
     def _need_less_memory(self) -> None:
         release_memory()
-        if self.micro_batch == 1 and self._recorder.enabled:
+        # To compute a part of a step twice takes far less time than to launch it kernel by kernel.
+        low_memory_is_left = self._settings.memory == "auto" and not self._plan.gradient_checkpointing
+        if self.micro_batch == 1 and self._recorder.enabled and not low_memory_is_left:
             self._recorder.enabled = False
             log.warning("Out of memory: going on without a recorded CUDA graph, slower; the result is the same.")
             return

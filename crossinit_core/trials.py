@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-_passed: set[Hashable] = set()
+_passed: dict[Hashable, int] = {}
 
 
 def has_passed(trial: Hashable) -> bool:
@@ -15,6 +15,11 @@ def has_passed(trial: Hashable) -> bool:
     return trial in _passed
 
 
-def passed(trial: Hashable) -> None:
-    """Note that it was."""
-    _passed.add(trial)
+def passed(trial: Hashable, memory: int = 0) -> None:
+    """Note that it was, and how many bytes it took."""
+    _passed[trial] = memory
+
+
+def memory_of(trial: Hashable) -> int:
+    """The bytes that a passed trial took."""
+    return _passed[trial]

@@ -279,7 +279,7 @@ def test_without_a_gpu_torchs_own_kernels_are_used() -> None:
 def test_what_a_gpu_cannot_run_or_gets_wrong_is_left_out_with_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(trials, "_passed", set())
+    monkeypatch.setattr(trials, "_passed", {})
 
     def broken() -> list[str]:
         raise RuntimeError("out of resource: shared memory\nRequired: 98304")
@@ -296,7 +296,7 @@ def test_what_a_gpu_cannot_run_or_gets_wrong_is_left_out_with_one_line(
 
 
 def test_what_passed_is_not_tried_again_and_what_failed_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "_passed", set())
+    monkeypatch.setattr(trials, "_passed", {})
     tried: list[str] = []
 
     def is_right(dtype: torch.dtype, *wrong: str) -> bool:

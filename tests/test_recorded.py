@@ -45,7 +45,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """One that records, as far as that is possible without a GPU."""
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
     monkeypatch.setattr(recorded, "_recording_stream", lambda device: None)
-    monkeypatch.setattr(trials, "_passed", set())
+    monkeypatch.setattr(trials, "_passed", {})
     return _recorder()
 
 
@@ -123,6 +123,26 @@ def test_work_that_was_recorded_rightly_is_recorded_at_once_the_next_time(
     assert _ways_to(_recorder("SD 2.1 in fp16"), 2.0) == recorded_alone
     assert _ways_to(_recorder("SD 2.1 in bf16"), 3.0) == plainly_and_recorded
     assert _ways_to(_recorder(), 4.0) == _ways_to(_recorder(), 5.0) == plainly_and_recorded
+
+
+def test_what_would_not_fit_is_not_recorded(recording: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To run out of memory in the middle of a recording cannot be mended. The caller does the step again, in smaller pieces."""
+    repeats = type("Repeats", (_Repeats,), {})
+    monkeypatch.setattr(recorded, "_Recording", repeats)
+    assert _ways_to(_recorder("SD 2.1"), 1.0) == ["run", "run"]
+    monkeypatch.setattr(Recorder, "_fits", lambda self, needed: False)
+    total = torch.ones(3)
+    with pytest.raises(torch.OutOfMemoryError):
+        _recorder("SD 2.1")("set", lambda x: total.copy_(x), [total], torch.tensor([2.0]))
+    assert total.tolist() == [1.0, 1.0, 1.0]
+    assert repeats.made == 1
+
+
+def test_a_recording_fits_where_more_is_free_than_a_plain_run_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(torch.device("cuda"), enabled=False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 2**30, 8 * 2**30))
+    assert recorder._fits(3 * 2**30)
+    assert not recorder._fits(4 * 2**30)
 
 
 def test_a_recording_at_once_that_fails_is_tried_again_after_a_plain_run(
