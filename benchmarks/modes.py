@@ -5,7 +5,7 @@
 Every mode is a ComfyUI of its own with full-size SD 2.1 and random weights. In each one float32 and the default precision
 learn from the same draws; right is a movement whose cosine with float32's is at least 0.999 and whose length is within
 2 % of it. The runs are then repeated: after a picture, without the recorded graph, in low-memory mode, after a cancel,
-in bf16, with an overflow, and with too little memory. One more part is the embedded miniature with its real weights.
+in bf16, with an overflow, and twice with too little memory. One more part is the embedded miniature with its real weights.
 Writes modes.json; the exit code is 1 where something is wrong, a mode that did not come to its end included. A mode
 that ComfyUI does not start in, because a library of it is missing, is refused, and nothing is wrong.
 """
@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--comfyui", type=Path, default=Path(os.environ.get("COMFYUI_PATH", ROOT / ".host/ComfyUI")))
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "modes")
     parser.add_argument("--only", nargs="*", choices=list(MODES))
-    parser.add_argument("--at-once", type=int, default=1, help="modes that run at the same time")
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="modes that run at the same time; more than one leaves a full GPU out"
+    )
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.part:
@@ -100,6 +104,7 @@ def _run(options: argparse.Namespace, name: str) -> dict[str, Any]:
 
 def _command(options: argparse.Namespace, name: str) -> list[str]:
     part = ["--part", name, "--out", str(options.out), "--comfyui", str(options.comfyui)]
+    part += ["--at-once", str(options.at_once)]
     return [sys.executable, "-m", "benchmarks.modes", *part]
 
 
@@ -158,7 +163,9 @@ def _part(options: argparse.Namespace) -> int:
         check("bf16", lambda: learn(precision="bf16").vectors, False)
     check("overflow in fp16", lambda: _overflowing(pack, learn), False)
     if not small and not real:
-        check("out of memory", lambda: _crowded(learn, result["precision"]), False)
+        if options.at_once == 1:  # it would be full for all of them
+            check("memory full while recording", lambda: _full(learn, result["precision"]), False)
+        check("out of memory", lambda: _crowded(pack, learn, result["precision"]), False)
     write_json(file, {**result, "right": right})
     return 0
 
@@ -209,23 +216,72 @@ def _overflowing(pack: Any, learn: Any) -> Any:
     return token.vectors
 
 
-def _crowded(learn: Any, precision: str) -> Any:
-    """Allow little more than the weights; the host reports more, so that the node finds out late."""
-    import comfy.model_management as mm
+def _crowded(pack: Any, learn: Any, precision: str) -> Any:
+    """Allow torch little more than the weights, where nothing was recorded before."""
     import torch
 
-    own = mm.get_free_memory
-    total = torch.cuda.mem_get_info()[1]
+    sys.modules[f"{pack.__name__}.crossinit_core.trials"]._passed.clear()
     torch.cuda.empty_cache()
-    room = (6.1 if precision == "float32" else 3.05) * 1024**3
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + room) / total)
-    much = 64 * 1024**3
+    total = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + _room(precision)) / total)
+    try:
+        with _runs_out(pack):
+            return learn().vectors
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def _full(learn: Any, precision: str) -> Any:
+    """Fill the GPU but for little more than the weights, where what is recorded was recorded before.
+
+    ComfyUI's own copy of the model may give way, and be enough.
+    """
+    import torch
+
+    learn()
+    torch.cuda.empty_cache()
+    ballast = torch.empty(int(torch.cuda.mem_get_info()[0] - _room(precision)), dtype=torch.uint8, device="cuda")
+    try:
+        with _seemingly_much_memory():
+            return learn().vectors
+    finally:
+        del ballast
+        torch.cuda.empty_cache()
+
+
+def _room(precision: str) -> float:
+    """Bytes for the weights and for a part of a step."""
+    return (6.1 if precision == "float32" else 2.95) * 1024**3
+
+
+@contextmanager
+def _seemingly_much_memory() -> Iterator[None]:
+    """The host reports more than there is, so that the node finds out late."""
+    import comfy.model_management as mm
+
+    own, much = mm.get_free_memory, 64 * 1024**3
     mm.get_free_memory = lambda dev=None, torch_free_too=False: (much, much) if torch_free_too else much
     try:
-        return learn().vectors
+        yield
     finally:
         mm.get_free_memory = own
-        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@contextmanager
+def _runs_out(pack: Any) -> Iterator[None]:
+    """Raises where memory never runs out meanwhile, though the host reports much."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger(f"{pack.__name__}.crossinit_core")
+    log.addHandler(handler)
+    try:
+        with _seemingly_much_memory():
+            yield
+    finally:
+        log.removeHandler(handler)
+    if not any(line.startswith("Out of memory") for line in lines):
+        raise AssertionError("there was enough memory")
 
 
 if __name__ == "__main__":

@@ -221,7 +221,14 @@ def _modes(modes: dict[str, Any]) -> str:
     if not modes:
         return ""
     checks = ["again after a picture", "without the recorded graph", "low memory", "micro-batches"]
-    checks += ["with sample pictures", "after a cancel", "bf16", "overflow in fp16", "out of memory"]
+    checks += [
+        "with sample pictures",
+        "after a cancel",
+        "bf16",
+        "overflow in fp16",
+        "out of memory",
+        "memory full while recording",
+    ]
     rows = [
         [
             name,
