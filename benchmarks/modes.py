@@ -164,7 +164,7 @@ def _part(options: argparse.Namespace) -> int:
     check("overflow in fp16", lambda: _overflowing(pack, learn), False)
     if not small and not real:
         if options.at_once == 1:  # it would be full for all of them
-            check("memory full while recording", lambda: _full(learn, result["precision"]), False)
+            check("memory full while recording", lambda: _full(pack, learn, result["precision"]), False)
         check("out of memory", lambda: _crowded(pack, learn, result["precision"]), False)
     write_json(file, {**result, "right": right})
     return 0
@@ -221,7 +221,7 @@ def _crowded(pack: Any, learn: Any, precision: str) -> Any:
     import torch
 
     sys.modules[f"{pack.__name__}.crossinit_core.trials"]._passed.clear()
-    torch.cuda.empty_cache()
+    _give_way()
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + _room(precision)) / total)
     try:
@@ -231,18 +231,15 @@ def _crowded(pack: Any, learn: Any, precision: str) -> Any:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def _full(learn: Any, precision: str) -> Any:
-    """Fill the GPU but for little more than the weights, where what is recorded was recorded before.
-
-    ComfyUI's own copy of the model may give way, and be enough.
-    """
+def _full(pack: Any, learn: Any, precision: str) -> Any:
+    """Fill the GPU but for little more than the weights, where what is recorded was recorded before."""
     import torch
 
     learn()
-    torch.cuda.empty_cache()
+    _give_way()
     ballast = torch.empty(int(torch.cuda.mem_get_info()[0] - _room(precision)), dtype=torch.uint8, device="cuda")
     try:
-        with _seemingly_much_memory():
+        with _runs_out(pack):
             return learn().vectors
     finally:
         del ballast
@@ -254,32 +251,34 @@ def _room(precision: str) -> float:
     return (6.1 if precision == "float32" else 2.95) * 1024**3
 
 
-@contextmanager
-def _seemingly_much_memory() -> Iterator[None]:
-    """The host reports more than there is, so that the node finds out late."""
+def _give_way() -> None:
+    """Nothing of ComfyUI's is on the GPU, which could make room later."""
     import comfy.model_management as mm
+    import torch
 
-    own, much = mm.get_free_memory, 64 * 1024**3
-    mm.get_free_memory = lambda dev=None, torch_free_too=False: (much, much) if torch_free_too else much
-    try:
-        yield
-    finally:
-        mm.get_free_memory = own
+    with torch.inference_mode():  # as in a graph
+        mm.unload_all_models()
+    mm.soft_empty_cache()
+    torch.cuda.empty_cache()
 
 
 @contextmanager
 def _runs_out(pack: Any) -> Iterator[None]:
-    """Raises where memory never runs out meanwhile, though the host reports much."""
+    """The host reports much memory, so that the node finds out late that there is little. Raises where it never does."""
+    import comfy.model_management as mm
+
+    own, much = mm.get_free_memory, 64 * 1024**3
+    mm.get_free_memory = lambda dev=None, torch_free_too=False: (much, much) if torch_free_too else much
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     log = logging.getLogger(f"{pack.__name__}.crossinit_core")
     log.addHandler(handler)
     try:
-        with _seemingly_much_memory():
-            yield
+        yield
     finally:
         log.removeHandler(handler)
+        mm.get_free_memory = own
     if not any(line.startswith("Out of memory") for line in lines):
         raise AssertionError("there was enough memory")
 

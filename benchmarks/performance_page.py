@@ -276,6 +276,7 @@ def _tried(tried: dict[str, Any]) -> str:
         [name, str(forward), str(backward), "yes" if same else "no"]
         for name, forward, backward, same in tried["attention"]
     ]
+    later = tried["later"]
     return "\n\n".join(
         [
             tried["where"],
@@ -283,6 +284,12 @@ def _tried(tried: dict[str, Any]) -> str:
             "Self-attention of the largest level (8 x 5 heads of 64, 4096 tokens, fp16), microseconds:",
             _table(["", "forward", "backward", "repeats bit for bit"], attention),
             tried["recording"],
+            later["where"],
+            _table(
+                ["", "before", "after", ""],
+                [[name, str(before), str(after), note] for name, before, after, note in later["rows"]],
+            ),
+            later["text"],
             "Not tried further: compiling blocks with torch.compile takes longer than it saves in a run (about 100 s for 5 ms "
             "a step); convolutions that keep no input came later and save about half a gigabyte at no cost.",
         ]
