@@ -50,6 +50,12 @@ def old_objects_left_alone() -> Iterator[None]:
         gc.unfreeze()
 
 
+def collect_all_garbage() -> None:
+    """Whatever is still held by nobody but itself, older objects included: where memory is short."""
+    gc.unfreeze()
+    gc.collect()
+
+
 class Determinism:
     """While open: the same numbers in every run on one device. The caller's flags are put back afterwards.
 

@@ -17,7 +17,7 @@ from .backbone import Backbone, FrozenModel, precision_of
 from .draws import Source, TrainingBatch
 from .history import mean_angle
 from .memory import MemoryPlan, PeakMemory
-from .numerics import Determinism, is_out_of_memory, release_memory
+from .numerics import Determinism, collect_all_garbage, is_out_of_memory, release_memory
 from .recorded import Recorder
 from .resume import RunState
 from .settings import InversionSettings
@@ -217,6 +217,7 @@ class Run:
         )
 
     def _need_less_memory(self) -> None:
+        collect_all_garbage()
         release_memory()
         # To compute a part of a step twice takes far less time than to launch it kernel by kernel.
         low_memory_is_left = self._settings.memory == "auto" and not self._plan.gradient_checkpointing
