@@ -215,9 +215,10 @@ for programs in (2, 4, 12):
     for queries in (64, 72, 192):
         few(queries, 77, 16)
     few(77, 77, 16, causal=True)
-for keys in (1, 16, 40, 77, 128):
+for keys in (1, 16, 40, 77, 80):
     few(96, keys, 64)
     few(keys, keys, 32, causal=True)
+few(96, 128, 64)  # no longer few
 print("all equal")
 """
 

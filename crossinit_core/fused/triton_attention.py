@@ -24,8 +24,8 @@ LONG = 2048
 ROWS = 128
 """The number of queries must be a multiple of this, unless there are few keys."""
 WIDTHS = (16, 32, 64, 128)
-FEW, FEW_WIDTH = 128, 64
-"""Up to so many keys of this width, all of a head's fit into the registers of one program."""
+FEW, FEW_WIDTH = 80, 64
+"""Up to so many keys of this width, all of a head's fit into the registers of one program, with every Triton."""
 # Rows of queries, warps, stages, and up to how many programs: four and two for each of an H100's 132 processors.
 ATTEND_FEW = (64, 4, 2, 528)
 FEW_GRADIENTS = (64, 4, 2, 264)
@@ -49,7 +49,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) ->
 
     Where `causal`, a query sees the keys up to its own place; there must be few.
     """
-    return _AttendFew.apply(q, k, v, heads, causal) if few(k, heads) else _Attend.apply(q, k, v, heads)
+    if few(k, heads):
+        return _AttendFew.apply(q, k, v, heads, causal)
+    assert not causal
+    return _Attend.apply(q, k, v, heads)
 
 
 def few(k: Tensor, heads: int) -> bool:
@@ -230,7 +233,7 @@ class _AttendFew(Function):
             BN=main,
             TAIL=tail,
             CAUSAL=ctx.causal,
-            num_warps=warps if main <= 64 else 2 * warps,  # or registers run out
+            num_warps=warps,
             num_stages=stages,
         )
         if chunks > 1:
@@ -260,7 +263,7 @@ def _chunks(queries: int, rows: int, most: int) -> tuple[int, int]:
 
 def _tiles(keys: int) -> tuple[int, int]:
     """Into how many rows keys are put: a power of two, or for a prompt two of them, with the fewest to spare."""
-    return (64, 16) if 64 < keys <= 80 else (max(16, triton.next_power_of_2(keys)), 0)
+    return (64, 16) if keys > 64 else (max(16, triton.next_power_of_2(keys)), 0)
 
 
 def _strides(*tensors: Tensor) -> list[int]:
