@@ -105,7 +105,14 @@ def _is_right(what: str, device: torch.device, dtype: torch.dtype, find_wrong: C
     return True
 
 
-TRIED = ((1, 256, 256, False), (1, 2048, 2048, False), (1, 256, 77, False), (48, 328, 77, False), (2, 77, 77, True))
+TRIED = (
+    (1, 256, 256, False),
+    (1, 2048, 2048, False),
+    (1, 256, 77, False),
+    (48, 328, 77, False),
+    (2, 64, 64, False),
+    (2, 77, 77, True),
+)
 """Every way of the attention: by default kernels for few keys get one block of queries a program, and several of which the
 last is cut short."""
 
