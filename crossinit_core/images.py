@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,16 +89,16 @@ def as_rgb(images: Tensor) -> Tensor:
             "to show a face. Use a larger photo."
         )
     images = images.detach().to("cpu", torch.float32, copy=True)
-    if not torch.isfinite(images).all():
+    low, high = map(float, torch.aminmax(images))  # which are not numbers where any pixel is none
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
             "The photo holds pixels that are not numbers (NaN or infinite). Check the node before this one."
         )
-    low, high = float(images.min()), float(images.max())
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
         raise ValueError(
             f"The photo's values go from {low:.3g} to {high:.3g}, but must lie in 0..1. Divide bytes by 255."
         )
-    images = images.clamp(0, 1)
+    images.clamp_(0, 1)
     if channels == 1:
         log.info("The photo is grey; it is used as RGB with three equal channels.")
         return images.expand(-1, -1, -1, 3).contiguous()
