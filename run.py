@@ -26,6 +26,6 @@ if sys.version_info < (3, 11):  # noqa: UP036
 if __name__ == "__main__":
     here = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
     sys.path.insert(0, here)  # the Python of portable Windows builds does not do that itself
-    from harness.commands import main
+    from devtools.commands import main
 
     sys.exit(main(sys.argv[1:], here, __doc__))

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from crossinit_core.face_detection import FaceDetector
-from crossinit_core.framing import Frame, frame_of_face
+from crossinit_core.photos.face_detection import FaceDetector
+from crossinit_core.photos.framing import Frame, frame_of_face
 
 # Centre, side and roll of the frames, from eyes that were marked by hand.
 PORTRAITS = {"Collins": Frame(224, 106, 180, 2), "Hopper": Frame(263, 199, 328, -2)}

@@ -199,7 +199,7 @@ def _overflowing(pack: Any, learn: Any) -> Any:
     """A UNet whose float16 answers overflow."""
     import torch
 
-    unet = sys.modules[f"{pack.__name__}.nodes.comfy_copies"].UNet
+    unet = sys.modules[f"{pack.__name__}.nodes.host.copies"].UNet
     own = unet.__call__
 
     def overflow(self: Any, *inputs: Any) -> Any:
@@ -220,7 +220,7 @@ def _crowded(pack: Any, learn: Any, precision: str) -> Any:
     """Allow torch little more than the weights, where nothing was recorded before."""
     import torch
 
-    sys.modules[f"{pack.__name__}.crossinit_core.trials"]._passed.clear()
+    sys.modules[f"{pack.__name__}.crossinit_core.gpu.self_tests"]._passed.clear()
     _give_way()
     total = torch.cuda.mem_get_info()[1]
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + _room(precision)) / total)

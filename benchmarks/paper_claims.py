@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from crossinit_core.compact_folder import read_config
-from miniature import pack
+from crossinit_core.models.compact_folder import read_config
+from miniature.training import pack
 
 from .claims.document import document
 from .claims.plan import Job, Plan, jobs

@@ -5,13 +5,13 @@ This package knows no host program. The stable surface is what is named here, pl
 """
 
 from .celebrity_names import CelebrityNames, load_celebrity_names
-from .draws import TrainingBatch
-from .history import History
 from .initialization import celebrity_mean, cross_initialize, cross_initialize_words, lookup_words
-from .inversion import InversionResult, StepReport, invert
-from .learned_token import LearnedToken
-from .settings import PRESETS, InversionSettings
-from .token_files import load_learned_token, save_learned_token
+from .learning.batches import TrainingBatch
+from .learning.inversion import InversionResult, StepReport, invert
+from .learning.settings import PRESETS, InversionSettings
+from .tokens.history import History
+from .tokens.learned_token import LearnedToken
+from .tokens.token_files import load_learned_token, save_learned_token
 
 __all__ = [
     "PRESETS",

@@ -24,15 +24,16 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from .backbone import DTYPES, PRECISIONS, resolve_precision
 from .celebrity_names import load_celebrity_names
-from .images import load_photo
+from .families import describe_width
 from .initialization import cross_initialize, cross_initialize_words
-from .inversion import StepReport, invert
-from .learned_token import check_token_name, describe_width, suggest_token_name
+from .learning.inversion import StepReport, invert
+from .learning.settings import PRESETS, InversionSettings
+from .photos.images import load_photo
+from .precision import DTYPES, PRECISIONS, resolve_precision
 from .prompts import PLACE, fill_places, load_prompts
-from .settings import PRESETS, InversionSettings
-from .token_files import SUFFIXES, load_learned_token, save_learned_token
+from .tokens.learned_token import check_token_name, suggest_token_name
+from .tokens.token_files import SUFFIXES, load_learned_token, save_learned_token
 
 if TYPE_CHECKING:
     from .diffusers_backbone import DiffusersBackbone

@@ -12,20 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backbone import (
-    DTYPES,
-    MINIATURE,
-    Posterior,
-    Precision,
-    PredictionType,
-    activation_memory,
-    resolve_precision,
-    weights_fingerprint,
-)
-from .clip_text import encode_clip
-from .compact_folder import is_compact, load_modules, load_tokenizer, read_config
-from .images import RESOLUTION_RANGE, RESOLUTION_STEP
-from .learned_token import base_of_width
+from .backbone import Posterior, PredictionType
+from .families import MINIATURE, base_of_width
+from .models.activation_memory import activation_memory
+from .models.clip_text import encode_clip
+from .models.compact_folder import is_compact, load_modules, load_tokenizer, read_config
+from .models.fingerprint import weights_fingerprint
+from .photos.images import RESOLUTION_RANGE, RESOLUTION_STEP
+from .precision import DTYPES, Precision, resolve_precision
 
 
 class DiffusersBackbone:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken
-from ..crossinit_core.blending import ARC, LINE, blend_tokens, rescale_token
-from ..crossinit_core.learned_token import check_token_name
+from ..crossinit_core.tokens.blending import ARC, LINE, blend_tokens, rescale_token
+from ..crossinit_core.tokens.learned_token import check_token_name
 from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket, show_text
 

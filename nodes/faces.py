@@ -8,7 +8,7 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io, ui
 
-from ..crossinit_core.faces import Framing, prepare_faces
+from ..crossinit_core.photos.faces import Framing, prepare_faces
 from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, show_text
 

@@ -14,8 +14,8 @@ from ..crossinit_core import (
     lookup_words,
 )
 from ..crossinit_core.prompts import MAX_VECTORS
-from .comfy_backbone import ComfyBackbone
 from .errors import tells_errors
+from .host.backbone import ComfyBackbone
 from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket, show_text
 
 CROSS = "cross initialization"

@@ -9,8 +9,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..crossinit_core import PRESETS, InversionSettings, invert
-from .comfy_backbone import ComfyBackbone
 from .errors import tells_errors
+from .host.backbone import ComfyBackbone
 from .learn_display import Display, Samples
 from .learn_inputs import learn_inputs
 from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, LearnedTokenSocket

@@ -13,11 +13,11 @@ from PIL import Image
 
 from ..crossinit_core import LearnedToken, StepReport
 from ..crossinit_core.backbone import FrozenModel
-from ..crossinit_core.history import Strip
-from ..crossinit_core.numerics import release_memory
-from .comfy_backbone import ComfyBackbone
-from .comfy_previews import Previews, decoded, for_the_page
-from .comfy_sampling import PromptSampler
+from ..crossinit_core.gpu.modes import release_memory
+from ..crossinit_core.tokens.history import Strip
+from .host.backbone import ComfyBackbone
+from .host.previews import Previews, decoded, for_the_page
+from .host.sampling import PromptSampler
 from .sockets import show_text
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..crossinit_core import PRESETS
-from ..crossinit_core.backbone import PRECISIONS
-from ..crossinit_core.settings import MEMORY_MODES
+from ..crossinit_core.learning.settings import MEMORY_MODES
+from ..crossinit_core.precision import PRECISIONS
 from .learn_display import Samples
 from .sockets import CrossInitSocket
 

@@ -8,9 +8,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..crossinit_core import load_celebrity_names
-from ..miniature.people import held_out_person, named_vectors, portrait
-from .comfy_miniature import load_miniature
+from ..miniature.world.people import held_out_person, named_vectors, portrait
 from .errors import tells_errors
+from .host.miniature import load_miniature
 from .sockets import CATEGORY, SEARCH_ALIASES, show_text
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "miniature" / "weights"

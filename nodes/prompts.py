@@ -8,10 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken
-from ..crossinit_core.learned_token import check_token_name
 from ..crossinit_core.prompts import fill_places
-from .comfy_tokens import clip_with_tokens
+from ..crossinit_core.tokens.learned_token import check_token_name
 from .errors import tells_errors
+from .host.tokens import clip_with_tokens
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, check_wires, show_text
 
 _NEEDLESS = re.compile(r"\bembedding:\s*(?=\{[^{}\s|]*\})")

@@ -8,11 +8,11 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..crossinit_core import LearnedToken
-from ..crossinit_core.history import percentiles
-from ..crossinit_core.report import describe_tokens
-from ..crossinit_core.report_figure import draw_report
-from .comfy_backbone import vocabulary
+from ..crossinit_core.tokens.history import percentiles
+from ..crossinit_core.tokens.report import describe_tokens
+from ..crossinit_core.tokens.report_figure import draw_report
 from .errors import tells_errors
+from .host.backbone import vocabulary
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, check_wires
 
 

@@ -10,10 +10,10 @@ import torch
 from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken, load_learned_token, save_learned_token
-from ..crossinit_core.learned_token import check_token_name, suggest_token_name
-from ..crossinit_core.token_files import SUFFIXES
-from .comfy_tokens import vectors_in_prompts
+from ..crossinit_core.tokens.learned_token import check_token_name, suggest_token_name
+from ..crossinit_core.tokens.token_files import SUFFIXES
 from .errors import tells_errors
+from .host.tokens import vectors_in_prompts
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
 
 NUMBER = "add a number"

@@ -138,7 +138,7 @@ def tiny_comfy(pack: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Ca
     def make(folder: Path) -> Any:
         if folder not in compact:
             compact[folder] = make_compact(folder, tmp_path_factory.mktemp("compact"))
-        return pack.nodes.comfy_miniature.load_miniature(compact[folder])
+        return pack.nodes.host.miniature.load_miniature(compact[folder])
 
     return make
 
@@ -153,7 +153,7 @@ def tiny_clip(tiny_comfy: Callable[[Path], Any], tiny_models: Path) -> Any:
 @pytest.fixture(scope="session")
 def world() -> Any:
     """The drawn world of the bundled names."""
-    from miniature.world import load_world
+    from miniature.training.population import load_world
 
     return load_world()
 
@@ -221,9 +221,9 @@ def server_arguments() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def live(comfyui: Path, server_arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """One server on the CPU for the whole session, in a base directory of its own."""
-    from harness.client import Client
-    from harness.server import ComfyServer
-    from harness.stage import set_stage
+    from devtools.comfyui.client import Client
+    from devtools.comfyui.server import ComfyServer
+    from devtools.standins.stage import set_stage
 
     base = tmp_path_factory.mktemp("comfyui")
     set_stage(base, cached_model)
@@ -250,8 +250,8 @@ def learned(live: Live) -> Any:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
-    from harness.browser import find_browser
-    from harness.page import chromium
+    from devtools.page.comfy_page import chromium
+    from devtools.setup.browser import find_browser
 
     if find_browser(os.environ) is None:
         pytest.skip("there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM")
@@ -268,7 +268,7 @@ def page_url(live: Live) -> str:
 @pytest.fixture(scope="module")
 def classic(browser: Any, page_url: str) -> Iterator[Any]:
     """The page as a new local installation shows it."""
-    from harness.page import ComfyPage
+    from devtools.page.comfy_page import ComfyPage
 
     page = ComfyPage.open(browser, page_url)
     yield page
@@ -278,7 +278,7 @@ def classic(browser: Any, page_url: str) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def newer(browser: Any, page_url: str) -> Iterator[Any]:
     """The page with its newer nodes, "Nodes 2.0", and with previews in KSampler too."""
-    from harness.page import ComfyPage
+    from devtools.page.comfy_page import ComfyPage
 
     page = ComfyPage.open(
         browser, page_url, {"Comfy.VueNodes.Enabled": True, "Comfy.Execution.PreviewMethod": "latent2rgb"}

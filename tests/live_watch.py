@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from harness.answers import Event, History
-from harness.graphs import set_widget, to_api
-from harness.shipped_parts import CHECKPOINT, PHOTO
-from harness.stage import SMALL
+from devtools.comfyui.answers import Event, History
+from devtools.standins.stage import SMALL
+from devtools.workflows.graphs import set_widget, to_api
+from devtools.workflows.parts import CHECKPOINT, PHOTO
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 STEPS = 3

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from crossinit_core import load_learned_token, save_learned_token
-from crossinit_core.token_files import SUFFIXES
+from crossinit_core.tokens.token_files import SUFFIXES
 from tests.ann import ANN, VECTORS
 
 

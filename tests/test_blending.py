@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crossinit_core import LearnedToken, load_learned_token, save_learned_token
-from crossinit_core.blending import blend_tokens, rescale_token
+from crossinit_core.tokens.blending import blend_tokens, rescale_token
 
 
 def _token(
@@ -114,9 +114,9 @@ def test_a_token_without_a_recorded_start_needs_one() -> None:
 
 
 def test_a_learned_token_records_its_start() -> None:
-    from crossinit_core.provenance import provenance
-    from crossinit_core.resume import RunState
-    from crossinit_core.settings import InversionSettings
+    from crossinit_core.learning.provenance import provenance
+    from crossinit_core.learning.settings import InversionSettings
+    from crossinit_core.learning.state import RunState
 
     start = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
     backbone: Any = SimpleNamespace(prediction_type="epsilon", base="sd2", checkpoint="x")

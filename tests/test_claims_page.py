@@ -13,7 +13,7 @@ from benchmarks.claims.plan import Plan
 from benchmarks.claims.results import ASKING, EXPRESSIONS, JUDGED, Summary
 from benchmarks.claims.statistics import Numbers, estimate
 from benchmarks.claims.verdicts import best_rate, fast_learning_rate, verdicts
-from miniature.captions import PROMPTS
+from miniature.training.captions import PROMPTS
 
 
 def _summary(plan: Plan, people: int = 12, **changes: dict[str, float]) -> Summary:

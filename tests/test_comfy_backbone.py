@@ -39,7 +39,7 @@ def tiny(tiny_comfy: Any, tiny_models: Path) -> SimpleNamespace:
 
 
 def backbone(pack: ModuleType, parts: SimpleNamespace) -> Any:
-    return pack.nodes.comfy_backbone.ComfyBackbone(parts.model, parts.clip, parts.vae)
+    return pack.nodes.host.backbone.ComfyBackbone(parts.model, parts.clip, parts.vae)
 
 
 def batches(pack: ModuleType, trace: Any) -> list[Any]:
@@ -278,9 +278,9 @@ def _sampling(kind: str) -> Any:
 def test_a_clip_of_sdxl_is_refused_by_name(pack: ModuleType, tiny: SimpleNamespace) -> None:
     stage = SimpleNamespace(clip_l=object(), clip_g=object())
     with pytest.raises(ValueError, match="CLIP is of SDXL"):
-        pack.nodes.comfy_backbone.ComfyBackbone(None, SimpleNamespace(cond_stage_model=stage))
+        pack.nodes.host.backbone.ComfyBackbone(None, SimpleNamespace(cond_stage_model=stage))
 
 
 def test_a_clip_that_is_missing_is_said_so(pack: ModuleType) -> None:
     with pytest.raises(ValueError, match="CLIP is empty"):
-        pack.nodes.comfy_backbone.ComfyBackbone(None, None)
+        pack.nodes.host.backbone.ComfyBackbone(None, None)

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from crossinit_core import load_learned_token
-from harness import demo, demo_miniature
-from harness.demo_miniature import PERSON
-from harness.demo_photo import put_checkpoint
-from harness.graphs import to_api
-from harness.jury import Findings, Jury
-from harness.sheet import Tile, contact_sheet
-from miniature import pack
+from devtools.demo import demo
+from devtools.demo import miniature as demo_miniature
+from devtools.demo.jury import Findings, Jury
+from devtools.demo.miniature import PERSON
+from devtools.demo.photo import put_checkpoint
+from devtools.demo.sheet import Tile, contact_sheet
+from devtools.workflows.graphs import to_api
+from miniature.training import pack
 
 PROMPTS = [
     prompt

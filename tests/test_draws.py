@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crossinit_core import InversionSettings, TrainingBatch
 from crossinit_core.backbone import Posterior
-from crossinit_core.draws import PhotoDraws
+from crossinit_core.learning.batches import PhotoDraws
 from tests.tiny_learning import PHOTO, SMALL, Watched, learn
 from tests.tiny_models import Draws
 

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from skimage import data
 
-from crossinit_core.face_detection import NoDetectorError
-from crossinit_core.faces import Framing, PreparedFaces, prepare_faces
-from crossinit_core.framing import Frame, frame_of_box
-from crossinit_core.images import training_images
+from crossinit_core.photos.face_detection import NoDetectorError
+from crossinit_core.photos.faces import Framing, PreparedFaces, prepare_faces
+from crossinit_core.photos.framing import Frame, frame_of_box
+from crossinit_core.photos.images import training_images
 
 # Marked by hand on scikit-image's astronaut and matplotlib's Grace Hopper: both photos are in the public domain.
 EYES = {"collins": ((201, 101), (246, 102.5)), "hopper": ((223, 192), (304, 189))}

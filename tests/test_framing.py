@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from crossinit_core.faces import Framing, prepare_faces
-from crossinit_core.framing import Frame, cut, frame_of_mask, share_inside
+from crossinit_core.photos.faces import Framing, prepare_faces
+from crossinit_core.photos.framing import Frame, cut, frame_of_mask, share_inside
 
 
 def test_by_hand_the_whole_square_comes_out_untouched() -> None:
@@ -42,7 +42,7 @@ def test_a_large_frame_is_reduced_without_moire() -> None:
 
 def test_a_drawn_portrait_is_framed_by_hand_or_by_a_box() -> None:
     from crossinit_core import load_celebrity_names
-    from miniature.people import held_out_person, named_vectors, portrait
+    from miniature.world.people import held_out_person, named_vectors, portrait
 
     names = named_vectors(load_celebrity_names().names)
     drawn = torch.tensor(portrait(held_out_person(0, names), 0)).float()[None] / 255

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from crossinit_core import fused, trials
-from crossinit_core.fused import library
-from crossinit_core.fused.attention import library_attention
-from crossinit_core.fused.convolution import convolve
-from crossinit_core.fused.enlargement import can_be_folded, folded, unfolded
-from crossinit_core.fused.project import pack, project
+from crossinit_core.gpu import kernels as fused
+from crossinit_core.gpu import self_tests as trials
+from crossinit_core.gpu.kernels import library
+from crossinit_core.gpu.kernels.attention import library_attention
+from crossinit_core.gpu.kernels.convolution import convolve
+from crossinit_core.gpu.kernels.enlargement import can_be_folded, folded, unfolded
+from crossinit_core.gpu.kernels.project import pack, project
 
 CPU = torch.device("cpu")
 DOUBLE = {"dtype": torch.float64, "requires_grad": True}
@@ -156,9 +157,9 @@ def test_attention_is_the_formula() -> None:
 
 _INTERPRETED = """
 import builtins, torch
-from crossinit_core import fused, trials
-from crossinit_core.fused import attention_kernels, few_keys_kernels, library, on_triton, triton_attention
-from crossinit_core.fused.project import project
+from crossinit_core.gpu import kernels as fused, self_tests as trials
+from crossinit_core.gpu.kernels import attention_kernels, few_keys_kernels, library, on_triton, triton_attention
+from crossinit_core.gpu.kernels.project import project
 
 # Triton's interpreter cannot loop over its own numbers with this numpy, and is slow.
 number = lambda value: int(value.handle.data.item()) if hasattr(value, "handle") else int(value)
@@ -315,7 +316,7 @@ def test_what_passed_is_not_tried_again_and_what_failed_is(monkeypatch: pytest.M
 
 
 def test_comfyuis_blocks_are_fused(pack: ModuleType, unet: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
-    module = pack.nodes.comfy_fused
+    module = pack.nodes.host.fused
     changed = module.fuse(unet, fused.PLAIN, _options(pack))
     kinds = {type(part).__name__ for part in changed}
     assert kinds == {"ResBlock", "SpatialTransformer", "Sequential", "Upsample"}
@@ -334,7 +335,7 @@ def test_a_fused_unet_gives_what_comfyuis_gives(pack: ModuleType, unet: nn.Modul
         return unet(noisy, torch.tensor([3.0, 700.0]), context=context, transformer_options=_options(pack))
 
     expected = predict()
-    assert pack.nodes.comfy_fused.fuse(unet, fused.PLAIN, _options(pack))
+    assert pack.nodes.host.fused.fuse(unet, fused.PLAIN, _options(pack))
     torch.testing.assert_close(predict(), expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
 
 
@@ -347,13 +348,13 @@ def test_a_block_that_comfyui_computes_otherwise_stays_comfyuis(
     own = ResBlock._forward
     monkeypatch.setattr(ResBlock, "_forward", lambda self, x, emb: own(self, x, emb) * 1.1)
     with caplog.at_level(logging.WARNING):
-        assert pack.nodes.comfy_fused.fuse(unet, fused.PLAIN, _options(pack)) == []
+        assert pack.nodes.host.fused.fuse(unet, fused.PLAIN, _options(pack)) == []
     assert "ComfyUI's own code computes the UNet" in caplog.text
     assert not any("forward" in vars(part) for part in unet.modules())
 
 
 def _options(pack: ModuleType) -> dict[str, Any]:
-    return pack.nodes.comfy_copies._options()
+    return pack.nodes.host.copies._options()
 
 
 @pytest.fixture

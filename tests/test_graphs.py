@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.graphs import set_widget, to_api
+from devtools.workflows.graphs import set_widget, to_api
 
 Json = dict[str, Any]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import packaging
 import pytest
 
-from harness import commands, hosts
+from devtools import commands
+from devtools.setup import hosts
 from tests.tiny_comfyui import give_torch, make_checkout, make_comfyui, packages_of
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crossinit_core import InversionSettings, TrainingBatch, invert
 from crossinit_core.backbone import Posterior
-from crossinit_core.numerics import Determinism, is_out_of_memory
+from crossinit_core.gpu.modes import Determinism, is_out_of_memory
 from tests.tiny_learning import PHOTO, SMALL, Watched, broken, learn
 from tests.tiny_models import Draws
 

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from crossinit_core.fused import launch as module, pointwise_kernels
-from crossinit_core.fused.launch import Pointer, launch
+from crossinit_core.gpu.kernels import launch as module, pointwise_kernels
+from crossinit_core.gpu.kernels.launch import Pointer, launch
 
 launched = []
 
@@ -93,7 +93,7 @@ from types import SimpleNamespace
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from crossinit_core.fused import triton_attention
+from crossinit_core.gpu.kernels import triton_attention
 
 capability, shared = map(int, sys.argv[1:])
 launched = []
@@ -162,7 +162,7 @@ def test_attention_compiles_and_fits_into_shared_memory(capability: int, shared:
 
 
 def test_a_number_for_a_tensor_knows_what_the_tensor_is() -> None:
-    from crossinit_core.fused.launch import Address
+    from crossinit_core.gpu.kernels.launch import Address
 
     tensor = torch.zeros(3, dtype=torch.float16)
     address = Address(tensor)

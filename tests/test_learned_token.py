@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from crossinit_core import LearnedToken, load_learned_token, save_learned_token
-from crossinit_core.learned_token import check_token_name, suggest_token_name
-from crossinit_core.token_files import SUFFIXES
+from crossinit_core.tokens.learned_token import check_token_name, suggest_token_name
+from crossinit_core.tokens.token_files import SUFFIXES
 from tests.ann import VECTORS
 
 

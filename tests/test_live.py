@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from harness.answers import Event, Interrupted
-from harness.shipped_parts import CHECKPOINT, LORA
-from harness.stage import SD1_CHECKPOINT
+from devtools.comfyui.answers import Event, Interrupted
+from devtools.standins.stage import SD1_CHECKPOINT
+from devtools.workflows.parts import CHECKPOINT, LORA
 from tests.live_watch import STEPS, Learned, Prompt, file_of, shipped, vectors_of, watch
 
 

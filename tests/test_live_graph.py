@@ -13,7 +13,7 @@ from PIL import Image
 from skimage import data
 
 from crossinit_core import LearnedToken, load_learned_token, save_learned_token
-from harness.answers import PromptError
+from devtools.comfyui.answers import PromptError
 
 Prompt = dict[str, Any]
 
@@ -123,7 +123,7 @@ def test_a_folder_outside_of_output_stops_before_anything_runs(live: Any) -> Non
 
 
 def test_a_blend_that_is_rescaled_and_saved_is_what_the_core_computes(live: Any) -> None:
-    from crossinit_core.blending import blend_tokens, rescale_token
+    from crossinit_core.tokens.blending import blend_tokens, rescale_token
 
     facts = {"crossinit.start_norm": "5.0000 6.0000"}
     tokens = []
@@ -147,7 +147,7 @@ def test_a_blend_that_is_rescaled_and_saved_is_what_the_core_computes(live: Any)
 
 
 def test_a_face_is_learned_with_sample_pictures_and_reported_beside_a_saved_one(live: Any) -> None:
-    from crossinit_core.report import NO_HISTORY
+    from crossinit_core.tokens.report import NO_HISTORY
 
     saved = LearnedToken(torch.randn(2, 256), "report-saved", "miniature", {"crossinit.steps": "3"})
     save_learned_token(saved, live.embeddings / "report-saved.safetensors")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.answers import PromptError
-from harness.shipped_parts import CHECKPOINT, TOKEN_FILE
+from devtools.comfyui.answers import PromptError
+from devtools.workflows.parts import CHECKPOINT, TOKEN_FILE
 from tests.live_watch import Learned, Prompt, file_of, vectors_of, watch
 
 # Tokens in prompts

@@ -1,4 +1,4 @@
-"""The texts of the nodes in the languages of ComfyUI's page. See harness/locales.py."""
+"""The texts of the nodes in the languages of ComfyUI's page. See devtools/docs/locales.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness import locales
+from devtools.docs import locales
 
 LANGUAGES = locales.languages()
 
@@ -24,8 +24,8 @@ def english() -> Any:
 def test_the_translations_were_made_from_what_the_nodes_say_today(live: Any, english: Any) -> None:
     today, then = dict(locales.texts(locales.english(live.info))), dict(locales.texts(english))
     changed = sorted(path for path in today.keys() | then.keys() if today.get(path) != then.get(path))
-    assert not changed, "write locales/english.json anew (harness/locales.py says how), and translate:\n" + "\n".join(
-        changed
+    assert not changed, (
+        "write locales/english.json anew (devtools/docs/locales.py says how), and translate:\n" + "\n".join(changed)
     )
 
 

@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossinit_core import InversionSettings, graph_memory
-from crossinit_core.backbone import activation_memory
+from crossinit_core import InversionSettings
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from crossinit_core.memory import GIB, PeakMemory, plan_memory
+from crossinit_core.gpu import graph_memory
+from crossinit_core.gpu.peak_memory import PeakMemory
+from crossinit_core.learning.memory import GIB, plan_memory
+from crossinit_core.models.activation_memory import activation_memory
 from tests.watched_backbone import Watched, learn
 
 

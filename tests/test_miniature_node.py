@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from miniature import pack as shipping
-from miniature.identity import similarity
-from miniature.judge import build_judges
-from miniature.model import TOY, VOCABULARY, Sizes, build, configurations, find_merges
-from miniature.people import HELD_OUT_LIMIT, held_out_person, named_vectors
+from miniature.training import pack as shipping
+from miniature.training.judge import build_judges
+from miniature.training.model import TOY, VOCABULARY, Sizes, build, configurations, find_merges
+from miniature.world.identity import similarity
+from miniature.world.people import HELD_OUT_LIMIT, held_out_person, named_vectors
 
 # As wide as the real one, because a token's width says what it was learned on.
 SMALL = Sizes(unet=(64, 64), unet_layers=1, vae=(32, 32, 32, 64), width=256, text_inner=64, text_layers=2)
@@ -130,7 +130,7 @@ def test_learning_in_the_graph_is_learning_on_the_command_line(
 ) -> None:
     import crossinit_core as core
 
-    host = pack.nodes.comfy_backbone.ComfyBackbone(*parts)
+    host = pack.nodes.host.backbone.ComfyBackbone(*parts)
     names = core.load_celebrity_names().names[:30]
     v0 = core.cross_initialize(diffusers, names)
     torch.testing.assert_close(pack.crossinit_core.cross_initialize(host, names), v0, atol=1e-4, rtol=0)
@@ -166,7 +166,7 @@ def test_the_command_line_learns_and_draws_with_it(folder: Path, tmp_path: Path)
 
 
 def test_photos_at_the_size_of_sd_are_refused_before_learning(pack: ModuleType, parts: tuple[Any, Any, Any]) -> None:
-    host, core = pack.nodes.comfy_backbone.ComfyBackbone(*parts), pack.crossinit_core
+    host, core = pack.nodes.host.backbone.ComfyBackbone(*parts), pack.crossinit_core
     settings = pack.nodes.learn._settings(preset="full", seed=0, resolution=512)
     with pytest.raises(ValueError, match="resolution is 512, but this model draws 128 px"):
         core.invert(host, torch.zeros(2, 256), settings, images=torch.rand(1, 64, 64, 3))
@@ -185,7 +185,7 @@ def test_a_saved_face_is_found_by_embedding_name(
     pack.crossinit_core.save_learned_token(token, tmp_path / "somebody.safetensors")
     text = "a photo of embedding:somebody person"
     by_file = clip.encode_from_tokens(clip.tokenize(text))
-    applied = pack.nodes.comfy_tokens.clip_with_tokens(clip, {"somebody": token})
+    applied = pack.nodes.host.tokens.clip_with_tokens(clip, {"somebody": token})
     assert torch.equal(applied.encode_from_tokens(applied.tokenize(text)), by_file)
     assert not torch.equal(clip.encode_from_tokens(clip.tokenize("a photo of person")), by_file)
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from crossinit_core.compact_folder import load_tokenizer
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from miniature import pack
-from miniature.data import FIRST_PLACEHOLDER, STAND_IN, UNKNOWN, Encoder, Mixture, draw, paint_shard, reserved
-from miniature.identity import CONTINUOUS, VALUES, VECTOR_SIZE
-from miniature.judge import attributes, build_judges, judge_step, likeness, look, ruined
-from miniature.model import (
+from crossinit_core.models.compact_folder import load_tokenizer
+from miniature.training import pack
+from miniature.training.data import FIRST_PLACEHOLDER, STAND_IN, UNKNOWN, Encoder, Mixture, draw, paint_shard, reserved
+from miniature.training.judge import attributes, build_judges, judge_step, likeness, look, ruined
+from miniature.training.model import (
     LATENT_SCALE,
     POSITIONS,
     REAL,
@@ -33,12 +32,13 @@ from miniature.model import (
     table,
     to_pixels,
 )
-from miniature.painter import paint
-from miniature.report import unseen_wishes
-from miniature.sampling import dpm_solver
-from miniature.scene import ATTRIBUTES, Scene
-from miniature.train import main
-from miniature.world import World
+from miniature.training.population import World
+from miniature.training.report import unseen_wishes
+from miniature.training.sampling import dpm_solver
+from miniature.training.train import main
+from miniature.world.identity import CONTINUOUS, VALUES, VECTOR_SIZE
+from miniature.world.painter import paint
+from miniature.world.scene import ATTRIBUTES, Scene
 
 
 def _merges() -> Path:

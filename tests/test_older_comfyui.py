@@ -1,4 +1,4 @@
-"""The pack in older ComfyUIs, each with its own page, and in a newer page: those that lie in `.host/`. See harness/older.py."""
+"""The pack in older ComfyUIs, each with its own page, and in a newer page: those that lie in `.host/`. See devtools/comfyui/older.py."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from crossinit_core import LearnedToken, save_learned_token
-from harness import locales
-from harness.answers import PromptError
-from harness.browser import find_browser
-from harness.client import Client
-from harness.links import prepare_base
-from harness.older import NEWEST, OLDEST, RELEASES, Release
-from harness.page import ComfyPage, chromium
-from harness.server import ComfyServer
-from harness.shipped import MINIATURE
-from harness.shipped_miniature import DRESSED_PICTURES, PLAIN_PICTURES
-from harness.stage import SMALL_MINIATURE
-from miniature.pack import WEIGHTS
+from devtools.comfyui.answers import PromptError
+from devtools.comfyui.client import Client
+from devtools.comfyui.links import prepare_base
+from devtools.comfyui.older import NEWEST, OLDEST, RELEASES, Release
+from devtools.comfyui.server import ComfyServer
+from devtools.docs import locales
+from devtools.page.comfy_page import ComfyPage, chromium
+from devtools.setup.browser import find_browser
+from devtools.standins.stage import SMALL_MINIATURE
+from devtools.workflows.miniature import DRESSED_PICTURES, PLAIN_PICTURES
+from devtools.workflows.shipped import MINIATURE
+from miniature.training.pack import WEIGHTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOST = REPOSITORY / ".host"
@@ -34,7 +34,7 @@ LEARN = "CrossInitLearn"
 THERE = [release for release in (*RELEASES, NEWEST) if release.is_in(HOST)]
 
 pytestmark = [
-    pytest.mark.skipif(not THERE, reason=f"python -m harness.older {OLDEST.name} fetches an older ComfyUI"),
+    pytest.mark.skipif(not THERE, reason=f"python -m devtools.comfyui.older {OLDEST.name} fetches an older ComfyUI"),
     pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature"),
 ]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.browser import find_browser
-from harness.page import ComfyPage
-from harness.shipped import WORKFLOWS
-from harness.stage import SMALL
+from devtools.page.comfy_page import ComfyPage
+from devtools.setup.browser import find_browser
+from devtools.standins.stage import SMALL
+from devtools.workflows.shipped import WORKFLOWS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = [REPOSITORY / "workflows" / f"{name}.json" for name in WORKFLOWS]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import hands
-from harness.browser import find_browser
-from harness.hands import Placed
-from harness.page import ComfyPage, PageError
-from harness.stage import SD1_CHECKPOINT
-from miniature.pack import WEIGHTS
+from devtools.page import hands
+from devtools.page.comfy_page import ComfyPage, PageError
+from devtools.page.hands import Placed
+from devtools.setup.browser import find_browser
+from devtools.standins.stage import SD1_CHECKPOINT
+from miniature.training.pack import WEIGHTS
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "test-output"
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness import locales
-from harness.browser import find_browser
-from harness.page import ComfyPage
+from devtools.docs import locales
+from devtools.page.comfy_page import ComfyPage
+from devtools.setup.browser import find_browser
 
 DOCS = Path(__file__).resolve().parents[1] / "web" / "docs"
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "test-output"

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from harness import hands, locales
-from harness.browser import find_browser
-from harness.page import ComfyPage
-from harness.shipped import WORKFLOWS
+from devtools.docs import locales
+from devtools.page import hands
+from devtools.page.comfy_page import ComfyPage
+from devtools.setup.browser import find_browser
+from devtools.workflows.shipped import WORKFLOWS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCREENSHOTS = REPOSITORY / "test-output"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness import hands
-from harness.browser import find_browser
-from harness.page import ComfyPage
+from devtools.page import hands
+from devtools.page.comfy_page import ComfyPage
+from devtools.setup.browser import find_browser
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "test-output"
 LEARN = "Learn Face (train)"

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from harness import hands
-from harness.browser import find_browser
-from harness.links import PACK_NAME, prepare_base
-from harness.page import ComfyPage
-from harness.server import ComfyServer
-from harness.shipped import MINIATURE, WORKFLOWS
-from harness.shipped_miniature import DRESSED, DRESSED_PICTURES, DRESSED_SAMPLER, PLAIN_SAMPLER
-from harness.stage import SMALL_MINIATURE
-from miniature.pack import WEIGHTS
+from devtools.comfyui.links import PACK_NAME, prepare_base
+from devtools.comfyui.server import ComfyServer
+from devtools.page import hands
+from devtools.page.comfy_page import ComfyPage
+from devtools.setup.browser import find_browser
+from devtools.standins.stage import SMALL_MINIATURE
+from devtools.workflows.miniature import DRESSED, DRESSED_PICTURES, DRESSED_SAMPLER, PLAIN_SAMPLER
+from devtools.workflows.shipped import MINIATURE, WORKFLOWS
+from miniature.training.pack import WEIGHTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FILES = REPOSITORY / "workflows"

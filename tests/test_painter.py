@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from miniature.captions import posed
-from miniature.identity import CONTINUOUS, VALUES, VECTOR_SIZE, Identity, changed, random_identity, similarity
-from miniature.painter import contact_sheet, paint, paint_batch
-from miniature.scene import ATTRIBUTES, PLACES, Scene, plain_scene, random_scene
-from miniature.world import World
+from miniature.training.captions import posed
+from miniature.training.population import World
+from miniature.world.identity import CONTINUOUS, VALUES, VECTOR_SIZE, Identity, changed, random_identity, similarity
+from miniature.world.painter import contact_sheet, paint, paint_batch
+from miniature.world.scene import ATTRIBUTES, PLACES, Scene, plain_scene, random_scene
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -100,9 +100,9 @@ def test_the_same_arguments_give_the_same_bytes(rng: np.random.Generator) -> Non
 def test_another_process_paints_the_same() -> None:
     program = """
 import hashlib, numpy as np
-from miniature.identity import random_identity
-from miniature.painter import paint
-from miniature.scene import random_scene
+from miniature.world.identity import random_identity
+from miniature.world.painter import paint
+from miniature.world.scene import random_scene
 rng = np.random.Generator(np.random.PCG64(9))
 print(hashlib.sha256(b"".join(paint(random_identity(rng), random_scene(rng), i).tobytes() for i in range(12))).hexdigest())
 """

@@ -19,11 +19,11 @@ from benchmarks.claims.results import ASKING, Results, read_json, summarize, wri
 from benchmarks.claims.studio import Clock, OutOfTimeError, Studio
 from benchmarks.paper_claims import main
 from crossinit_core import InversionSettings, invert
-from miniature import pack
-from miniature.captions import PROMPTS
-from miniature.judge import build_judges
-from miniature.model import TOY, VOCABULARY, build, configurations, find_merges, table
-from miniature.pool import ROW_NORM
+from miniature.training import pack
+from miniature.training.captions import PROMPTS
+from miniature.training.judge import build_judges
+from miniature.training.model import TOY, VOCABULARY, build, configurations, find_merges, table
+from miniature.training.pool import ROW_NORM
 
 TINY = Plan(identities=2, seeds=1, steps=(1, 2), long=3, sampling_steps=2, examination=14)
 

@@ -46,9 +46,9 @@ def test_a_prompt_with_places_is_what_comfyui_reads_as_embedding(
     with_folder.tokenizer = with_embeddings(tiny_clip, tmp_path)
     by_comfyui = conditioning(with_folder, typed)
     with torch.inference_mode():
-        applied = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, {"alice": alice})
+        applied = pack.nodes.host.tokens.clip_with_tokens(tiny_clip, {"alice": alice})
         prompt, used = pack.nodes.prompts.fill_prompt(text, [alice])
-        encoder = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, used)
+        encoder = pack.nodes.host.tokens.clip_with_tokens(tiny_clip, used)
     assert torch.equal(conditioning(applied, typed), by_comfyui)
     assert torch.equal(conditioning(encoder, prompt), by_comfyui)
     with torch.inference_mode():
@@ -75,15 +75,15 @@ def test_a_learned_token_wins_over_a_file_of_the_same_name(pack: ModuleType, tin
     pack.crossinit_core.save_learned_token(old, tmp_path / "alice.safetensors")
     clip = tiny_clip.clone()
     clip.tokenizer = with_embeddings(tiny_clip, tmp_path)
-    applied = pack.nodes.comfy_tokens.clip_with_tokens(clip, {"alice": new})
-    plain = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, {"alice": new})
+    applied = pack.nodes.host.tokens.clip_with_tokens(clip, {"alice": new})
+    plain = pack.nodes.host.tokens.clip_with_tokens(tiny_clip, {"alice": new})
     text = "a embedding:alice person"
     assert torch.equal(conditioning(applied, text), conditioning(plain, text))
     assert not torch.equal(conditioning(applied, text), conditioning(clip, text))
 
 
 def test_applied_tokens_add_up_and_leave_the_first_clip_alone(pack: ModuleType, tiny_clip: Any) -> None:
-    apply = pack.nodes.comfy_tokens.clip_with_tokens
+    apply = pack.nodes.host.tokens.clip_with_tokens
     alice, bob = person(pack, "alice", seed=1), person(pack, "bob", seed=2)
     before = conditioning(tiny_clip, "a embedding:alice person")
     both = apply(apply(tiny_clip, {"alice": alice}), {"bob": bob})
@@ -126,4 +126,4 @@ def test_other_braces_in_a_prompt_stay(pack: ModuleType) -> None:
 
 def test_a_token_of_another_width_is_refused_with_both_widths(pack: ModuleType, tiny_clip: Any) -> None:
     with pytest.raises(ValueError, match=r"width 32 .*learned on width 768 \(SD 1.x\)"):
-        pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, {"alice": person(pack, "alice", width=768)})
+        pack.nodes.host.tokens.clip_with_tokens(tiny_clip, {"alice": person(pack, "alice", width=768)})

@@ -18,9 +18,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crossinit_core import InversionSettings, cross_initialize_words, invert, recorded, trials
+from crossinit_core import InversionSettings, cross_initialize_words, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from crossinit_core.recorded import Recorder
+from crossinit_core.gpu import graphs as recorded
+from crossinit_core.gpu import self_tests as trials
+from crossinit_core.gpu.graphs import Recorder
 
 SETTINGS = InversionSettings(steps=2, batch_size=2, resolution=64)
 PHOTO = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness import release
+from devtools import release
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PYPROJECT = REPOSITORY / "pyproject.toml"
@@ -73,7 +73,7 @@ def test_pip_installs_the_core_from_a_clone_and_nothing_else(tmp_path: Path) -> 
     pytest.importorskip("setuptools", minversion="61")
     clone, made = tmp_path / "clone", tmp_path / "made"
     no_caches = shutil.ignore_patterns("__pycache__")
-    for name in ("crossinit_core", "nodes", "harness", "web", "locales"):
+    for name in ("crossinit_core", "nodes", "devtools", "web", "locales"):
         shutil.copytree(REPOSITORY / name, clone / name, ignore=no_caches)
     for name in ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "run.py"):
         shutil.copy(REPOSITORY / name, clone / name)
@@ -86,7 +86,7 @@ def test_pip_installs_the_core_from_a_clone_and_nothing_else(tmp_path: Path) -> 
 
     assert files(made) == {f"crossinit_core/{name}" for name in files(clone / "crossinit_core")}
     use = (
-        "import crossinit_core.cli, crossinit_core.diffusers_backbone, crossinit_core.fused; "
+        "import crossinit_core.cli, crossinit_core.diffusers_backbone, crossinit_core.gpu.kernels; "
         "print(crossinit_core.__file__, len(crossinit_core.load_celebrity_names().names))"
     )
     done = subprocess.run(

@@ -26,9 +26,9 @@ from crossinit_core import (
     save_learned_token,
 )
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from crossinit_core.history import MOST_PICTURES, PIXELS, History, Picture, Strip, mean_angle
-from crossinit_core.report import NO_HISTORY, describe_tokens, labels, smoothed
-from crossinit_core.report_figure import NoMatplotlibError, draw_report
+from crossinit_core.tokens.history import MOST_PICTURES, PIXELS, History, Picture, Strip, mean_angle
+from crossinit_core.tokens.report import NO_HISTORY, describe_tokens, labels, smoothed
+from crossinit_core.tokens.report_figure import NoMatplotlibError, draw_report
 
 STEPS = 6
 SETTINGS = InversionSettings(steps=STEPS, batch_size=2, learning_rate=0.05, resolution=64)
@@ -223,7 +223,7 @@ def test_the_loss_that_is_drawn_is_that_of_the_run(token: LearnedToken) -> None:
 
 
 def test_tokens_are_drawn_in_colours_of_their_own(token: LearnedToken) -> None:
-    from crossinit_core.report_charts import COLOURS
+    from crossinit_core.tokens.report_charts import COLOURS
 
     first, second = (np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) for colour in COLOURS[:2])
     assert token.history

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import commands, hosts
+from devtools import commands
+from devtools.setup import hosts
 from tests.tiny_comfyui import free_port, give_torch, make_comfyui
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +63,7 @@ def test_serve_uses_an_existing_comfyui_as_it_is_and_stops_cleanly(tmp_path: Pat
     venv.create(tmp_path / "environment", with_pip=False)  # its Python has neither OpenCV nor matplotlib
     give_torch(tmp_path / "environment")
     python = hosts.python_of(tmp_path / "environment")
-    code = "import sys; from harness.commands import main; sys.exit(main(sys.argv[2:], sys.argv[1]))"
+    code = "import sys; from devtools.commands import main; sys.exit(main(sys.argv[2:], sys.argv[1]))"
     command = [sys.executable, "-c", code, str(root), "serve", "--comfyui", str(comfyui), "--python", str(python)]
     command += ["--port", str(free_port()), "--no-browser", "--", "--cpu"]
     process = subprocess.Popen(

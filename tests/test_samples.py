@@ -111,14 +111,14 @@ def test_a_sample_is_what_ksampler_draws_with_that_token(
     import comfy.sample
 
     model, clip, vae = tiny_comfy(tiny_models / name)
-    backbone = pack.nodes.comfy_backbone.ComfyBackbone(model, clip, vae)
+    backbone = pack.nodes.host.backbone.ComfyBackbone(model, clip, vae)
     vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(1))
-    sampler = pack.nodes.comfy_sampling.PromptSampler(backbone, PROMPT, 2, steps=4, seed=42)
+    sampler = pack.nodes.host.sampling.PromptSampler(backbone, PROMPT, 2, steps=4, seed=42)
     with backbone.training(precision="fp32", gradient_checkpointing=False) as frozen:
         drawn = sampler.latents(frozen, vectors, torch.Size([1, 4, 8, 8]))
 
     token = pack.crossinit_core.LearnedToken(vectors, "alice", "sd2")
-    knowing = pack.nodes.comfy_tokens.clip_with_tokens(clip, {"alice": token})
+    knowing = pack.nodes.host.tokens.clip_with_tokens(clip, {"alice": token})
     texts_of = {"positive": (knowing, "a photo of a embedding:alice person"), "negative": (clip, "")}
     conditioning = {
         side: encoder.encode_from_tokens_scheduled(encoder.tokenize(text)) for side, (encoder, text) in texts_of.items()
@@ -140,8 +140,8 @@ def test_the_page_sees_the_sample_beside_the_preview(learn: Callable[..., Any], 
 
 
 def test_a_sample_follows_the_vectors(pack: ModuleType, tiny_comfy: Any, tiny_models: Path, texts: list[str]) -> None:
-    backbone = pack.nodes.comfy_backbone.ComfyBackbone(*tiny_comfy(tiny_models / "tiny-eps"))
-    sampler = pack.nodes.comfy_sampling.PromptSampler(backbone, PROMPT, 2, steps=2, seed=0)
+    backbone = pack.nodes.host.backbone.ComfyBackbone(*tiny_comfy(tiny_models / "tiny-eps"))
+    sampler = pack.nodes.host.sampling.PromptSampler(backbone, PROMPT, 2, steps=2, seed=0)
     with backbone.training(precision="fp32", gradient_checkpointing=False) as frozen:
         first, again, other = (
             sampler.latents(frozen, vectors, torch.Size([1, 4, 8, 8]))
@@ -178,14 +178,14 @@ def test_cancel_is_heard_while_a_sample_is_drawn(
 
     plain = learn()
     shutil.rmtree(tmp_path / "crossinit")
-    latents = pack.nodes.comfy_sampling.PromptSampler.latents
+    latents = pack.nodes.host.sampling.PromptSampler.latents
 
     def cancelled(self: Any, *inputs: Any) -> torch.Tensor:
         mm.interrupt_current_processing()
         return latents(self, *inputs)
 
     with monkeypatch.context() as change:
-        change.setattr(pack.nodes.comfy_sampling.PromptSampler, "latents", cancelled)
+        change.setattr(pack.nodes.host.sampling.PromptSampler, "latents", cancelled)
         with pytest.raises(mm.InterruptProcessingException):
             learn(sample_every=3, resume=True)
     assert list(tmp_path.rglob("*.resume.safetensors"))
@@ -216,7 +216,7 @@ def test_a_sample_prompt_is_not_read_where_samples_are_off(learn: Callable[..., 
 
 def _watched(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with Stable Diffusion's own VAE, which is too large to make previews with."""
-    monkeypatch.setattr(pack.nodes.comfy_previews, "SMALL_VAE", 0)
+    monkeypatch.setattr(pack.nodes.host.previews, "SMALL_VAE", 0)
 
 
 def _taesd_previews(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -263,8 +263,8 @@ def test_previews_that_fail_cost_no_step(
 
     plain = learn()
     _watched(pack, monkeypatch)
-    monkeypatch.setattr(pack.nodes.comfy_previews, "SECONDS_BETWEEN", 0)
-    monkeypatch.setattr(pack.nodes.comfy_previews, "MOST_OF_THE_TIME", float("inf"))
+    monkeypatch.setattr(pack.nodes.host.previews, "SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(pack.nodes.host.previews, "MOST_OF_THE_TIME", float("inf"))
     decoder = _taesd_previews(tmp_path, monkeypatch)
 
     def too_large(*_: Any) -> torch.Tensor:
@@ -302,7 +302,7 @@ def test_packs_that_show_previews_of_their_own_give_none(
     assert seen and not shown and not token.history.previews
     sampled = learn(sample_every=1, sample_steps=1)
     assert {picture.size for picture in shown} == {(64, 64)} and len(sampled.history.samples) == STEPS
-    report = pack.crossinit_core.report_figure.draw_report
+    report = pack.crossinit_core.tokens.report_figure.draw_report
     assert report([token, sampled]).size
 
 
@@ -319,7 +319,7 @@ def test_previews_are_decoded_where_the_previewer_is(
     devices: list[str] = []
     _watched(pack, monkeypatch)
     monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Elsewhere())
-    backbone = pack.nodes.comfy_backbone.ComfyBackbone(*tiny_comfy(tiny_models / "tiny-eps"))
+    backbone = pack.nodes.host.backbone.ComfyBackbone(*tiny_comfy(tiny_models / "tiny-eps"))
     monkeypatch.setattr(type(backbone), "device", torch.device("meta"))
-    pack.nodes.comfy_previews.Previews(backbone).picture(torch.zeros(1, 4, 8, 8))
+    pack.nodes.host.previews.Previews(backbone).picture(torch.zeros(1, 4, 8, 8))
     assert devices == ["meta"]

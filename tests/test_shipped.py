@@ -1,6 +1,6 @@
 """Every shipped workflow in ComfyUI's real page, in the world that the miniature draws. Screenshots stay in test-output/.
 
-The stock nodes load, draw and save; the checkpoint's name leads to the miniature (harness/drawn_loader.py). That the stock
+The stock nodes load, draw and save; the checkpoint's name leads to the miniature (devtools/standins/drawn/loader.py). That the stock
 loader takes a file of full size is tested in test_live.py and test_page.py.
 """
 
@@ -21,17 +21,17 @@ import torch
 from PIL import Image, ImageFilter
 
 from crossinit_core import load_learned_token
-from harness.browser import find_browser
-from harness.links import PACK_NAME
-from harness.page import ComfyPage
-from harness.screenshots import LARGEST_THUMBNAIL, THUMBNAIL
-from harness.shipped import MINIATURE, WORKFLOWS
-from harness.shipped_faces import EXPRESSIONS, FOLDERS, PROMPTS, SHEET, STRIP
-from harness.shipped_miniature import DRESSED_PICTURES, PLAIN_PICTURES
-from harness.shipped_parts import CHECKPOINT, CHECKPOINT_URL, CONTROLNET, CONTROLNET_URL, LORA, OTHER_FILES, SCENE
-from harness.shipped_runs import DRAWN, QUICK, SIDE, bring_into_view, change
-from harness.shipped_stock import EDGES, FIRST_PICTURE
-from miniature.pack import WEIGHTS
+from devtools.comfyui.links import PACK_NAME
+from devtools.docs.screenshots import LARGEST_THUMBNAIL, THUMBNAIL
+from devtools.page.comfy_page import ComfyPage
+from devtools.setup.browser import find_browser
+from devtools.workflows.faces import EXPRESSIONS, FOLDERS, PROMPTS, SHEET, STRIP
+from devtools.workflows.miniature import DRESSED_PICTURES, PLAIN_PICTURES
+from devtools.workflows.parts import CHECKPOINT, CHECKPOINT_URL, CONTROLNET, CONTROLNET_URL, LORA, OTHER_FILES, SCENE
+from devtools.workflows.runs import DRAWN, QUICK, SIDE, bring_into_view, change
+from devtools.workflows.shipped import MINIATURE, WORKFLOWS
+from devtools.workflows.stock import EDGES, FIRST_PICTURE
+from miniature.training.pack import WEIGHTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FILES = REPOSITORY / "workflows"
@@ -88,8 +88,8 @@ class Drawn:
 def drawn(
     comfyui: Path, server_arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Drawn]:
-    from harness.drawn_stage import set_drawn_stage
-    from harness.server import ComfyServer
+    from devtools.comfyui.server import ComfyServer
+    from devtools.standins.drawn.stage import set_drawn_stage
 
     base = tmp_path_factory.mktemp("drawn")
     set_drawn_stage(base)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from crossinit_core import InversionResult, StepReport, TrainingBatch
-from crossinit_core import run as run_module
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from crossinit_core.upload import upload
+from crossinit_core.gpu.upload import upload
+from crossinit_core.learning import steps as run_module
 from tests.watched_backbone import SETTINGS, Watched, learn
 
 

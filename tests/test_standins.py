@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness import standins
-from harness.standin_unets import UNetShape
+from devtools.standins import files as standins
+from devtools.standins.unets import UNetShape
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from crossinit_core import LearnedToken, load_learned_token, save_learned_token
-from crossinit_core.token_files import SUFFIXES
+from crossinit_core.tokens.token_files import SUFFIXES
 from tests.ann import ANN, VECTORS
 
 # What is read

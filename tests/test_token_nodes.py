@@ -71,7 +71,7 @@ def test_the_text_for_a_prompt_never_means_somebody_else(
         return conditioning(with_folder, text)
 
     def meant(token: Any) -> torch.Tensor:
-        applied = pack.nodes.comfy_tokens.clip_with_tokens(tiny_clip, {"somebody": token})
+        applied = pack.nodes.host.tokens.clip_with_tokens(tiny_clip, {"somebody": token})
         return conditioning(applied, "embedding:somebody person")
 
     with pytest.raises(ValueError, match=f"'{there}' already exists"):

@@ -8,11 +8,11 @@ from collections import Counter
 import numpy as np
 
 from crossinit_core.prompts import training_prompts
-from miniature.captions import PROMPTS, asked, caption, training_caption
-from miniature.identity import similarity
-from miniature.people import HELD_OUT_LIMIT
-from miniature.scene import ATTRIBUTES, PLAIN_BACKGROUNDS, Scene
-from miniature.world import World, load_world
+from miniature.training.captions import PROMPTS, asked, caption, training_caption
+from miniature.training.population import World, load_world
+from miniature.world.identity import similarity
+from miniature.world.people import HELD_OUT_LIMIT
+from miniature.world.scene import ATTRIBUTES, PLAIN_BACKGROUNDS, Scene
 
 
 def test_a_name_always_has_the_same_face(world: World) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from harness import comfyui_source
+from devtools.setup import comfyui_source
 
 
 def make_comfyui(folder: Path, main: str = "") -> Path:

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crossinit_core import TrainingBatch, cross_initialize, load_celebrity_names
-from crossinit_core.compact_folder import EOS, FORMAT, TABLE, build_modules, write_tokenizer
 from crossinit_core.diffusers_backbone import DiffusersBackbone
+from crossinit_core.models.compact_folder import EOS, FORMAT, TABLE, build_modules, write_tokenizer
 from crossinit_core.prompts import token_ids_with_placeholders, training_prompts
-from miniature.pack import WEIGHTS
+from miniature.training.pack import WEIGHTS
 
 MODELS = {"tiny-eps": "epsilon", "tiny-v": "v_prediction"}
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from miniature.identity import CATEGORICAL, CONTINUOUS
-from miniature.scene import ATTRIBUTES
+from miniature.world.identity import CATEGORICAL, CONTINUOUS
+from miniature.world.scene import ATTRIBUTES
 
 from .plan import LAMBDA, LEARNING_RATE, Group, Plan, Run, Table
 from .results import ASKING, EXPRESSIONS, HEADLINE, JUDGES, Summary

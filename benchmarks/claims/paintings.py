@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miniature.captions import PROMPTS
-from miniature.identity import Identity, random_identity, similarity
-from miniature.judge import Judge, Verdict, accuracies
-from miniature.painter import paint_batch
-from miniature.report import Painting
-from miniature.scene import plain_scene, random_scene
+from miniature.training.captions import PROMPTS
+from miniature.training.judge import Judge, Verdict, accuracies
+from miniature.training.report import Painting
+from miniature.world.identity import Identity, random_identity, similarity
+from miniature.world.painter import paint_batch
+from miniature.world.scene import plain_scene, random_scene
 
 
 def generator(*key: object) -> np.random.Generator:

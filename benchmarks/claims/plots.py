@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from miniature.canvas import SIZE
-from miniature.captions import PROMPTS
+from miniature.training.captions import PROMPTS
+from miniature.world.canvas import SIZE
 
 from .plan import Plan, Run, Start
 from .statistics import Numbers

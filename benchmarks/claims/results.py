@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from crossinit_core.token_files import write_atomically
-from miniature.captions import PROMPTS
+from crossinit_core.files import write_atomically
+from miniature.training.captions import PROMPTS
 
 from .plan import Job, Plan
 

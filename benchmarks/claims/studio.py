@@ -27,18 +27,18 @@ from crossinit_core import (
     lookup_words,
 )
 from crossinit_core.evaluation import drift
-from crossinit_core.objective import splice
+from crossinit_core.learning.objective import splice
+from crossinit_core.learning.resume_files import SUFFIX
 from crossinit_core.prompts import token_ids_with_placeholders
-from crossinit_core.resume import SUFFIX
-from miniature import pack
-from miniature.captions import PROMPTS
-from miniature.data import Encoder
-from miniature.identity import Identity, random_identity
-from miniature.judge import look
-from miniature.model import Parts
-from miniature.people import portrait
-from miniature.report import Painting
-from miniature.world import World, load_world
+from miniature.training import pack
+from miniature.training.captions import PROMPTS
+from miniature.training.data import Encoder
+from miniature.training.judge import look
+from miniature.training.model import Parts
+from miniature.training.population import World, load_world
+from miniature.training.report import Painting
+from miniature.world.identity import Identity, random_identity
+from miniature.world.people import portrait
 
 from .paintings import examine, generator, judged, repaint
 from .plan import Job, Plan, Run

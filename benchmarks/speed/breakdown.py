@@ -68,7 +68,7 @@ def operations(graph: Graph, batch_size: int) -> dict[str, dict[str, float]]:
     import comfy.ops
     from torch.utils.flop_counter import FlopCounterMode
 
-    copies = sys.modules[f"{PACK}.nodes.comfy_copies"]
+    copies = sys.modules[f"{PACK}.nodes.host.copies"]
     config = {**graph.model.model.model_config.unet_config, "dtype": torch.float32}
     config.pop("disable_unet_model_creation", None)
     with torch.inference_mode(False), torch.enable_grad():

@@ -208,8 +208,8 @@ class Graph:
 @contextmanager
 def _without_triton() -> Iterator[None]:
     """As on Windows, where few have it."""
-    backbone: Any = sys.modules[f"{PACK}.nodes.comfy_backbone"]
-    fused: Any = sys.modules[f"{PACK}.crossinit_core.fused"]
+    backbone: Any = sys.modules[f"{PACK}.nodes.host.backbone"]
+    fused: Any = sys.modules[f"{PACK}.crossinit_core.gpu.kernels"]
     backbone.choose = lambda device, dtype: fused.PLAIN
     try:
         yield
@@ -221,8 +221,8 @@ def make_checkpoint(path: Path, small: bool) -> None:
     """SD 2.1 at full size, or with a narrow UNet, with random weights."""
     if path.exists():
         return
-    from harness.standin_unets import UNetShape
-    from harness.standins import make_sd2_checkpoint
+    from devtools.standins.files import make_sd2_checkpoint
+    from devtools.standins.unets import UNetShape
 
     shape = UNetShape(context_dim=1024, linear_projection=True, channel_mult=(1, 1, 1, 1) if small else (1, 2, 4, 4))
     make_sd2_checkpoint(path, unet=shape)

@@ -1,0 +1,1 @@
+"""The inversion itself: settings, batches, one step, the loop, and the files that let a run go on."""

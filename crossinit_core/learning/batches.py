@@ -1,0 +1,266 @@
+"""What a step trains on: draws of latents, noise, timesteps and prompts from photos.
+
+Everything random comes from one CPU generator, so that a seed gives the same draws on every
+device, and so that its state in a resume file continues them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..backbone import Backbone, Posterior
+from ..photos.images import latent_masks, training_images
+from ..prompts import token_ids_with_placeholders, training_prompts
+from .settings import InversionSettings
+
+TIMESTEPS = 1000
+REPEATS = 100
+"""Each photo is this often in the list that is shuffled and drawn from without replacement."""
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """The draws of one step.
+
+    latents and noise (B, 4, h, w) float32, latents scaled as the UNet sees them; timesteps (B,) int64 in
+    0..999; prompt_token_ids (B, 77) int64 where the id V + k stands for learned vector k; mask, where given,
+    (B, 1, h, w) float32 weights in 0..1.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    prompt_token_ids: Tensor
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def split(self, size: int) -> Iterator[TrainingBatch]:
+        """The batch in pieces of at most `size` samples."""
+        for start in range(0, len(self), size):
+            piece = slice(start, start + size)
+            yield TrainingBatch(
+                self.latents[piece],
+                self.noise[piece],
+                self.timesteps[piece],
+                self.prompt_token_ids[piece],
+                None if self.mask is None else self.mask[piece],
+            )
+
+    def ready(self, pin: bool) -> TrainingBatch:
+        """The batch in the types above, in tensors that may be saved for a backward pass.
+
+        A clone outside of inference mode drops the flag that ComfyUI's tensors carry. `pin` puts tensors of the CPU where
+        a GPU can fetch them without being waited for.
+        """
+
+        def make(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+            made = tensor.to(dtype)
+            made = made.clone() if made.is_inference() else made
+            return made.pin_memory() if pin and made.device.type == "cpu" else made
+
+        return TrainingBatch(
+            make(self.latents, torch.float32),
+            make(self.noise, torch.float32),
+            make(self.timesteps, torch.int64),
+            make(self.prompt_token_ids, torch.int64),
+            None if self.mask is None else make(self.mask, torch.float32),
+        )
+
+
+class PhotoDraws:
+    """An endless iterator of TrainingBatches from photos.
+
+    `photos` and `mirrored` are the VAE posteriors of N photos and of their mirror images, `prompts` (P, 77) the
+    tokenized training prompts, `masks` (N, 1, h, w) or None. Latents are a fresh sample of the posterior in each
+    draw; a photo is mirrored with probability `flip_probability`.
+    """
+
+    def __init__(
+        self,
+        photos: Posterior,
+        mirrored: Posterior,
+        prompts: Tensor,
+        *,
+        batch_size: int,
+        flip_probability: float,
+        seed: int,
+        masks: Tensor | None = None,
+    ) -> None:
+        self._mean = torch.stack([photos.mean, mirrored.mean], dim=1)
+        self._std = torch.stack([photos.std, mirrored.std], dim=1)
+        self._masks = None if masks is None else torch.stack([masks, masks.flip(-1)], dim=1)
+        self._prompts = prompts
+        self._batch_size = batch_size
+        self._flip_probability = flip_probability
+        self._generator = torch.Generator().manual_seed(seed)
+        self._pool = torch.empty(0, dtype=torch.int64)
+
+    def __iter__(self) -> PhotoDraws:
+        return self
+
+    def __next__(self) -> TrainingBatch:
+        count, g = self._batch_size, self._generator
+        photo = self._take(count)
+        flip = (torch.rand(count, generator=g) < self._flip_probability).long()
+        mean, std = self._mean[photo, flip], self._std[photo, flip]
+        return TrainingBatch(
+            latents=mean + std * torch.randn(mean.shape, generator=g),
+            noise=torch.randn(mean.shape, generator=g),
+            timesteps=torch.randint(0, TIMESTEPS, (count,), generator=g),
+            prompt_token_ids=self._prompts[torch.randint(0, len(self._prompts), (count,), generator=g)],
+            mask=None if self._masks is None else self._masks[photo, flip],
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that decides the draws to come."""
+        return {"generator": self._generator.get_state(), "pool": self._pool.clone()}
+
+    def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
+        """Go on where `state` was taken. Returns whether that is possible."""
+        self._generator.set_state(state["generator"])
+        self._pool = state["pool"].clone()
+        return True
+
+    def _take(self, count: int) -> Tensor:
+        while len(self._pool) < count:
+            photos = len(self._mean)
+            order = torch.randperm(photos * REPEATS, generator=self._generator) % photos
+            self._pool = torch.cat([self._pool, order])
+        taken, self._pool = self._pool[:count], self._pool[count:]
+        return taken
+
+
+class BatchDraws:
+    """An iterator of somebody's TrainingBatches, checked as they come; `ids` is the number of prompt token ids."""
+
+    def __init__(self, batches: Iterable[TrainingBatch], ids: int) -> None:
+        self._source, self._ids = iter(batches), ids
+        self._sample: tuple[int, ...] | None = None
+        self._digest = hashlib.sha256()
+
+    def __iter__(self) -> BatchDraws:
+        return self
+
+    def __next__(self) -> TrainingBatch:
+        batch = next(self._source)
+        if len(batch):
+            self._check_shapes(batch)
+            _check_range(
+                "prompt token ids", batch.prompt_token_ids, self._ids, "the vocabulary, then the learned vectors"
+            )
+            _check_range("timesteps", batch.timesteps, TIMESTEPS, "one for each level of noise")
+        _add_to(self._digest, batch)
+        return batch
+
+    def _check_shapes(self, batch: TrainingBatch) -> None:
+        """A part of another length would be cut wrongly where a batch goes through in pieces."""
+        shape = tuple(batch.latents.shape)
+        wanted = f"(B, {', '.join(map(str, self._sample or (4, 'h', 'w')))})"
+        if len(shape) != 4 or shape[1] != 4 or shape[1:] != (self._sample or shape[1:]):
+            before = " as in the first batch" if self._sample else ""
+            raise ValueError(f"A batch has latents of shape {shape}, but they must be {wanted}{before}.")
+        self._sample = shape[1:]
+        parts = (
+            ("noise", batch.noise, shape),
+            ("timesteps", batch.timesteps, shape[:1]),
+            ("prompt token ids", batch.prompt_token_ids, (shape[0], 77)),
+            ("a mask", batch.mask, (shape[0], 1, *shape[2:])),
+        )
+        for name, part, expected in parts:
+            if part is not None and tuple(part.shape) != expected:
+                raise ValueError(
+                    f"A batch has latents of shape {shape} and {name} of shape {tuple(part.shape)}, expected {expected}."
+                )
+        if not (batch.latents.isfinite().all() and batch.noise.isfinite().all()):
+            raise ValueError("A batch has latents or noise that are not finite (NaN or infinite).")
+        if batch.mask is not None and not bool((batch.mask.flatten(1).sum(1) > 0).all()):
+            raise ValueError("A batch has a mask that is black for a sample, which leaves nothing to learn from.")
+
+    def digest_of_first(self) -> bytes:
+        """Tells most series of batches from another before the first is drawn."""
+        first = list(itertools.islice(self._source, 1))
+        self._source = itertools.chain(first, self._source)
+        digest = hashlib.sha256()
+        for batch in first:
+            _add_to(digest, batch)
+        return digest.digest()
+
+    def state(self) -> dict[str, Tensor]:
+        """A digest of all batches that were drawn."""
+        return {"digest": torch.tensor(list(self._digest.digest()), dtype=torch.uint8)}
+
+    def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
+        """Go on after `step` batches. Returns False, and stays at the first one, where they are others than those at whose
+        end `state` was taken."""
+        skipped = list(itertools.islice(self, step))
+        if len(skipped) == step and "digest" in state and torch.equal(state["digest"], self.state()["digest"]):
+            return True
+        self._source = itertools.chain(skipped, self._source)
+        self._digest = hashlib.sha256()
+        return False
+
+
+Source = PhotoDraws | BatchDraws
+
+
+def _check_range(name: str, values: Tensor, count: int, meaning: str) -> None:
+    low, high = int(values.min()), int(values.max())
+    if not 0 <= low <= high < count:
+        raise ValueError(f"A batch has {name} from {low} to {high}, but they must be from 0 to {count - 1}: {meaning}.")
+
+
+def _add_to(digest: hashlib._Hash, batch: TrainingBatch) -> None:
+    for part in (batch.latents, batch.noise, batch.timesteps, batch.prompt_token_ids, batch.mask):
+        digest.update(b"none" if part is None else f"{part.dtype} {tuple(part.shape)}".encode())
+        if part is not None:
+            digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def draws_from_photos(
+    backbone: Backbone,
+    vectors: int,
+    settings: InversionSettings,
+    images: Tensor | Sequence[Tensor],
+    masks: Tensor | Sequence[Tensor] | None,
+) -> tuple[PhotoDraws, bytes]:
+    """The draws, and a digest of the pixels and masks that they come from."""
+    resolution = settings.resolution or backbone.resolution
+    photos = training_images(images, resolution)
+    weights = None
+    if masks is not None:
+        batches = [images] if isinstance(images, Tensor) else images
+        sizes = [(int(image.shape[0]), int(image.shape[1])) for batch in batches for image in batch]
+        weights = latent_masks(masks, sizes, resolution)
+    prompts = [
+        token_ids_with_placeholders(backbone, prompt, vectors)
+        for prompt in training_prompts(settings.templates, settings.subject)
+    ]
+    both = backbone.posterior(torch.cat([photos, photos.flip(2)]))
+    if not (both.mean.isfinite().all() and both.std.isfinite().all()):
+        raise ValueError(
+            "The VAE turns the photo into numbers that are not finite (NaN or infinite), from which nothing can be learned. "
+            "Use the checkpoint's own VAE or another one, and download it again where its file may be damaged."
+        )
+    upright, mirrored = (Posterior(mean, std) for mean, std in zip(both.mean.chunk(2), both.std.chunk(2), strict=True))
+    digest = hashlib.sha256(photos.numpy().tobytes())
+    digest.update(both.vae.encode())
+    if weights is not None:
+        digest.update(weights.numpy().tobytes())
+    draws = PhotoDraws(
+        upright,
+        mirrored,
+        torch.tensor(prompts),
+        batch_size=settings.batch_size,
+        flip_probability=settings.flip_probability,
+        seed=settings.seed,
+        masks=weights,
+    )
+    return draws, digest.digest()

@@ -1,0 +1,101 @@
+"""Settings of an inversion, checked, and the published presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from ..photos.images import check_resolution
+from ..precision import PRECISIONS, Precision
+from ..prompts import SUBJECT, TEMPLATES
+
+MemoryMode = Literal["auto", "normal", "low"]
+MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "normal", "low")
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """How to learn. The defaults are the published full run (320 steps at batch 8).
+
+    `learning_rate` is the one that AdamW gets: the published 0.000625 times the batch of 8. `regularization` is
+    lambda. `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
+    whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resolution` is the size in pixels
+    at which photos are learned; None means the model's own. `resume_every` is the number of steps between resume files.
+    `memory` is `auto` (checkpointing and smaller pieces only where the device has too little memory), `normal` (never) or
+    `low` (always). `cuda_graph` lets a GPU replay a step that was recorded once; the result is the same.
+    """
+
+    steps: int = 320
+    batch_size: int = 8
+    learning_rate: float = 0.005
+    weight_decay: float = 0.01
+    regularization: float = 1e-5
+    seed: int = 0
+    precision: Precision = "auto"
+    micro_batch_size: int | None = None
+    gradient_checkpointing: bool = False
+    resolution: int | None = None
+    flip_probability: float = 0.5
+    templates: tuple[str, ...] = TEMPLATES
+    subject: str = SUBJECT
+    resume_every: int = 20
+    memory: MemoryMode = "auto"
+    cuda_graph: bool = True
+
+    def check(self) -> None:
+        """Raises ValueError for the first setting that cannot be: its name, its value, what is expected."""
+        _at_least("steps", self.steps, 1, "The published runs use 320 and 25.")
+        _at_least("batch_size", self.batch_size, 1, "The published runs use 8.")
+        if self.micro_batch_size is not None:
+            _at_least("micro_batch_size", self.micro_batch_size, 1, "Use 1 for the least memory.")
+        _at_least("resume_every", self.resume_every, 1, "The default is 20.")
+        if not (math.isfinite(self.learning_rate) and 0 < self.learning_rate <= 1):
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}, but must be above 0 and at most 1. "
+                "The published runs use 0.005."
+            )
+        for name, value in (("weight_decay", self.weight_decay), ("regularization", self.regularization)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}, but must be 0 or more.")
+        if not 0 <= self.flip_probability <= 1:
+            raise ValueError(f"flip_probability is {self.flip_probability}, but must lie in 0..1.")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is {self.seed}, but must be from 0 to 2^64 - 1.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is '{self.precision}', but must be one of {', '.join(PRECISIONS)}.")
+        if self.memory not in MEMORY_MODES:
+            raise ValueError(f"memory is '{self.memory}', but must be one of {', '.join(MEMORY_MODES)}.")
+        if self.resolution is not None:
+            check_resolution(self.resolution)
+
+    def sized(self, own: int) -> InversionSettings:
+        """These settings at a resolution that suits a model whose own is `own`.
+
+        Raises ValueError where they name one at which the model would draw nothing sensible.
+        """
+        if self.resolution is not None and self.resolution > 2 * own:
+            raise ValueError(
+                f"resolution is {self.resolution}, but this model draws {own} px, and nothing sensible at more than twice "
+                f"that. Set resolution to {own}."
+            )
+        return replace(self, resolution=self.resolution or own)
+
+    def identity(self) -> dict[str, object]:
+        """The settings that decide the result, for the fingerprint of a run."""
+        apart = ("steps", "micro_batch_size", "gradient_checkpointing", "resume_every", "memory", "cuda_graph")
+        return {key: value for key, value in asdict(self).items() if key not in apart}
+
+
+PRESETS: dict[str, InversionSettings] = {
+    "full": InversionSettings(steps=320),
+    "fast": InversionSettings(steps=25, learning_rate=0.02),
+    "fast-published": InversionSettings(steps=25),
+}
+"""`full` is the published run. The publication gives no learning rate for its fast one: `fast` has the smallest that came
+near to the best in docs/paper-claims.md, and `fast-published` the one of the full run."""
+
+
+def _at_least(name: str, value: int, least: int, hint: str) -> None:
+    if value < least:
+        raise ValueError(f"{name} is {value}, but must be at least {least}. {hint}")

@@ -1,0 +1,1 @@
+"""What both backbones need to know of a model's networks."""

@@ -1,0 +1,1 @@
+"""From somebody's photos to square training pictures and masks."""

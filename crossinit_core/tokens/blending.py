@@ -1,0 +1,146 @@
+"""Learned tokens made of learned tokens: a mixture of two, and one with the length of its start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..families import describe_width
+from ..learning.provenance import START_NORM, listed
+from .learned_token import LearnedToken, suggest_token_name
+
+ARC = "arc"
+LINE = "line"
+METHODS = (ARC, LINE)
+
+_STRAIGHT = f"Blend these with the method 'straight' (in Python: '{LINE}')."
+
+_OF_THE_VECTORS = ("crossinit.norm", "crossinit.distance", "crossinit.cosine")
+
+
+def blend_tokens(
+    first: LearnedToken, second: LearnedToken, weight: float, *, method: str = ARC, name: str = ""
+) -> LearnedToken:
+    """Vector by vector, `weight` 0 is the first token and 1 the second.
+
+    `line`: (1 - w) a + w b. Vectors that point apart come out shorter than both.
+    `arc`: the direction goes along the great circle from a to b at a steady angle (Shoemake, "Animating rotation with
+    quaternion curves", SIGGRAPH 1985), the norm from |a| to |b| in a straight line.
+    `name` is by default both names with a `-` between. The metadata keeps what is true of both.
+    Raises ValueError where the tokens do not fit each other, or for a weight out of 0..1.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"The weight is {weight}, but must be from 0 (the first token) to 1 (the second).")
+    if method not in METHODS:
+        raise ValueError(f"The method is '{method}', but must be one of {', '.join(METHODS)}.")
+    if first.width != second.width or first.base != second.base:
+        raise ValueError(
+            f"'{first.name}' was learned on {_family(first)}, but '{second.name}' on {_family(second)}. Only tokens of one "
+            "family can be blended."
+        )
+    if len(first.vectors) != len(second.vectors):
+        raise ValueError(
+            f"'{first.name}' has {len(first.vectors)} vectors, but '{second.name}' has {len(second.vectors)}. Only tokens "
+            "with as many vectors can be blended; learn one of them anew with the other's number."
+        )
+    with torch.inference_mode(False):
+        a, b = first.vectors, second.vectors
+        vectors = torch.lerp(a, b, weight) if method == LINE else _along_the_arc(a, b, weight)
+    shared = {key: value for key, value in first.metadata.items() if second.metadata.get(key) == value}
+    for key in _OF_THE_VECTORS:
+        shared.pop(key, None)
+    starts = [_recorded_norms(token) for token in (first, second)]
+    if starts[0] is not None and starts[1] is not None:
+        shared[START_NORM] = listed(torch.lerp(starts[0], starts[1], weight))
+    return LearnedToken(
+        vectors,
+        name or suggest_token_name(f"{first.name}-{second.name}"),
+        first.base,
+        shared
+        | {
+            "crossinit.norm": listed(vectors.norm(dim=1)),
+            "crossinit.blend": f"{1 - weight:g} {first.name} + {weight:g} {second.name} ({method})",
+        },
+    )
+
+
+def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = None) -> LearnedToken:
+    """v <- v / |v| * ((1 - a) |v| + a |v0|) for each vector: its direction stays, its length goes towards its start's.
+
+    `amount` 0 leaves the token as it is. 1 gives every vector the norm of the one that it was learned from, as UniID (by
+    the authors of Cross Initialization, 2025) does with all of its vectors; CoRe (AAAI 2025) says why: vectors that have
+    become long drown the rest of the prompt.
+    `start` is v0 (K, d); without it the norms count that the token's file records.
+    Raises ValueError where neither is known, or where they do not fit.
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"The amount is {amount}, but must be from 0 (as it is) to 1 (as long as its start).")
+    if start is not None:
+        if tuple(start.shape) != tuple(token.vectors.shape):
+            raise ValueError(
+                f"The start has {_shape(start)}, but the token '{token.name}' has {_shape(token.vectors)}. Connect the "
+                "Cross Initialization that it was learned from, with a CLIP of the same family."
+            )
+        with torch.inference_mode(False):
+            norms: Tensor | None = start.detach().clone().cpu().float().norm(dim=1)
+    else:
+        norms = _recorded_norms(token)
+    if norms is None:
+        raise ValueError(
+            f"The file of '{token.name}' does not say how long the vectors were that it was learned from: it comes from "
+            "another tool or an older version. Connect cross_init, from Cross Initialization with the same CLIP, names and "
+            "number of vectors."
+        )
+    with torch.inference_mode(False):
+        now = token.vectors.norm(dim=1)
+        if float(now.min()) == 0:
+            raise ValueError(f"A vector of '{token.name}' is zero, which has no direction to keep.")
+        vectors = token.vectors * (torch.lerp(now, norms, amount) / now)[:, None]
+    kept = {key: value for key, value in token.metadata.items() if key not in ("crossinit.norm", "crossinit.distance")}
+    return LearnedToken(
+        vectors,
+        token.name,
+        token.base,
+        kept
+        | {
+            START_NORM: listed(norms),
+            "crossinit.norm": listed(vectors.norm(dim=1)),
+            "crossinit.rescaled": f"{amount:g} of the way from {listed(now)} to {listed(norms)}",
+        },
+    )
+
+
+def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    lengths = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    if min(float(length.min()) for length in lengths) == 0:
+        raise ValueError(f"A vector of a token is zero, which has no direction. {_STRAIGHT}")
+    # In double precision: the angle of nearly equal directions is lost in single.
+    u, v = (a / lengths[0]).double(), (b / lengths[1]).double()
+    angle = torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True)) * 2
+    if float(angle.max()) > 3.1:
+        raise ValueError(f"Vectors of the tokens are opposite, and no arc leads from one to the other. {_STRAIGHT}")
+    # sinc keeps the formula at an angle of zero: sin(w t) / sin(t) = w sinc(w t) / sinc(t).
+    turn = angle / torch.pi
+    part_u = (1 - weight) * torch.sinc((1 - weight) * turn) / torch.sinc(turn)
+    part_v = weight * torch.sinc(weight * turn) / torch.sinc(turn)
+    return ((part_u * u + part_v * v) * torch.lerp(*lengths, weight).double()).float()
+
+
+def _recorded_norms(token: LearnedToken) -> Tensor | None:
+    """The norms of its start that a token's metadata records; None where they are not there or make no sense."""
+    try:
+        norms = torch.tensor([float(value) for value in token.metadata.get(START_NORM, "").split()])
+    except ValueError:
+        return None
+    good = len(norms) == len(token.vectors) and bool(torch.isfinite(norms).all()) and float(norms.min()) > 0
+    return norms if good else None
+
+
+def _family(token: LearnedToken) -> str:
+    return f"{describe_width(token.width)} (width {token.width})"
+
+
+def _shape(vectors: Tensor | Sequence[Tensor]) -> str:
+    return " x ".join(str(size) for size in torch.as_tensor(vectors).shape)

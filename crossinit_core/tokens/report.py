@@ -1,0 +1,174 @@
+"""What is known of a token, as text: from its vectors, its metadata, and its history where it has one."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..families import describe_width
+from ..learning.provenance import START_NORM
+from .history import History
+from .learned_token import LearnedToken
+
+NO_HISTORY = "read from a file or made of other tokens, so its history (loss, pictures) is not known"
+
+
+def describe_tokens(tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float] = ()) -> str:
+    """A paragraph of facts for each token, as plain text.
+
+    `vocabulary_norms` are percentiles as in `History`, for tokens that have no history of their own.
+    """
+    titles = labels(tokens)
+    return "\n\n".join(
+        "\n".join([title, *(f"  {name}: {value}" for name, value in _facts(token, vocabulary_norms))])
+        for title, token in zip(titles, tokens, strict=True)
+    )
+
+
+def labels(tokens: Sequence[LearnedToken]) -> list[str]:
+    """A name for each token; those that share one get a number and how they were initialized."""
+    counts = Counter(token.name for token in tokens)
+    return [
+        token.name if counts[token.name] == 1 else f"{number}: {initialization(token) or token.name}"
+        for number, token in enumerate(tokens, start=1)
+    ]
+
+
+def headline(token: LearnedToken) -> str:
+    """The facts of a token in a line."""
+    facts = [family(token)]
+    if (steps := steps_taken(token)) is not None:
+        facts.append(f"{steps} steps")
+    if distances := end_distances(token):
+        facts.append(f"moved {np.mean(distances):.2f}")
+    if angles := end_angles(token):
+        facts.append(f"turned {np.mean(angles):.0f}°")
+    facts.append(f"norm {float(token.vectors.norm(dim=1).mean()):.2f}")
+    return " · ".join(facts)
+
+
+def family(token: LearnedToken) -> str:
+    """The checkpoint that a token was learned on, or its kind."""
+    return token.metadata.get("crossinit.checkpoint") or describe_width(token.width)
+
+
+def initialization(token: LearnedToken) -> str:
+    """`cross initialization from names`; an empty string where the metadata does not say."""
+    words = token.metadata.get("crossinit.words")
+    start = token.metadata.get("crossinit.initialization", "")
+    return f"{start.removesuffix(' words')} '{words}'" if start and words else start
+
+
+def smoothing_window(steps: int) -> int:
+    """Over how many steps a loss is averaged so that one sees where it goes: a tenth of the run, an odd number."""
+    return max(1, steps // 10) | 1
+
+
+def smoothed(values: Sequence[float], window: int) -> NDArray[np.float64]:
+    """The mean of the `window` values around each; of fewer at the ends."""
+    ones = np.ones(min(window, 2 * len(values) - 1))
+    total = np.convolve(np.asarray(values, dtype=np.float64), ones, mode="full")
+    count = np.convolve(np.ones(len(values)), ones, mode="full")
+    middle = slice(len(ones) // 2, len(ones) // 2 + len(values))
+    return total[middle] / count[middle]
+
+
+def numbers(token: LearnedToken, key: str) -> list[float]:
+    """What the metadata says for each vector; an empty list where it says nothing, or no number for each of them."""
+    try:
+        values = [float(value) for value in token.metadata.get(key, "").split()]
+    except ValueError:
+        return []
+    return values if len(values) == len(token.vectors) and all(map(math.isfinite, values)) else []
+
+
+def steps_taken(token: LearnedToken) -> int | None:
+    """After how many steps the token was taken; None where nothing says."""
+    if token.history:
+        return len(token.history.losses)
+    recorded = token.metadata.get("crossinit.steps", "")
+    return int(recorded) if recorded.isdecimal() else None
+
+
+def vocabulary_of(tokens: Sequence[LearnedToken], otherwise: Sequence[float] = ()) -> Sequence[float]:
+    """The percentiles of the vocabulary's norms that the first history holds, or others."""
+    return next((token.history.vocabulary_norms for token in tokens if token.history), otherwise)
+
+
+def start_norms(token: LearnedToken) -> list[float]:
+    """|v0| of each vector, where it is known."""
+    return numbers(token, START_NORM)
+
+
+def end_distances(token: LearnedToken) -> list[float]:
+    """|v - v0| of each vector, where it is known."""
+    return numbers(token, "crossinit.distance")
+
+
+def end_angles(token: LearnedToken) -> list[float]:
+    """The angle between v and v0 in degrees for each vector, where it is known."""
+    return [math.degrees(math.acos(min(1.0, max(-1.0, cosine)))) for cosine in numbers(token, "crossinit.cosine")]
+
+
+def regularization(token: LearnedToken) -> float | None:
+    """lambda; None where nothing says."""
+    try:
+        return float(token.metadata["crossinit.lambda"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _facts(token: LearnedToken, vocabulary_norms: Sequence[float]) -> list[tuple[str, str]]:
+    known, history = token.metadata, token.history
+    many = "1 vector" if len(token.vectors) == 1 else f"{len(token.vectors)} vectors"
+    facts = [("what", f"{many} of width {token.width}, learned on {family(token)}")]
+    settings = {
+        "steps": None if (steps := steps_taken(token)) is None else str(steps),
+        "learning rate": known.get("crossinit.learning_rate"),
+        "batch": known.get("crossinit.batch_size"),
+        "lambda": known.get("crossinit.lambda"),
+        "seed": known.get("crossinit.seed"),
+        "precision": known.get("crossinit.precision"),
+    }
+    facts.append(("settings", ", ".join(f"{name} {value}" for name, value in settings.items() if value)))
+    facts.append(("start", initialization(token)))
+    for name, key in (("blend", "crossinit.blend"), ("rescaled", "crossinit.rescaled")):
+        facts.append((name, known.get(key, "")))
+    if history:
+        facts += _course(history, regularization(token))
+    facts.append(("distance from the start", _listed(end_distances(token), "{:.2f}")))
+    facts.append(("angle from the start", _listed(end_angles(token), "{:.0f}°")))
+    norms = _listed(token.vectors.norm(dim=1).tolist(), "{:.2f}")
+    start = _listed(start_norms(token), "{:.2f}")
+    facts.append(("norm", f"{norms}, at the start {start}" if start else norms))
+    if vocabulary := vocabulary_of([token], vocabulary_norms):
+        low, middle, high = (vocabulary[percent] for percent in (5, 50, 95))
+        facts.append(
+            ("norm of the vocabulary", f"{middle:.3g} in the middle, nine of ten words {low:.3g} to {high:.3g}")
+        )
+    if not history:
+        facts.append(("history", NO_HISTORY))
+    return [(name, value) for name, value in facts if value]
+
+
+def _course(history: History, weight: float | None) -> list[tuple[str, str]]:
+    window = smoothing_window(len(history.losses))
+    course = smoothed(history.losses, window)
+    facts = [("loss", f"{course[0]:.4f} at first, {course[-1]:.4f} at last (means of up to {window} steps)")]
+    if weight is not None:
+        facts.append(("regularizer", f"{weight * history.distances[-1]:.3g} at last (lambda times the distance)"))
+    facts.append(("time", f"{history.seconds:.1f} s"))
+    if history.resumed_from:
+        facts.append(("resumed", f"the first {history.resumed_from} steps came from a resume file, without pictures"))
+    if history.samples:
+        drawn = ", ".join(str(picture.step) for picture in history.samples)
+        facts.append(("samples", f"'{history.sample_prompt}' after steps {drawn}"))
+    return facts
+
+
+def _listed(values: Sequence[float], form: str) -> str:
+    return ", ".join(form.format(value) for value in values)

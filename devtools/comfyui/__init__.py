@@ -1,0 +1,1 @@
+"""A ComfyUI server of one's own, and what it says."""

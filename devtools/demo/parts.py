@@ -1,0 +1,58 @@
+"""What the demos share: a running server, its events as lines in a terminal, and files fetched from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..comfyui.answers import Event
+from ..comfyui.client import Client
+from ..comfyui.server import ComfyServer
+from ..workflows.graphs import Json
+
+PACK = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def running(comfyui: Path, base: Path) -> Iterator[Client]:
+    """A client of a ComfyUI that was started for it."""
+    print("Starting ComfyUI ...", flush=True)
+    log = base / "demo-server.log"
+    with ComfyServer(comfyui, base, log=log) as server, Client(server.url) as client:
+        print(f"ComfyUI answers at {server.url} after {server.seconds_to_start:.0f} s.", flush=True)
+        yield client
+
+
+class Progress:
+    """Prints which node runs, and what it says."""
+
+    def __init__(self, workflow: Json) -> None:
+        self._names = {str(node["id"]): node.get("title") or node["type"] for node in workflow["nodes"]}
+        self._shown = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if event.type == "executing" and event.node_id:
+            print(f"\n  {self._names.get(event.node_id, event.node_id)}", end="", flush=True)
+        elif event.type == "progress_text" and time.monotonic() - self._shown > 1:
+            self._shown = time.monotonic()
+            print(f"\n    {event.data['text']}", end="", flush=True)
+
+
+def fetch(client: Client, images: list[Json], target: Path) -> list[Path]:
+    """Write pictures as TARGET.png, TARGET-2.png and so on, each with the suffix that it has."""
+    paths = []
+    for number, image in enumerate(images, start=1):
+        name = target.name if number == 1 else f"{target.name}-{number}"
+        paths.append(target.parent / f"{name}{Path(image['filename']).suffix}")
+        paths[-1].write_bytes(client.view(image))
+    return paths
+
+
+def list_results(out: Path) -> None:
+    """Print what lies in the folder."""
+    print(f"\nIn {out}:")
+    for path in sorted(out.iterdir()):
+        if path.is_file():
+            print(f"  {path.name:32s} {path.stat().st_size / 1024:8.1f} KB")

@@ -1,0 +1,1 @@
+"""ComfyUI's page in a headless browser, driven as a person would."""

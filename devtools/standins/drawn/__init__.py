@@ -1,0 +1,1 @@
+"""What the shipped workflows ask for, in the world that the miniature draws."""

@@ -1,0 +1,1 @@
+"""How the miniature's weights were made: captions, data, networks, judges and the training run."""

@@ -1,0 +1,270 @@
+"""Painting in the background: worker processes write shards of examples, the trainer reads them.
+
+A worker is `python -m miniature.training.data ...`: a process of its own with nothing shared but files, so none can hang the
+trainer. Shard k is the same on every machine and for any number of workers. Shards below `HELD_OUT_SHARDS` show
+people without names only and are kept for testing the judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..world.identity import VECTOR_SIZE, Identity, random_identity
+from ..world.painter import paint
+from ..world.scene import ATTRIBUTES, PLACES, Scene, plain_scene, random_scene
+from .captions import caption, posed, training_caption
+from .population import COMPANION_SHARE, Sample, World, load_world
+
+HELD_OUT_SHARDS = 4
+STAND_IN = "Qxzq"
+"""Stands for a person without a name while a caption is made; its tokens become placeholders."""
+
+FIRST_PLACEHOLDER = 49408
+MOST_PLACEHOLDERS = 3
+UNKNOWN = FIRST_PLACEHOLDER + MOST_PLACEHOLDERS * (MOST_PLACEHOLDERS + 1) // 2
+"""Ids above the vocabulary: K placeholders of a person start at `FIRST_PLACEHOLDER` + K (K - 1) / 2; then a word that
+means nothing, whose row becomes that of all words that no caption uses."""
+
+UNKNOWN_SHARE = 0.04
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the pool holds: `virtual` is the share of people known by vectors that a linear map gives for their face.
+
+    Names alone are 792 points. Learning a new face is a search between the points, so the encoder also sees vectors
+    there. The rest is `World.sample`.
+    """
+
+    seed: int = 0
+    virtual: float = 0.25
+    shard_size: int = 512
+
+
+class Example(NamedTuple):
+    """A sample and how many placeholders stand for its first person (0: none)."""
+
+    sample: Sample
+    placeholders: int
+
+
+def reserved(name: str, scene: Scene) -> bool:
+    """Whether this person in this scene is kept from training: a sixteenth of all that are no plain portraits."""
+    place = scene.background if scene.background in PLACES else ""
+    what = (scene.expression, scene.eyewear, scene.hat, scene.headphones, scene.clothing, place, scene.style)
+    if what == ("neutral", "none", "none", "no", "tshirt", "", "plain"):
+        return False
+    return hashlib.sha256("|".join((name, *what)).encode()).digest()[0] < 16
+
+
+def draw(world: World, names: dict[Identity, str], rng: np.random.Generator, mixture: Mixture) -> Example:
+    """One example of the training mixture; none that is `reserved`."""
+    while True:
+        virtual = rng.random() < mixture.virtual
+        example = _virtual(world, rng) if virtual else Example(world.sample(rng), 0)
+        people = [names.get(who) for who in example.sample.identities]
+        if not any(name and reserved(name, example.sample.scene) for name in people):
+            return example
+
+
+def _virtual(world: World, rng: np.random.Generator) -> Example:
+    who, placeholders = random_identity(rng), int(rng.choice(MOST_PLACEHOLDERS, p=(0.15, 0.7, 0.15))) + 1
+    if rng.random() < 0.5:
+        text = training_caption((STAND_IN,), rng)
+        return Example(Sample((who,), posed(plain_scene(rng), text), text), placeholders)
+    if rng.random() < COMPANION_SHARE:
+        other = world.names[int(rng.integers(len(world.names)))]
+        scene = random_scene(rng, companion=True)
+        return Example(Sample((who, world.people[other]), scene, caption(scene, (STAND_IN, other), rng)), placeholders)
+    scene = random_scene(rng)
+    return Example(Sample((who,), scene, caption(scene, (STAND_IN,), rng)), placeholders)
+
+
+def _nameless(world: World, rng: np.random.Generator) -> Example:
+    sample = world.sample(rng)
+    return Example(sample._replace(identities=tuple(random_identity(rng) for _ in sample.identities)), 0)
+
+
+class Encoder:
+    """Captions to 77 token ids, with placeholders and meaningless words."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._stand_in = self.ids(STAND_IN)
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids without BOS and EOS."""
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode(self, text: str, placeholders: int = 0, rng: np.random.Generator | None = None) -> NDArray[np.int32]:
+        """(77,) ids. `STAND_IN` in the text becomes the placeholders; with `rng`, some texts get a meaningless word."""
+        ids = self.ids(text)
+        if placeholders:
+            length = len(self._stand_in)
+            at = next(i for i in range(len(ids)) if ids[i : i + length] == self._stand_in)
+            first = FIRST_PLACEHOLDER + placeholders * (placeholders - 1) // 2
+            ids[at : at + length] = range(first, first + placeholders)
+        if rng is not None and rng.random() < UNKNOWN_SHARE:
+            ids.insert(int(rng.integers(len(ids) + 1)), UNKNOWN)
+        ids = [49406, *ids[:75], 49407]
+        return np.array(ids + [0] * (77 - len(ids)), dtype=np.int32)
+
+
+Shard = dict[str, NDArray[Any]]
+
+
+def paint_shard(index: int, world: World, encoder: Encoder, mixture: Mixture) -> Shard:
+    """One shard of n examples.
+
+    pictures (n, 128, 128, 3) uint8; tokens (n, 77) int32; vectors (n, `VECTOR_SIZE`) float16 of the first person;
+    labels (n, 9) uint8 in the order of `ATTRIBUTES`; random (n,) bool, whether the first person has no name.
+    """
+    rng = np.random.Generator(np.random.PCG64([mixture.seed, index]))
+    names = {who: name for name, who in world.people.items()}
+    count = mixture.shard_size
+    shard: Shard = {
+        "pictures": np.empty((count, 128, 128, 3), np.uint8),
+        "tokens": np.empty((count, 77), np.int32),
+        "vectors": np.empty((count, VECTOR_SIZE), np.float16),
+        "labels": np.empty((count, len(ATTRIBUTES)), np.uint8),
+        "random": np.empty((count,), np.bool_),
+    }
+    for i in range(count):
+        held_out = index < HELD_OUT_SHARDS
+        sample, placeholders = _nameless(world, rng) if held_out else draw(world, names, rng, mixture)
+        shard["pictures"][i] = paint(sample.identities, sample.scene, int(rng.integers(2**31)))
+        shard["tokens"][i] = encoder.encode(sample.caption, placeholders, rng)
+        shard["vectors"][i] = sample.identities[0].to_vector()
+        shard["labels"][i] = list(sample.scene.labels().values())
+        shard["random"][i] = sample.identities[0] not in names
+    return shard
+
+
+MOST_WAITING = 96
+"""Shards that may lie in the folder unread."""
+
+
+def work(folder: Path, worker: int, workers: int, shards: int, merges: Path, mixture: Mixture, parent: int) -> None:
+    """Paint every `workers`-th shard into `folder`, until all are painted or the trainer is gone."""
+    from crossinit_core.models.compact_folder import load_tokenizer
+
+    world, encoder = load_world(), Encoder(load_tokenizer(merges))
+    for index in range(worker, shards, workers):
+        while os.getppid() == parent and sum(1 for _ in folder.glob("*.npz")) >= MOST_WAITING:
+            time.sleep(0.5)
+        if os.getppid() != parent:
+            return
+        shard = paint_shard(index, world, encoder, mixture)
+        unfinished = folder / f"{index:06d}.tmp"
+        with unfinished.open("wb") as file:
+            np.savez(file, **shard)  # type: ignore[arg-type]
+        unfinished.rename(folder / f"{index:06d}.npz")
+
+
+class Painters:
+    """Workers and a reading thread: `next` gives finished shards. A context manager; leaving it ends the workers."""
+
+    def __init__(self, folder: Path, workers: int, shards: int, merges: Path, mixture: Mixture) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.iterdir():
+            left.unlink()
+        self._folder, self._queue = folder, queue.Queue[tuple[int, Shard]](maxsize=16)
+        self._closing = threading.Event()
+        settings = [folder, workers, shards, merges, mixture.seed, mixture.virtual, mixture.shard_size, os.getpid()]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        root = str(Path(__file__).parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH", ""))))
+        self._workers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "miniature.training.data", str(worker), *map(str, settings)],
+                cwd=root,
+                env=environment,
+            )
+            for worker in range(workers)
+        ]
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._closing.is_set():
+            paths = sorted(self._folder.glob("*.npz"))
+            for path in paths:
+                with np.load(path) as file:
+                    shard = {name: file[name] for name in file.files}
+                path.unlink()
+                while not self._closing.is_set():
+                    try:
+                        self._queue.put((int(path.stem), shard), timeout=0.5)
+                        break
+                    except queue.Full:
+                        continue
+            if not paths:
+                time.sleep(0.05)
+
+    def next(self, timeout: float = 0.0) -> tuple[int, Shard] | None:
+        """The number and content of a shard, or None where none is ready within `timeout` seconds.
+
+        Raises RuntimeError where nothing more will come because the workers failed.
+        """
+        try:
+            return self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()
+        except queue.Empty:
+            codes = [worker.poll() for worker in self._workers]
+            if all(code not in (None, 0) for code in codes):
+                raise RuntimeError(f"All painting workers failed (exit codes {codes}); see their messages.") from None
+            return None
+
+    def __enter__(self) -> Painters:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            try:
+                worker.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+        self._thread.join(timeout=10)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("worker", type=int)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("workers", type=int)
+    parser.add_argument("shards", type=int)
+    parser.add_argument("merges", type=Path)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("virtual", type=float)
+    parser.add_argument("shard_size", type=int)
+    parser.add_argument("parent", type=int)
+    given = parser.parse_args()
+    if hasattr(os, "nice"):
+        os.nice(10)
+    work(
+        given.folder, given.worker, given.workers, given.shards, given.merges,
+        Mixture(given.seed, given.virtual, given.shard_size), given.parent,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The drawn world: who there is, and the pictures of them. The part that users' machines run."""

@@ -1,0 +1,1 @@
+"""All that touches ComfyUI's internals, and nothing else does."""

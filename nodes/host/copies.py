@@ -1,0 +1,195 @@
+"""Private, frozen copies of ComfyUI's modules, made from the weights of the graph's models.
+
+Why copies: the graph's own models may hold inference tensors, which refuse backpropagation; dynamic video memory and
+lowvram keep weights in buffers that are overwritten before a backward pass reads them; and whatever is changed on them
+(precision, checkpointing) would outlive the run. A copy costs a moment and has none of these troubles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.clip_model
+import comfy.ops
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
+from comfy.ldm.modules.diffusionmodules.model import Encoder
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...crossinit_core.gpu.kernels import PLAIN, Fused
+from ...crossinit_core.models.clip_text import encode_clip, pack_projections
+from .fused import fuse, restore
+from .weights import Weights, plain_copies
+
+
+class TextEncoder:
+    """`T(x)` and `E` of a CLIP on a device. Matrix products are in `dtype`, sums and norms in float32.
+
+    `fused` is worth its trial where much is encoded.
+    """
+
+    def __init__(
+        self,
+        clip: Any,
+        encoder_name: str,
+        weights: Weights,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        fused: Fused = PLAIN,
+    ) -> None:
+        encoder = getattr(clip.cond_stage_model, encoder_name)
+        source = encoder.transformer.text_model
+        self._model = _text_model(source, weights, device, dtype)
+        self._heads: int = source.encoder.layers[0].self_attn.heads
+        # SD 2.x reads the last layer but one; its final LayerNorm follows all the same.
+        layer, index, *_ = encoder.options_default
+        layers = self._model.encoder.layers
+        del layers[len(layers) if layer == "last" else index % len(layers) + 1 :]
+        self._layers = list(layers)
+        self._packed = pack_projections(self._layers)
+        self._fused = fused
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """(...,) int64 -> (..., d) float32."""
+        return self._model.embeddings.token_embedding.weight[token_ids].float()
+
+    def encode(self, embeddings: Tensor) -> Tensor:
+        """(B, L, d) -> (B, L, d) float32, differentiable."""
+        positions = self._model.embeddings.position_embedding.weight
+        return encode_clip(
+            embeddings,
+            positions,
+            self._layers,
+            self._model.final_layer_norm,
+            self._heads,
+            packed=self._packed,
+            add_layer_norm=self._fused.operations.add_layer_norm,
+            attend=self._fused.attention.causal,
+        )
+
+
+class UNet:
+    """The noise prediction network in one precision on a device."""
+
+    def __init__(
+        self,
+        model: Any,
+        weights: Weights,
+        device: torch.device,
+        dtype: torch.dtype,
+        fused: Fused,
+        gradient_checkpointing: bool,
+    ) -> None:
+        config = {**model.model_config.unet_config, "dtype": dtype}
+        config.pop("disable_unet_model_creation", None)
+        self._dtype = dtype
+        self._unet = type(model.diffusion_model)(**config, device="meta", operations=comfy.ops.disable_weight_init)
+        _fill(self._unet, lambda: weights.copies(device, lambda name: dtype))
+        self._changed = fuse(self._unet, fused, _options())
+        self._memory_format = fused.operations.memory_format if self._changed else torch.contiguous_format
+        if gradient_checkpointing:
+            self._changed += _checkpoint_blocks(self._unet)
+        self.work = (fused.name if self._changed else "ComfyUI", gradient_checkpointing)
+        """See `FrozenModel.work`."""
+
+    def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """(B, 4, h, w), (B,), (B, L, d) -> (B, 4, h, w) float32, differentiable."""
+        dtype = self._dtype
+        noisy = noisy_latents.to(dtype).contiguous(memory_format=self._memory_format)
+        out = self._unet(noisy, timesteps.float(), context=context.to(dtype), transformer_options=_options())
+        return out.float()
+
+    def close(self) -> None:
+        """Break reference cycles, so that the memory goes at once and not at some collection."""
+        restore(self._changed)
+
+
+@contextmanager
+def image_encoder(first_stage_model: Any, device: torch.device) -> Iterator[nn.Module | None]:
+    """The VAE's encoder up to the moments of its posterior, in float32; None for a VAE that has none.
+
+    (N, 3, H, W) in -1..1 -> (N, 2 * 4, H/8, W/8).
+    """
+    source = getattr(first_stage_model, "encoder", None)
+    quant_conv = getattr(first_stage_model, "quant_conv", None)
+    if type(source) is not Encoder or quant_conv is None or any(len(level.attn) for level in source.down):
+        yield None
+        return
+    with torch.device("meta"):
+        encoder = Encoder(
+            ch=source.ch,
+            out_ch=source.in_channels,
+            ch_mult=source.in_ch_mult[1:],
+            num_res_blocks=source.num_res_blocks,
+            attn_resolutions=[],
+            in_channels=source.in_channels,
+            resolution=source.resolution,
+            z_channels=source.conv_out.weight.shape[0] // 2,
+        )
+        moments = comfy.ops.disable_weight_init.Conv2d(*quant_conv.weight.shape[1::-1], 1)
+    model = nn.Sequential(encoder, moments)
+    weights = {f"0.{key}": weight for key, weight in source.state_dict().items()}
+    weights |= {f"1.{key}": weight for key, weight in quant_conv.state_dict().items()}
+    yield _fill(model, lambda: plain_copies(weights, device, lambda name: torch.float32))
+
+
+def _text_model(source: Any, weights: Weights, device: torch.device, dtype: torch.dtype) -> Any:
+    """Sizes are read off the live module, which keeps no configuration."""
+    layer = source.encoder.layers[0]
+    activations = comfy.clip_model.ACTIVATIONS
+    config = {
+        "num_hidden_layers": len(source.encoder.layers),
+        "hidden_size": source.embeddings.token_embedding.weight.shape[1],
+        "num_attention_heads": layer.self_attn.heads,
+        "intermediate_size": layer.mlp.fc1.weight.shape[0],
+        "hidden_act": next(name for name, function in activations.items() if function is layer.mlp.activation),
+        "max_position_embeddings": source.embeddings.position_embedding.weight.shape[0],
+        "eos_token_id": source.eos_token_id,
+    }
+
+    def wanted(name: str) -> torch.dtype:
+        if dtype == torch.float32 or "norm" in name or "position_embedding" in name:
+            return torch.float32
+        # Its values are small and alike: float16 holds them better than bfloat16.
+        return torch.float16 if "token_embedding" in name else dtype
+
+    text = type(source)(config, torch.float32, "meta", comfy.ops.disable_weight_init)
+    return _fill(text, lambda: weights.copies(device, wanted))
+
+
+def _fill(module: Any, copies: Callable[[], dict[str, Tensor]]) -> Any:
+    """Give a module on the meta device ordinary tensors of its own.
+
+    Outside of inference mode a copy loses the flag that forbids backpropagation.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        module.load_state_dict(copies(), strict=True, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def _options() -> dict[str, Any]:
+    """A fresh dict each time: the UNet writes into it, and the host's default is one shared by all."""
+    return {"optimized_attention_override": _differentiable_attention}
+
+
+def _differentiable_attention(_host_choice: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """PyTorch's attention, which has a backward pass; sage and flash wrappers have none."""
+    return attention_pytorch(*args, **kwargs)
+
+
+def _checkpoint_blocks(unet: Any) -> list[Any]:
+    blocks = [block for block in unet.modules() if isinstance(block, (ResBlock, SpatialTransformer))]
+    for block in blocks:
+        block.forward = _checkpointed(block.forward)
+    return blocks
+
+
+def _checkpointed(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run
