@@ -6,8 +6,9 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,13 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from crossinit_core.gpu import kernels as fused
-from crossinit_core.gpu import self_tests as trials
-from crossinit_core.gpu.kernels import library
-from crossinit_core.gpu.kernels.attention import library_attention
-from crossinit_core.gpu.kernels.convolution import convolve
+from crossinit_core.gpu import self_tests
+from crossinit_core.gpu.kernels import PLAIN, Kernels, plain
 from crossinit_core.gpu.kernels.enlargement import can_be_folded, folded, unfolded
-from crossinit_core.gpu.kernels.project import pack, project
+from crossinit_core.gpu.kernels.frozen_layers import convolve, pack, project
+from crossinit_core.models.fusing import restore
 
 CPU = torch.device("cpu")
 DOUBLE = {"dtype": torch.float64, "requires_grad": True}
@@ -39,25 +38,25 @@ def test_group_norm_is_torchs(silu: bool, shifted: bool) -> None:
     weight, bias, shift = _frozen(64), _frozen(64), _frozen(2, 64) if shifted else None
 
     def ours(x: Tensor) -> Tensor:
-        return library.group_norm(x, weight, bias, 1e-5, silu=silu, shift=shift)[1]
+        return plain.group_norm(x, weight, bias, 1e-5, silu=silu, shift=shift)[1]
 
-    plain = F.group_norm(x if shift is None else x + shift[:, :, None, None], 32, weight, bias, 1e-5)
-    torch.testing.assert_close(ours(x), F.silu(plain) if silu else plain)
+    torchs = F.group_norm(x if shift is None else x + shift[:, :, None, None], 32, weight, bias, 1e-5)
+    torch.testing.assert_close(ours(x), F.silu(torchs) if silu else torchs)
     assert gradcheck(ours, x)
 
 
 def test_geglu_is_the_formula() -> None:
     h = torch.randn(3, 4, 10, **DOUBLE)  # type: ignore[arg-type]
-    torch.testing.assert_close(library.geglu(h), h[..., :5] * F.gelu(h[..., 5:]))
-    assert gradcheck(library.geglu, h)
+    torch.testing.assert_close(plain.geglu(h), h[..., :5] * F.gelu(h[..., 5:]))
+    assert gradcheck(plain.geglu, h)
 
 
 def test_a_feed_forward_part_is_the_formula() -> None:
     x, n = (torch.randn(2, 3, 4, **DOUBLE) for _ in range(2))  # type: ignore[arg-type]
     weight, bias, out = _frozen(10, 4), _frozen(10), _frozen(4, 5)
-    plain = x + library.geglu(F.linear(n, weight, bias)) @ out.t()
-    torch.testing.assert_close(library.feed_forward(x, n, weight, bias, out), plain)
-    assert gradcheck(lambda x, n: library.feed_forward(x, n, weight, bias, out), (x, n))
+    formula = x + plain.geglu(F.linear(n, weight, bias)) @ out.t()
+    torch.testing.assert_close(plain.feed_forward(x, n, weight, bias, out), formula)
+    assert gradcheck(lambda x, n: plain.feed_forward(x, n, weight, bias, out), (x, n))
 
 
 @pytest.mark.parametrize("added", [True, False])
@@ -67,7 +66,7 @@ def test_layer_norm_of_a_sum_is_torchs(added: bool) -> None:
     inputs = (x, residual) if added else (x,)
 
     def ours(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return library.add_layer_norm(x, residual, weight, bias, 1e-5, torch.float64)
+        return plain.add_layer_norm(x, residual, weight, bias, 1e-5, torch.float64)
 
     total = x + residual if added else x
     torch.testing.assert_close(ours(*inputs), (total, F.layer_norm(total, (8,), weight, bias, 1e-5)))
@@ -77,13 +76,13 @@ def test_layer_norm_of_a_sum_is_torchs(added: bool) -> None:
 def test_a_bias_and_a_residual_are_added() -> None:
     x, residual = (torch.randn(2, 3, 4, 4, **DOUBLE) for _ in range(2))  # type: ignore[arg-type]
     bias = _frozen(3)
-    torch.testing.assert_close(library.add_bias(x, bias, residual), x + bias[:, None, None] + residual)
-    assert gradcheck(lambda x, residual: library.add_bias(x, bias, residual), (x, residual))
+    torch.testing.assert_close(plain.add_bias(x, bias, residual), x + bias[:, None, None] + residual)
+    assert gradcheck(lambda x, residual: plain.add_bias(x, bias, residual), (x, residual))
 
 
 def test_the_gradient_of_what_is_normalized_joins_that_of_its_norm() -> None:
     x, weight, bias = torch.randn(1, 32, 2, 3, **DOUBLE), _frozen(32), _frozen(32)  # type: ignore[arg-type]
-    assert gradcheck(lambda x: library.group_norm(x, weight, bias, 1e-5, silu=True), x)
+    assert gradcheck(lambda x: plain.group_norm(x, weight, bias, 1e-5, silu=True), x)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -93,7 +92,7 @@ def test_an_enlarged_picture_is_convolved_while_it_is_small(memory_format: torch
     x = torch.randn(2, 3, 4, 6, **DOUBLE).to(memory_format=memory_format)  # type: ignore[arg-type]
 
     def ours(x: Tensor) -> Tensor:
-        return library.interleave(convolve(x, small), layer.bias)  # type: ignore[arg-type]
+        return plain.interleave(convolve(x, small), layer.bias)  # type: ignore[arg-type]
 
     expected = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     torch.testing.assert_close(ours(x), expected, atol=1e-6, rtol=0)
@@ -145,45 +144,46 @@ def test_a_frozen_convolution_keeps_nothing_but_its_weights() -> None:
 def test_attention_is_the_formula() -> None:
     q, k, v = (torch.randn(2, rows, 8, **DOUBLE) for rows in (6, 5, 5))  # type: ignore[arg-type]
 
-    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v))
         return ((q @ k.transpose(-1, -2) / 2).softmax(-1) @ v).transpose(1, 2).flatten(2)
 
-    torch.testing.assert_close(library_attention(q, k, v, 2), plain(q, k, v))
-    assert gradcheck(lambda *qkv: library_attention(*qkv, 2), (q, k, v))  # type: ignore[call-arg]
+    torch.testing.assert_close(plain.attention(q, k, v, 2), formula(q, k, v))
+    assert gradcheck(lambda *qkv: plain.attention(*qkv, 2), (q, k, v))  # type: ignore[call-arg]
 
 
 # Triton's kernels, in its interpreter
 
 _INTERPRETED = """
 import builtins, torch
-from crossinit_core.gpu import kernels as fused, self_tests as trials
-from crossinit_core.gpu.kernels import attention_kernels, few_keys_kernels, library, on_triton, triton_attention
-from crossinit_core.gpu.kernels.project import project
+from crossinit_core.gpu.kernels import PLAIN, plain, triton_kernels
+from crossinit_core.gpu.kernels.frozen_layers import project
+from crossinit_core.gpu.kernels.on_triton import attention, attention_few_keys
+from crossinit_core.gpu.self_tests import TRIED, attention_differs, differences
 
 # Triton's interpreter cannot loop over its own numbers with this numpy, and is slow.
 number = lambda value: int(value.handle.data.item()) if hasattr(value, "handle") else int(value)
-for module in (attention_kernels, few_keys_kernels):
+for module in (attention, attention_few_keys):
     module.range = lambda *bounds: builtins.range(*map(number, bounds))
 
 cpu = torch.device("cpu")
 for dtype in (torch.float32, torch.float16, torch.bfloat16):
-    wrong = fused.differences(on_triton, library, cpu, dtype)
+    wrong = differences(triton_kernels(attention=True), PLAIN, cpu, dtype)
     assert not wrong, (dtype, wrong)
 
-triton_attention.ROWS = 32
-triton_attention.ATTEND = triton_attention.KEY_GRADIENTS = triton_attention.QUERY_GRADIENTS = ((32, 32, 4, 1),) * 2
-sizes = [size for size in fused.TRIED if size[0] < 8 and size[1] < 512]  # The others are for GPUs: they are too large here.
+attention.ROWS = 32
+attention.ATTEND = attention.KEY_GRADIENTS = attention.QUERY_GRADIENTS = ((32, 32, 4, 1),) * 2
+sizes = [size for size in TRIED if size[0] < 8 and size[1] < 512]  # The others are for GPUs: they are too large here.
 assert len(sizes) == 4
-assert not fused.attention_differs(triton_attention.attend, cpu, torch.float16, sizes)
-bent = lambda *given, **more: 1.1 * triton_attention.attend(*given, **more)
-assert fused.attention_differs(bent, cpu, torch.float16, sizes)
+assert not attention_differs(attention.by_kernels, cpu, torch.float16, sizes)
+bent = lambda *given, **more: 1.1 * attention.by_kernels(*given, **more)
+assert attention_differs(bent, cpu, torch.float16, sizes)
 
 strided = torch.randn(1, 160, 96).half().requires_grad_()
 q, k, v = strided.chunk(3, dim=-1)
-assert triton_attention.fits(q, k, v, 2)
-out = triton_attention.attend(q, k, v, 2)
-expected = fused.library_attention(*(part.float() for part in (q, k, v)), 2)
+assert attention.fits(q, k, v, 2)
+out = attention.by_kernels(q, k, v, 2)
+expected = plain.attention(*(part.float() for part in (q, k, v)), 2)
 assert (out - expected).norm() < 2e-3 * expected.norm()
 pull = torch.randn_like(expected)
 ours, = torch.autograd.grad(out, strided, pull.half())
@@ -195,15 +195,15 @@ def few(queries, keys, depth, causal=False):
     q = torch.randn(1, queries, 2 * depth).half().requires_grad_()
     prompt, packed = torch.randn(1, keys, 24).half().requires_grad_(), torch.randn(4 * depth, 24).half() / 5
     k, v = project(prompt, packed, 2)
-    assert triton_attention.fits(q, k, v, 2) and k.stride() == (4 * depth * keys, 4 * depth, 1)
+    assert attention.fits(q, k, v, 2) and k.stride() == (4 * depth * keys, 4 * depth, 1)
     pull = torch.randn_like(q)
     ours = []
     for _ in range(2):
-        out = triton_attention.attend(q, k, v, 2, causal)
+        out = attention.by_kernels(q, k, v, 2, causal)
         ours.append([out.detach(), *torch.autograd.grad(out, (q, k, v), pull, retain_graph=True)])
     assert all(map(torch.equal, *ours))
     single = [part.detach().float().requires_grad_() for part in (q, k, v)]
-    out = (fused.causal_attention if causal else fused.library_attention)(*single, 2)
+    out = (plain.causal_attention if causal else plain.attention)(*single, 2)
     truth = [out.detach(), *torch.autograd.grad(out, single, pull.float())]
     for found, right in zip(ours[0], truth):
         assert found.shape == right.shape and found.dtype == torch.float16
@@ -212,7 +212,7 @@ def few(queries, keys, depth, causal=False):
         assert (found.float() - right).norm() < 2e-3 * size, (queries, keys, depth)
 
 for programs in (2, 4, 12):
-    triton_attention.ATTEND_FEW = triton_attention.FEW_GRADIENTS = (32, 4, 1, programs)
+    attention_few_keys.ATTEND_FEW = attention_few_keys.FEW_GRADIENTS = (32, 4, 1, programs)
     for queries in (64, 72, 192):
         few(queries, 77, 16)
     few(77, 77, 16, causal=True)
@@ -259,11 +259,11 @@ def test_a_kernel_with_wrong_results_or_gradients_is_found(name: str, dtype: tor
         def backward(ctx: Any, gradient: Tensor) -> Tensor:
             return gradient * 1.05
 
-    right = getattr(library, name)
-    operations = {key: getattr(library, key) for key in OPERATIONS}
+    right = getattr(PLAIN, name)
 
-    def check(change: Callable[..., object]) -> list[str]:
-        return fused.differences(SimpleNamespace(**{**operations, name: change}), library, CPU, dtype)  # type: ignore
+    def check(change: Callable[..., Any]) -> list[str]:
+        changed: Kernels = replace(PLAIN, **{name: change})
+        return self_tests.differences(changed, PLAIN, CPU, dtype)
 
     def each(out: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return tuple(map(change, out)) if isinstance(out, tuple) else change(out)
@@ -275,22 +275,22 @@ def test_a_kernel_with_wrong_results_or_gradients_is_found(name: str, dtype: tor
 
 
 def test_without_a_gpu_torchs_own_kernels_are_used() -> None:
-    assert fused.choose(CPU, torch.float32) is fused.PLAIN
+    assert self_tests.choose(CPU, torch.float32) is PLAIN
 
 
 def test_what_a_gpu_cannot_run_or_gets_wrong_is_left_out_with_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(trials, "_passed", {})
+    monkeypatch.setattr(self_tests, "_passed", {})
 
     def broken() -> list[str]:
         raise RuntimeError("out of resource: shared memory\nRequired: 98304")
 
     with caplog.at_level(logging.INFO):
-        assert fused._is_right("Triton's norms", CPU, torch.float16, list)
+        assert self_tests._is_right("Triton's norms", CPU, torch.float16, list)
         assert not caplog.records
-        assert not fused._is_right("Triton's attention", CPU, torch.float16, broken)
-        assert not fused._is_right("Triton's kernels", CPU, torch.float16, lambda: ["feed_forward", "add_bias"])
+        assert not self_tests._is_right("Triton's attention", CPU, torch.float16, broken)
+        assert not self_tests._is_right("Triton's kernels", CPU, torch.float16, lambda: ["feed_forward", "add_bias"])
     assert [record.getMessage() for record in caplog.records] == [
         "Triton's attention cannot be used, so steps are slower: out of resource: shared memory",
         "Triton's kernels: wrong numbers on this GPU, so not used, and steps are slower: feed_forward, add_bias",
@@ -298,7 +298,7 @@ def test_what_a_gpu_cannot_run_or_gets_wrong_is_left_out_with_one_line(
 
 
 def test_what_passed_is_not_tried_again_and_what_failed_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "_passed", {})
+    monkeypatch.setattr(self_tests, "_passed", {})
     tried: list[str] = []
 
     def is_right(dtype: torch.dtype, *wrong: str) -> bool:
@@ -306,7 +306,7 @@ def test_what_passed_is_not_tried_again_and_what_failed_is(monkeypatch: pytest.M
             tried.append(str(dtype))
             return list(wrong)
 
-        return fused._is_right("Triton's kernels", CPU, dtype, find_wrong)
+        return self_tests._is_right("Triton's kernels", CPU, dtype, find_wrong)
 
     assert not is_right(torch.float16, "feed_forward")
     assert is_right(torch.float16)
@@ -316,12 +316,11 @@ def test_what_passed_is_not_tried_again_and_what_failed_is(monkeypatch: pytest.M
 
 
 def test_comfyuis_blocks_are_fused(pack: ModuleType, unet: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
-    module = pack.nodes.host.fused
-    changed = module.fuse(unet, fused.PLAIN, _options(pack))
+    changed = pack.nodes.host.fused.fuse_blocks(unet, PLAIN, _options(pack))
     kinds = {type(part).__name__ for part in changed}
     assert kinds == {"ResBlock", "SpatialTransformer", "Sequential", "Upsample"}
     assert not caplog.records
-    module.restore(changed)
+    restore(changed)
     assert not any("forward" in vars(part) for part in unet.modules())
 
 
@@ -335,7 +334,7 @@ def test_a_fused_unet_gives_what_comfyuis_gives(pack: ModuleType, unet: nn.Modul
         return unet(noisy, torch.tensor([3.0, 700.0]), context=context, transformer_options=_options(pack))
 
     expected = predict()
-    assert pack.nodes.host.fused.fuse(unet, fused.PLAIN, _options(pack))
+    assert pack.nodes.host.fused.fuse_blocks(unet, PLAIN, _options(pack))
     torch.testing.assert_close(predict(), expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
 
 
@@ -348,7 +347,7 @@ def test_a_block_that_comfyui_computes_otherwise_stays_comfyuis(
     own = ResBlock._forward
     monkeypatch.setattr(ResBlock, "_forward", lambda self, x, emb: own(self, x, emb) * 1.1)
     with caplog.at_level(logging.WARNING):
-        assert pack.nodes.host.fused.fuse(unet, fused.PLAIN, _options(pack)) == []
+        assert pack.nodes.host.fused.fuse_blocks(unet, PLAIN, _options(pack)) == []
     assert "ComfyUI's own code computes the UNet" in caplog.text
     assert not any("forward" in vars(part) for part in unet.modules())
 

@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from crossinit_core.gpu.kernels import launch as module, pointwise_kernels
-from crossinit_core.gpu.kernels.launch import Pointer, launch
+from crossinit_core.gpu.kernels.on_triton import launch as module
+from crossinit_core.gpu.kernels.on_triton.add_bias import add_bias_and_residual
+from crossinit_core.gpu.kernels.on_triton.launch import Pointer, launch
 
 launched = []
 
@@ -49,7 +50,7 @@ def tensors(dtype):
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(rows, generator=generator).to(dtype).as_subclass(OnGpu) for rows in (64, 16, 64, 64)]
 
-kernel = pointwise_kernels.add_bias
+kernel = add_bias_and_residual
 for dtype in (torch.float16, torch.float32):
     on_gpu = tensors(dtype)
     # A tensor whose address is no multiple of 16, for which Triton compiles other code.
@@ -93,7 +94,7 @@ from types import SimpleNamespace
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from crossinit_core.gpu.kernels import triton_attention
+from crossinit_core.gpu.kernels.on_triton.attention import by_kernels
 
 capability, shared = map(int, sys.argv[1:])
 launched = []
@@ -126,7 +127,7 @@ def launch(batch, heads, queries, keys, causal=False):
     launched.clear()
     q, packed = (torch.zeros(batch, rows, width).half() for rows, width in ((queries, 64 * heads), (keys, 128 * heads)))
     leaves = [part.as_subclass(OnGpu).requires_grad_() for part in (q, *packed.chunk(2, dim=-1))]
-    out = triton_attention.attend(*leaves, heads, causal)
+    out = by_kernels(*leaves, heads, causal)
     torch.autograd.grad(out, leaves, torch.zeros_like(q).as_subclass(OnGpu))
     return list(launched)
 
@@ -162,7 +163,7 @@ def test_attention_compiles_and_fits_into_shared_memory(capability: int, shared:
 
 
 def test_a_number_for_a_tensor_knows_what_the_tensor_is() -> None:
-    from crossinit_core.gpu.kernels.launch import Address
+    from crossinit_core.gpu.kernels.on_triton.launch import Address
 
     tensor = torch.zeros(3, dtype=torch.float16)
     address = Address(tensor)

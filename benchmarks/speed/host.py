@@ -209,12 +209,12 @@ class Graph:
 def _without_triton() -> Iterator[None]:
     """As on Windows, where few have it."""
     backbone: Any = sys.modules[f"{PACK}.nodes.host.backbone"]
-    fused: Any = sys.modules[f"{PACK}.crossinit_core.gpu.kernels"]
-    backbone.choose = lambda device, dtype: fused.PLAIN
+    kernels: Any = sys.modules[f"{PACK}.crossinit_core.gpu.kernels"]
+    choose, backbone.choose = backbone.choose, lambda device, dtype: kernels.PLAIN
     try:
         yield
     finally:
-        backbone.choose = fused.choose
+        backbone.choose = choose
 
 
 def make_checkpoint(path: Path, small: bool) -> None:

@@ -1,7 +1,7 @@
 """The backbone over the MODEL, CLIP and VAE of a running graph.
 
-The files `comfy_*.py` are the only ones that touch ComfyUI's internals: `comfy_models` recognises and refuses,
-`comfy_copies` makes the private copies that learning runs on, `comfy_tokens` teaches a CLIP new names.
+`models` recognises and refuses what is connected, `copies` makes the private copies that learning runs on, `fused` says
+which of their blocks the core computes, and `weights` finds the weights wherever ComfyUI keeps them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ...crossinit_core.backbone import Posterior, PredictionType
 from ...crossinit_core.families import base_of_width
-from ...crossinit_core.gpu.kernels import choose
 from ...crossinit_core.gpu.modes import is_out_of_memory
+from ...crossinit_core.gpu.self_tests import choose
 from ...crossinit_core.models.activation_memory import activation_memory
 from ...crossinit_core.models.fingerprint import weights_fingerprint
 from ...crossinit_core.precision import DTYPES, Precision, resolve_precision
@@ -148,10 +148,10 @@ class ComfyBackbone:
             log.info("Learning uses MODEL's weights with its LoRAs; its %s do not take part.", ", ".join(ignored))
         _make_room(device, self._copies_size(dtype))
         text, unet = Weights(self._clip.patcher, self._text_prefix), Weights(self._model, "diffusion_model.")
-        fused = choose(device, dtype)
+        kernels = choose(device, dtype)
         model = _ComfyModel(
-            text=TextEncoder(self._clip, self._encoder, text, device, dtype, fused),
-            unet=UNet(self._model.model, unet, device, dtype, fused, gradient_checkpointing),
+            text=TextEncoder(self._clip, self._encoder, text, device, dtype, kernels),
+            unet=UNet(self._model.model, unet, device, dtype, kernels, gradient_checkpointing),
             fingerprint=weights_fingerprint((*text.items(), *unet.items())),
             device=device,
             dtype=dtype,

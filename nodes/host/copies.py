@@ -18,19 +18,16 @@ from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.model import Encoder
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ...crossinit_core.gpu.kernels import PLAIN, Fused
-from ...crossinit_core.models.clip_text import encode_clip, pack_projections
-from .fused import fuse, restore
+from ...crossinit_core.gpu.kernels import PLAIN, Kernels
+from ...crossinit_core.models.clip_text import FrozenText, training_dtype
+from ...crossinit_core.models.fusing import checkpoint_blocks, restore
+from .fused import fuse_blocks
 from .weights import Weights, plain_copies
 
 
-class TextEncoder:
-    """`T(x)` and `E` of a CLIP on a device. Matrix products are in `dtype`, sums and norms in float32.
-
-    `fused` is worth its trial where much is encoded.
-    """
+class TextEncoder(FrozenText):
+    """`T(x)` and `E` of a CLIP on a device. Matrix products are in `dtype`, sums and norms in float32."""
 
     def __init__(
         self,
@@ -39,37 +36,16 @@ class TextEncoder:
         weights: Weights,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        fused: Fused = PLAIN,
+        kernels: Kernels = PLAIN,
     ) -> None:
         encoder = getattr(clip.cond_stage_model, encoder_name)
         source = encoder.transformer.text_model
-        self._model = _text_model(source, weights, device, dtype)
-        self._heads: int = source.encoder.layers[0].self_attn.heads
+        model = _text_model(source, weights, device, dtype)
         # SD 2.x reads the last layer but one; its final LayerNorm follows all the same.
         layer, index, *_ = encoder.options_default
-        layers = self._model.encoder.layers
+        layers = model.encoder.layers
         del layers[len(layers) if layer == "last" else index % len(layers) + 1 :]
-        self._layers = list(layers)
-        self._packed = pack_projections(self._layers)
-        self._fused = fused
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """(...,) int64 -> (..., d) float32."""
-        return self._model.embeddings.token_embedding.weight[token_ids].float()
-
-    def encode(self, embeddings: Tensor) -> Tensor:
-        """(B, L, d) -> (B, L, d) float32, differentiable."""
-        positions = self._model.embeddings.position_embedding.weight
-        return encode_clip(
-            embeddings,
-            positions,
-            self._layers,
-            self._model.final_layer_norm,
-            self._heads,
-            packed=self._packed,
-            add_layer_norm=self._fused.operations.add_layer_norm,
-            attend=self._fused.attention.causal,
-        )
+        super().__init__(model, source.encoder.layers[0].self_attn.heads, kernels)
 
 
 class UNet:
@@ -81,7 +57,7 @@ class UNet:
         weights: Weights,
         device: torch.device,
         dtype: torch.dtype,
-        fused: Fused,
+        kernels: Kernels,
         gradient_checkpointing: bool,
     ) -> None:
         config = {**model.model_config.unet_config, "dtype": dtype}
@@ -89,11 +65,11 @@ class UNet:
         self._dtype = dtype
         self._unet = type(model.diffusion_model)(**config, device="meta", operations=comfy.ops.disable_weight_init)
         _fill(self._unet, lambda: weights.copies(device, lambda name: dtype))
-        self._changed = fuse(self._unet, fused, _options())
-        self._memory_format = fused.operations.memory_format if self._changed else torch.contiguous_format
-        if gradient_checkpointing:
-            self._changed += _checkpoint_blocks(self._unet)
-        self.work = (fused.name if self._changed else "ComfyUI", gradient_checkpointing)
+        fused = fuse_blocks(self._unet, kernels, _options())
+        self._memory_format = kernels.memory_format if fused else torch.contiguous_format
+        blocks = [part for part in self._unet.modules() if isinstance(part, (ResBlock, SpatialTransformer))]
+        self._changed = [*fused, *(checkpoint_blocks(blocks) if gradient_checkpointing else [])]
+        self.work = (kernels.name if fused else "ComfyUI", gradient_checkpointing)
         """See `FrozenModel.work`."""
 
     def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
@@ -150,15 +126,8 @@ def _text_model(source: Any, weights: Weights, device: torch.device, dtype: torc
         "max_position_embeddings": source.embeddings.position_embedding.weight.shape[0],
         "eos_token_id": source.eos_token_id,
     }
-
-    def wanted(name: str) -> torch.dtype:
-        if dtype == torch.float32 or "norm" in name or "position_embedding" in name:
-            return torch.float32
-        # Its values are small and alike: float16 holds them better than bfloat16.
-        return torch.float16 if "token_embedding" in name else dtype
-
     text = type(source)(config, torch.float32, "meta", comfy.ops.disable_weight_init)
-    return _fill(text, lambda: weights.copies(device, wanted))
+    return _fill(text, lambda: weights.copies(device, lambda name: training_dtype(name, dtype)))
 
 
 def _fill(module: Any, copies: Callable[[], dict[str, Tensor]]) -> Any:
@@ -179,17 +148,3 @@ def _options() -> dict[str, Any]:
 def _differentiable_attention(_host_choice: Any, *args: Any, **kwargs: Any) -> Tensor:
     """PyTorch's attention, which has a backward pass; sage and flash wrappers have none."""
     return attention_pytorch(*args, **kwargs)
-
-
-def _checkpoint_blocks(unet: Any) -> list[Any]:
-    blocks = [block for block in unet.modules() if isinstance(block, (ResBlock, SpatialTransformer))]
-    for block in blocks:
-        block.forward = _checkpointed(block.forward)
-    return blocks
-
-
-def _checkpointed(forward: Any) -> Any:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return run

@@ -1,202 +1,66 @@
-"""Operations of a frozen UNet that run as one kernel each, with gradients to activations only.
+"""Operations of a frozen network that run as one kernel each, with gradients to activations only.
 
-`choose` takes Triton kernels where they work, and torch's own kernels (`library`) everywhere else.
+`plain` computes them with torch's own kernels, on any device, and says what each one is; `on_triton` has a file for each
+operation that a Triton kernel does faster. `gpu.self_tests.choose` decides between them.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..self_tests import has_passed, passed
-from . import library
-from .attention import Attention, causal_attention, library_attention
-
-log = logging.getLogger(__name__)
-
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
-"""Relative differences between two right kernels in a precision stay below this."""
-
-
-class FusedOperations(Protocol):
-    """See `library` for what each one computes."""
-
-    memory_format: torch.memory_format
-
-    def group_norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, groups: int = 32, silu: bool, shift: Tensor | None
-    ) -> tuple[Tensor, Tensor]: ...
-
-    def add_layer_norm(
-        self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]: ...
-
-    def feed_forward(self, x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor: ...
-
-    def add_bias(self, x: Tensor, bias: Tensor, residual: Tensor) -> Tensor: ...
-
-    def interleave(self, x: Tensor, bias: Tensor) -> Tensor: ...
+from . import plain
 
 
 @dataclass(frozen=True)
-class Fused:
-    """What a UNet's blocks are computed with."""
+class Kernels:
+    """What a network's blocks are computed with. `plain` has the signature of each operation, and says what it computes."""
 
-    operations: FusedOperations
-    attention: Attention
+    name: str
+    """Tells these kernels from others."""
+    memory_format: torch.memory_format
+    """How pictures (B, C, H, W) lie in memory."""
+    group_norm: Callable[..., tuple[Tensor, Tensor]]
+    add_layer_norm: Callable[..., tuple[Tensor, Tensor]]
+    feed_forward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    add_bias: Callable[[Tensor, Tensor, Tensor], Tensor]
+    interleave: Callable[[Tensor, Tensor], Tensor]
+    attention: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+    causal_attention: Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
-    @property
-    def name(self) -> str:
-        """Tells the kernels of one from those of another."""
-        return f"{getattr(self.operations, '__name__', '')}, own attention: {self.attention.own_kernels}"
 
-
-PLAIN = Fused(library, Attention(own_kernels=False))
+PLAIN = Kernels(
+    name="torch",
+    memory_format=torch.contiguous_format,
+    group_norm=plain.group_norm,
+    add_layer_norm=plain.add_layer_norm,
+    feed_forward=plain.feed_forward,
+    add_bias=plain.add_bias,
+    interleave=plain.interleave,
+    attention=plain.attention,
+    causal_attention=plain.causal_attention,
+)
 """For any device."""
 
 
-def choose(device: torch.device, dtype: torch.dtype) -> Fused:
-    """The fastest that gives the right gradients on a device: tried out before it is trusted, once in a process."""
-    if device.type != "cuda":
-        return PLAIN
+def triton_kernels(*, attention: bool) -> Kernels:
+    """The Triton kernels; the attention is torch's unless `attention` is set. Raises ImportError without Triton."""
+    from .on_triton import add_bias, feed_forward, group_norm, interleave, layer_norm
+    from .on_triton import attention as own_attention
+    from .on_triton.layout import BY_PIXELS
 
-    def find_operations() -> list[str]:
-        from . import on_triton
-
-        return differences(on_triton, PLAIN.operations, device, dtype)
-
-    def find_attention() -> list[str]:
-        from . import triton_attention
-
-        return ["attention"] if attention_differs(triton_attention.attend, device, dtype) else []
-
-    if not _is_right("Triton's kernels", device, dtype, find_operations):
-        return PLAIN
-    from . import on_triton
-
-    # Older GPUs have a library kernel that is as fast.
-    wanted = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (9, 0)
-    return Fused(on_triton, Attention(wanted and _is_right("Triton's attention", device, dtype, find_attention)))
-
-
-def _is_right(what: str, device: torch.device, dtype: torch.dtype, find_wrong: Callable[[], list[str]]) -> bool:
-    """Whether a trial ends, and finds nothing wrong; one log line where it does not.
-
-    What did not pass is tried again the next time: the memory may have been full.
-    """
-    trial = (what, device, dtype)
-    if has_passed(trial):
-        return True
-    try:
-        wrong = find_wrong()
-    except Exception as error:  # Triton's own errors are many: no compiler, an unknown GPU, a broken install
-        log.info("%s cannot be used, so steps are slower: %s", what, (str(error) or repr(error)).splitlines()[0])
-        return False
-    if wrong:
-        log.warning("%s: wrong numbers on this GPU, so not used, and steps are slower: %s", what, ", ".join(wrong))
-        return False
-    passed(trial)
-    return True
-
-
-TRIED = (
-    (1, 256, 256, False),
-    (1, 2048, 2048, False),
-    (1, 256, 77, False),
-    (48, 328, 77, False),
-    (2, 64, 64, False),
-    (2, 77, 77, True),
-)
-"""Every way of the attention: by default kernels for few keys get one block of queries a program, and several of which the
-last is cut short."""
-
-
-def attention_differs(
-    attend: Callable[..., Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-    sizes: Sequence[tuple[int, int, int, bool]] = TRIED,
-) -> bool:
-    """Whether results or gradients differ from those of torch's attention in float32 on random numbers.
-
-    `sizes` are batch, queries, keys and whether a query sees only the keys up to its own place.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for batch, queries, keys, causal in sizes:
-        plain = causal_attention if causal else library_attention
-        shapes = [(batch, rows, 128) for rows in (queries, keys, keys)]
-        inputs = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
-        ours = _values_and_gradients(functools.partial(attend, heads=2, causal=causal), inputs)
-        truth = _values_and_gradients(functools.partial(plain, heads=2), [part.float() for part in inputs])
-        if _far(ours, truth, dtype):
-            return True
-    return False
-
-
-def differences(fast: FusedOperations, plain: FusedOperations, device: torch.device, dtype: torch.dtype) -> list[str]:
-    """The operations whose results or gradients differ from those of `plain` in float32 on random numbers."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int, around: float = 0.0) -> Tensor:
-        return (torch.randn(shape, generator=generator) + around).to(device, dtype)
-
-    image, shift, channels = draw(2, 64, 9, 11, around=1.0), draw(2, 64), (draw(64, around=1.0), draw(64))
-    row, residual, width = draw(3, 7, 40), draw(3, 7, 40), (draw(40, around=1.0), draw(40))
-    feed_forward = (draw(600, 48) / 7, draw(600), draw(48, 300) / 17)
-    trials: dict[str, tuple[tuple[Tensor, ...], Callable[..., Callable[..., object]]]] = {
-        "group_norm": (
-            (image,),
-            lambda ops, up: lambda x: ops.group_norm(x, *map(up, channels), 1e-5, silu=True, shift=up(shift)),
-        ),
-        "group_norm without SiLU": (
-            (image,),
-            lambda ops, up: lambda x: ops.group_norm(x, *map(up, channels), 1e-6, silu=False, shift=None)[1],
-        ),
-        "add_layer_norm": (
-            (row, residual),
-            lambda ops, up: lambda x, r: ops.add_layer_norm(x, r, *map(up, width), 1e-5, x.dtype),
-        ),
-        "add_layer_norm in float32": (
-            (row.float(), residual),
-            lambda ops, up: lambda x, r: ops.add_layer_norm(x, r, *map(up, width), 1e-5, r.dtype),
-        ),
-        "layer_norm": (
-            (row,),
-            lambda ops, up: lambda x: ops.add_layer_norm(x, None, *map(up, width), 1e-5, x.dtype)[1],
-        ),
-        "feed_forward": (
-            (draw(2, 75, 48), draw(2, 75, 48)),
-            lambda ops, up: lambda x, n: ops.feed_forward(x, n, *map(up, feed_forward)),
-        ),
-        "interleave": ((draw(2, 64, 4, 6),), lambda ops, up: lambda x: ops.interleave(x, up(channels[0])[:16])),
-        "add_bias": ((image, draw(2, 64, 9, 11)), lambda ops, up: lambda x, r: ops.add_bias(x, up(channels[1]), r)),
-    }
-    return [
-        name
-        for name, (inputs, make) in trials.items()
-        if _far(
-            _values_and_gradients(make(fast, lambda t: t), inputs),
-            _values_and_gradients(make(plain, lambda t: t.float()), [t.float() for t in inputs]),
-            dtype,
-        )
-    ]
-
-
-def _values_and_gradients(function: Callable[..., object], inputs: Sequence[Tensor]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
-    out = function(*leaves)
-    outs = [out] if isinstance(out, Tensor) else list(out)  # type: ignore[call-overload]
-    pulls = [torch.randn(out.shape, generator=generator).to(out) for out in outs]
-    return [part.detach() for part in (*outs, *torch.autograd.grad(outs, leaves, pulls))]
-
-
-def _far(ours: list[Tensor], truth: list[Tensor], dtype: torch.dtype) -> bool:
-    far = [(a.float() - b).norm() / b.norm() for a, b in zip(ours, truth, strict=True)]
-    return not bool((torch.stack(far) < TOLERANCE[dtype]).all())
+    attends = own_attention if attention else plain
+    return Kernels(
+        name="Triton with its attention" if attention else "Triton",
+        memory_format=BY_PIXELS,
+        group_norm=group_norm.group_norm,
+        add_layer_norm=layer_norm.add_layer_norm,
+        feed_forward=feed_forward.feed_forward,
+        add_bias=add_bias.add_bias,
+        interleave=interleave.interleave,
+        attention=attends.attention,
+        causal_attention=attends.causal_attention,
+    )

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .convolution import fits
+from .frozen_layers import can_convolve
 
 
 def can_be_folded(layer: Any) -> bool:
     """Whether `folded` can take the place of an enlargement and this layer."""
     return (
-        fits(layer)
+        can_convolve(layer)
         and layer.kernel_size == (3, 3)
         and layer.stride == layer.padding == layer.dilation == (1, 1)
         and layer.groups == 1
@@ -27,7 +27,7 @@ def can_be_folded(layer: Any) -> bool:
 def folded(layer: nn.Conv2d) -> nn.Conv2d:
     """A layer C -> 4 D of 2 x 2 that gives for (B, C, H, W) all there is to know of the output (B, D, 2 H, 2 W).
 
-    Its result (B, 4 D, H + 1, W + 1) goes through `interleave`. It has no bias; weights are summed in float32.
+    Its result (B, 4 D, H + 1, W + 1) goes through `plain.interleave`. It has no bias; weights are summed in float32.
     """
     weight = layer.weight.detach().float()
     rows = _sums(weight, 2)
@@ -57,18 +57,3 @@ def _sums(weight: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """What three weights are for two small pixels, along a side: for the first and the second of two output pixels."""
     before, here, after = weight.split(1, side)
     return torch.cat([before, here + after], side), torch.cat([before + here, after], side)
-
-
-def interleave(x: Tensor, bias: Tensor) -> Tensor:
-    """(B, 4 D, H + 1, W + 1) as of `folded`, + bias (D,) -> (B, D, 2 H, 2 W)."""
-    height, width = x.shape[2] - 1, x.shape[3] - 1
-    parts = [
-        part[:, :, row : row + height, column : column + width]
-        for part, (row, column) in zip(x.chunk(4, 1), PLACES, strict=True)
-    ]
-    squares = torch.stack(parts, -1).unflatten(-1, (2, 2)).permute(0, 1, 2, 4, 3, 5)
-    return squares.reshape(*parts[0].shape[:2], 2 * height, 2 * width) + bias.to(x.dtype)[:, None, None]
-
-
-PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Rows and columns of the four output pixels of a small one, in the order of the kernels."""

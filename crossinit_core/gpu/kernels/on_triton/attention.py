@@ -1,4 +1,4 @@
-"""Triton kernels: attention without a mask, forward and backward.
+"""Attention without a mask as Triton kernels, forward and backward.
 
 The algorithm is FlashAttention-2's (Dao, 2023). The backward pass is in two kernels, one that owns keys and values and
 one that owns queries, so that nothing is added up by several programs: a run repeats bit for bit, at nearly the speed
@@ -7,15 +7,168 @@ of the fastest library kernels that do not.
 Tensors are (B, L, H, D) with any strides of B and L. `scale2` is the softmax scale times log2(e).
 """
 
-# mypy: ignore-errors
+# mypy: allow-untyped-defs
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from .. import plain
+from .attention_few_keys import AttendFew, few, scale_of_exp2, strides
+from .launch import launch
 
 VARYING = ["H", "LQ", "LK", "scale2", "scale"]
 """Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
+
+# Rows of queries, rows of keys, warps, stages: the fastest of twelve each on an H200 with heads of 64, for 4096 x 4096 and for
+# 1024 x 1024.
+ATTEND = ((128, 64, 8, 3), (128, 64, 8, 4))
+KEY_GRADIENTS = ((128, 64, 4, 2), (128, 64, 4, 2))
+QUERY_GRADIENTS = ((128, 64, 4, 3), (128, 64, 8, 3))
+LONG = 2048
+"""From so many keys on the first of them is taken."""
+ROWS = 128
+"""The number of queries must be a multiple of this, unless there are few keys."""
+WIDTHS = (16, 32, 64, 128)
+
+
+def fits(q: Tensor, k: Tensor, v: Tensor, heads: int) -> bool:
+    """Whether `by_kernels` can take tensors (B, L, heads * D)."""
+    return (
+        (q.shape[1] % ROWS == 0 or few(k, heads))
+        and q.shape[2] // heads in WIDTHS
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and k.stride() == v.stride()
+        and q.stride(2) == k.stride(2) == 1
+    )
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """See `plain.attention`, which is also what computes sizes and types that no kernel here takes."""
+    return by_kernels(q, k, v, heads) if fits(q, k, v, heads) else plain.attention(q, k, v, heads)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """See `plain.causal_attention`, which computes it if there are more than a few keys."""
+    if fits(q, k, v, heads) and few(k, heads):
+        return by_kernels(q, k, v, heads, causal=True)
+    return plain.causal_attention(q, k, v, heads)
+
+
+def by_kernels(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v for each head, of tensors that `fits`: q (B, L, heads * D), k and v (B, L', heads * D).
+
+    If `causal`, a query sees the keys up to its own place; there must be few.
+    """
+    if few(k, heads):
+        return AttendFew.apply(q, k, v, heads, causal)
+    assert not causal
+    return _Attend.apply(q, k, v, heads)
+
+
+class _Attend(Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        batch, queries, width = q.shape
+        out = torch.empty((batch, queries, width), device=q.device, dtype=q.dtype)
+        log = torch.empty((batch, heads, queries), device=q.device, dtype=torch.float32)
+        rows, keys, warps, stages = ATTEND[k.shape[1] < LONG]
+        launch(
+            attend,
+            (queries // rows, batch * heads),
+            q,
+            k,
+            v,
+            out,
+            log,
+            *strides(q, k, out),
+            heads,
+            queries,
+            k.shape[1],
+            scale_of_exp2(width // heads),
+            D=width // heads,
+            BM=rows,
+            BN=keys,
+            EVEN=k.shape[1] % keys == 0,
+            num_warps=warps,
+            num_stages=stages,
+        )
+        ctx.save_for_backward(q, k, v, out, log)
+        ctx.heads = heads
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, out, log = ctx.saved_tensors
+        heads: int = ctx.heads
+        batch, queries, width = q.shape
+        depth = width // heads
+        dout = dout.contiguous()
+        delta = torch.empty_like(log)
+        dq, dk = (torch.empty(part.shape, device=q.device, dtype=q.dtype) for part in (q, k))
+        dv = torch.empty_like(dk)
+        launch(
+            row_products,
+            (queries // ROWS, batch * heads),
+            out,
+            dout,
+            delta,
+            *strides(out),
+            heads,
+            queries,
+            D=depth,
+            BM=ROWS,
+        )
+        sizes = (heads, queries, k.shape[1], scale_of_exp2(depth), depth**-0.5)
+        rows, keys, warps, stages = KEY_GRADIENTS[k.shape[1] < LONG]
+        launch(
+            key_gradients,
+            (triton.cdiv(k.shape[1], keys), batch * heads),
+            q,
+            k,
+            v,
+            dout,
+            dk,
+            dv,
+            log,
+            delta,
+            *strides(q, k, dout, dk),
+            *sizes,
+            D=depth,
+            BM=rows,
+            BN=keys,
+            num_warps=warps,
+            num_stages=stages,
+        )
+        rows, keys, warps, stages = QUERY_GRADIENTS[k.shape[1] < LONG]
+        launch(
+            query_gradients,
+            (queries // rows, batch * heads),
+            q,
+            k,
+            v,
+            dout,
+            dq,
+            log,
+            delta,
+            *strides(q, k, dout, dq),
+            *sizes,
+            D=depth,
+            BM=rows,
+            BN=keys,
+            EVEN=k.shape[1] % keys == 0,
+            num_warps=warps,
+            num_stages=stages,
+        )
+        return dq, dk, dv, None
 
 
 @triton.jit(do_not_specialize=VARYING)

@@ -1,4 +1,4 @@
-"""Triton kernels: attention to so few keys that one program holds them all, forward and backward.
+"""Attention to so few keys that one program holds them all, as Triton kernels, forward and backward.
 
 A prompt has 77 tokens, while a picture has up to 4096 queries: what counts is how often queries are read, and that
 enough programs share them. A program owns a chunk of the queries of one head and holds its keys and values throughout.
@@ -11,15 +11,153 @@ if it is not, there are more than BN keys. CAUSAL keys are those up to the query
 Tensors are (B, L, H, D) with any strides of B and L. `scale2` is the softmax scale times log2(e).
 """
 
-# mypy: ignore-errors
+# mypy: allow-untyped-defs
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from .launch import launch
 
 VARYING = ["H", "LQ", "LK", "CHUNK", "scale2", "scale"]
 """Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
+
+FEW, FEW_WIDTH = 80, 64
+"""Up to so many keys of this width, all of a head's fit into the registers of one program, with every Triton."""
+# Rows of queries, warps, stages, and up to how many programs: four and two for each of an H100's 132 processors.
+ATTEND_FEW = (64, 4, 2, 528)
+FEW_GRADIENTS = (64, 4, 2, 264)
+ADDED = 1024
+"""Numbers that a program adds up."""
+
+
+def few(k: Tensor, heads: int) -> bool:
+    """Whether a program can hold all keys of a head."""
+    return k.shape[1] <= FEW and k.shape[2] // heads <= FEW_WIDTH
+
+
+class AttendFew(Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool) -> Tensor:
+        batch, queries, width = q.shape
+        out = torch.empty((batch, queries, width), device=q.device, dtype=q.dtype)
+        log = torch.empty((batch, heads, queries), device=q.device, dtype=torch.float32)
+        rows, warps, stages, programs = ATTEND_FEW
+        main, tail = _tiles(k.shape[1])
+        chunk, chunks = _chunks(queries, rows, programs // (batch * heads))
+        launch(
+            attend_few,
+            (chunks, batch * heads),
+            q,
+            k,
+            v,
+            out,
+            log,
+            *strides(q, k, out),
+            heads,
+            queries,
+            k.shape[1],
+            chunk,
+            scale_of_exp2(width // heads),
+            D=width // heads,
+            BM=rows,
+            BN=main,
+            TAIL=tail,
+            CAUSAL=causal,
+            num_warps=warps,
+            num_stages=stages,
+        )
+        ctx.save_for_backward(q, k, v, log)
+        ctx.heads, ctx.causal = heads, causal
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, log = ctx.saved_tensors
+        heads: int = ctx.heads
+        batch, queries, width = q.shape
+        depth = width // heads
+        dout = dout.contiguous()
+        rows, warps, stages, programs = FEW_GRADIENTS
+        main, tail = _tiles(k.shape[1])
+        chunk, chunks = _chunks(queries, rows, programs // (batch * heads))
+        dq = torch.empty(q.shape, device=q.device, dtype=q.dtype)
+        gradients = torch.empty((1, 2, *k.shape), device=q.device, dtype=q.dtype)
+        parts = gradients
+        if chunks > 1:
+            parts = torch.empty((chunks, 2, *k.shape), device=q.device, dtype=torch.float32)
+        launch(
+            few_gradients,
+            (chunks, batch * heads),
+            q,
+            k,
+            v,
+            dout,
+            dq,
+            parts[:, 0],
+            parts[:, 1],
+            log,
+            *strides(q, k, dout, dq),
+            *parts[:, 0].stride()[:3],
+            heads,
+            queries,
+            k.shape[1],
+            chunk,
+            scale_of_exp2(depth),
+            depth**-0.5,
+            D=depth,
+            BM=rows,
+            BN=main,
+            TAIL=tail,
+            CAUSAL=ctx.causal,
+            num_warps=warps,
+            num_stages=stages,
+        )
+        if chunks > 1:
+            size = gradients.numel()
+            launch(
+                add_chunks,
+                (triton.cdiv(size, ADDED),),
+                parts,
+                gradients,
+                chunks,
+                size,
+                BLOCK=ADDED,
+            )
+        dk, dv = gradients[0]
+        return dq, dk, dv, None, None
+
+
+def _chunks(queries: int, rows: int, most: int) -> tuple[int, int]:
+    """A chunk's queries, whole blocks of `rows`, and how many chunks there are.
+
+    Shapes alone decide: what is added up in which order is then the same on every GPU.
+    """
+    blocks = triton.cdiv(queries, rows)
+    each = triton.cdiv(blocks, max(1, most))
+    return each * rows, triton.cdiv(blocks, each)
+
+
+def _tiles(keys: int) -> tuple[int, int]:
+    """Into how many rows keys are put: a power of two, or for a prompt two of them, with the fewest to spare."""
+    return (64, 16) if keys > 64 else (max(16, triton.next_power_of_2(keys)), 0)
+
+
+def strides(*tensors: Tensor) -> list[int]:
+    return [stride for tensor in tensors for stride in tensor.stride()[:2]]
+
+
+def scale_of_exp2(depth: int) -> float:
+    return depth**-0.5 / math.log(2)
 
 
 @triton.jit

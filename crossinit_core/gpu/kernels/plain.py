@@ -6,6 +6,7 @@ constants: gradients flow to activations only.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -13,19 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .enlargement import interleave as interleave
-
-memory_format = torch.contiguous_format
-"""How activations (B, C, H, W) lie in memory."""
+BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""The attention kernels of torch that repeat bit for bit, the fastest first. cuDNN's is faster on some GPUs, but its
+backward pass adds in an order that varies."""
+_IN_ORDER = {"set_priority": True} if "set_priority" in inspect.signature(sdpa_kernel).parameters else {}
+"""PyTorch 2.5 has an order of its own."""
 
 
 def group_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, groups: int = 32, silu: bool, shift: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """x (B, C, H, W) itself, and the group normalization of x + shift (B, C), then SiLU where asked for.
+    """x (B, C, H, W) itself, and the group normalization of x + shift (B, C), through SiLU if asked for.
 
-    Who uses both takes x from here: the gradients of the two may then be added in the same kernel.
+    If x is used beside its normalization, take it from here: the gradients of the two may then be added in one kernel.
     """
     shifted = x if shift is None else x + shift[:, :, None, None].to(x.dtype)
     return x, _GroupNorm.apply(shifted.contiguous(), weight, bias, groups, eps, silu)
@@ -58,6 +61,37 @@ def product_of_geglu(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
 def add_bias(x: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
     """x (B, C, H, W) + bias (C,) + residual (B, C, H, W)."""
     return x + bias[:, None, None] + residual
+
+
+PLACES = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Rows and columns of the four output pixels of a small one, in the order of the kernels of `enlargement.folded`."""
+
+
+def interleave(x: Tensor, bias: Tensor) -> Tensor:
+    """(B, 4 D, H + 1, W + 1) as of the layer of `enlargement.folded`, + bias (D,) -> (B, D, 2 H, 2 W)."""
+    height, width = x.shape[2] - 1, x.shape[3] - 1
+    parts = [
+        part[:, :, row : row + height, column : column + width]
+        for part, (row, column) in zip(x.chunk(4, 1), PLACES, strict=True)
+    ]
+    squares = torch.stack(parts, -1).unflatten(-1, (2, 2)).permute(0, 1, 2, 4, 3, 5)
+    return squares.reshape(*parts[0].shape[:2], 2 * height, 2 * width) + bias.to(x.dtype)[:, None, None]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention without a mask: q (B, L, heads * D), k and v (B, L', heads * D) -> (B, L, heads * D).
+
+    By the fastest of torch's kernels that repeats bit for bit, whatever order the host prefers.
+    """
+    with sdpa_kernel(BACKENDS, **_IN_ORDER) if q.is_cuda else sdpa_kernel(SDPBackend.MATH):
+        out = F.scaled_dot_product_attention(*(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v)))
+    return out.transpose(1, 2).flatten(2)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention of (B, L, heads * D) in which a query sees the keys up to its own place."""
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
 
 class _GroupNorm(Function):

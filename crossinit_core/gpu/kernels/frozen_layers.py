@@ -1,7 +1,7 @@
-"""A convolution whose weights are constants.
+"""Layers whose weights are constants: convolutions, and several projections in one matrix product.
 
-torch's own keeps its input for the gradient of the weights, which nobody wants here: most of a gigabyte in a step of
-Stable Diffusion at batch 8.
+torch's own convolution keeps its input for the gradient of the weights, which nothing needs here: most of a gigabyte in a
+step of Stable Diffusion at batch 8. What is kept here is the weights alone.
 """
 
 from __future__ import annotations
@@ -16,14 +16,30 @@ from torch.autograd.function import once_differentiable
 
 
 def convolve(x: Tensor, layer: nn.Conv2d, bias: bool = True) -> Tensor:
-    """What `layer` makes of x (B, C, H, W), without its bias where asked for; gradients flow to x."""
+    """What `layer` makes of x (B, C, H, W), without its bias if that is not wanted; gradients flow to x."""
     arguments = (layer.stride, layer.padding, layer.dilation, layer.groups)
     return _Convolve.apply(x, layer.weight, layer.bias if bias else None, *arguments)
 
 
-def fits(layer: Any) -> bool:
+def can_convolve(layer: Any) -> bool:
     """Whether `convolve` can take the place of a layer."""
     return isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def pack(*layers: nn.Linear) -> Tensor:
+    """The weights of frozen linear layers below each other; the layers keep views of it."""
+    packed = torch.cat([layer.weight.detach() for layer in layers])
+    for layer, weight in zip(layers, packed.split([layer.weight.shape[0] for layer in layers]), strict=True):
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+    return packed
+
+
+def project(x: Tensor, packed: Tensor, parts: int, bias: Tensor | None = None) -> tuple[Tensor, ...]:
+    """x (..., d) times each of `parts` equally large weights in `packed` (parts * e, d), + bias (parts * e,): tensors (..., e).
+
+    Gradients flow to x.
+    """
+    return _Project.apply(x, packed, parts, bias)
 
 
 class _Convolve(Function):
@@ -57,3 +73,21 @@ class _Convolve(Function):
             dy, x, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, False, False]
         )
         return dx, None, None, None, None, None, None
+
+
+class _Project(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: Tensor, parts: int, bias: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(packed)
+        return F.linear(x, packed, bias).chunk(parts, dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (packed,) = ctx.saved_tensors
+        weights = packed.chunk(len(gradients))
+        rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
+        dx = rows[0] @ weights[0]
+        for gradient, weight in zip(rows[1:], weights[1:], strict=True):
+            dx.addmm_(gradient, weight)
+        return dx.view(*gradients[0].shape[:-1], -1), None, None, None
