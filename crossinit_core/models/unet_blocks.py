@@ -69,6 +69,11 @@ class SpatialLayers:
     proj_out: Any
 
 
+def norm_silu(norm: nn.GroupNorm, kernels: Kernels) -> Forward:
+    """(B, C, H, W) -> (B, C, H, W)."""
+    return lambda x: _norm(kernels, norm, x, silu=True)[1]
+
+
 def norm_silu_conv(norm: nn.GroupNorm, conv: nn.Conv2d, kernels: Kernels) -> Forward:
     """(B, C, H, W) -> (B, C', H', W')."""
     return lambda x: convolve(_norm(kernels, norm, x, silu=True)[1], conv)
