@@ -134,7 +134,12 @@ def test_a_seed_gives_the_same_token_to_the_last_bit(eps: Prepared) -> None:
 
 
 def test_the_largest_seed_works(eps: Prepared) -> None:
-    learn(eps, replace(SMALL, steps=1, seed=2**64 - 1))
+    """Torch's generator takes the last 32 bits of a seed."""
+    largest, same_bits, zero, one = (
+        learn(eps, replace(SMALL, steps=1, seed=seed)).token.vectors for seed in (2**64 - 1, 2**32 - 1, 0, 1)
+    )
+    assert torch.equal(largest, same_bits)
+    assert not torch.equal(largest, zero) and not torch.equal(largest, one) and not torch.equal(zero, one)
 
 
 def test_nobody_elses_random_numbers_are_used_up(eps: Prepared) -> None:
