@@ -21,8 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from crossinit_core import InversionSettings, cross_initialize_words, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from crossinit_core.gpu import graphs as graphs_module
-from crossinit_core.gpu.graphs import Graphs, Recorder, Recording
+from crossinit_core.gpu.graphs import Graphs, Recorder, Recording, graphs_of
 from crossinit_core.learning import steps as steps_module
 
 CPU = torch.device("cpu")
@@ -86,8 +85,13 @@ def backbone() -> DiffusersBackbone:
     return DiffusersBackbone.from_pretrained(Path(__file__).resolve().parents[1] / "miniature" / "weights")
 
 
-def test_on_a_cpu_work_is_run_as_it_comes() -> None:
-    recorder = Recorder(CPU, graphs_module.graphs_of(CPU))
+def test_nothing_is_recorded_on_a_cpu() -> None:
+    assert graphs_of(CPU) is None
+
+
+def test_work_that_is_not_recorded_is_run_as_it_comes() -> None:
+    recorder = _recorder()
+    recorder.enabled = False
     total = torch.zeros(3)
     for value in (1.0, 2.0, 3.0):
         recorder("add", lambda x: total.add_(x), [total], torch.full((3,), value))
@@ -257,7 +261,8 @@ def test_a_recorded_run_learns_the_same(backbone: DiffusersBackbone, monkeypatch
 def test_autograd_stays_in_the_thread_that_records() -> None:
     """Its own threads let go of gradients at any later time."""
     found: list[bool] = []
-    Recorder(CPU, None)("look", lambda: found.append(torch.autograd.is_multithreading_enabled()), [])
+    nothing = Fake(lambda function, inputs: Repeats(lambda: None))
+    _recorder(nothing)("look", lambda: found.append(torch.autograd.is_multithreading_enabled()), [])
     assert found == [False]
     assert torch.autograd.is_multithreading_enabled()
 
@@ -280,6 +285,7 @@ def test_a_step_leaves_no_memory_behind_that_it_allocated(
 
             super().__call__(name, inside, results, *inputs)
 
+    monkeypatch.setattr(steps_module, "graphs_of", lambda device: Fake())
     monkeypatch.setattr(steps_module, "Recorder", Watching)
     start = cross_initialize_words(backbone, "person")
     invert(backbone, start, replace(SETTINGS, memory=memory), images=PHOTO)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -75,7 +75,7 @@ class Recorder:
     for all inputs of the same shapes. A recording is used only if it repeats what the plain run gave. After an exception
     the results are as they were before.
 
-    Without `graphs` everything is run plainly. `signature` names all that decides what the functions do, beside the
+    `signature` names all that decides what the functions do, beside the
     shapes. What was recorded rightly in this process under the same name is recorded at once from then on: the plain run
     takes as long as several steps. If it is None, every recording is tried.
     """
@@ -83,13 +83,14 @@ class Recorder:
     def __init__(
         self,
         device: torch.device,
-        graphs: Graphs | None,
+        graphs: Graphs,
         signature: Hashable = None,
         memory: PeakMemory | None = None,
     ) -> None:
         self._device, self._graphs, self._signature = device, graphs, signature
         self._memory = memory or PeakMemory()
-        self.enabled = graphs is not None
+        self.enabled = True
+        """Whether anything is recorded from now on; what is recorded is used all the same."""
         self._recordings: dict[Hashable, Recording] = {}
 
     def __call__(
@@ -112,7 +113,7 @@ class Recorder:
                 return
         before = [result.detach().clone() for result in results]
         try:
-            with self._memory.during() as needed, self._graphs.on_stream() if self._graphs else nullcontext():
+            with self._memory.during() as needed, self._graphs.on_stream():
                 _run(function, here)
         except BaseException:
             _put_back(results, before)
@@ -126,11 +127,10 @@ class Recorder:
 
     def clear(self) -> None:
         """Let go of the recordings and their memory."""
-        if self._graphs and self._recordings:
+        if self._recordings:
             self._graphs.synchronize()
         self._recordings.clear()
-        if self._graphs:
-            self._graphs.close()
+        self._graphs.close()
 
     def _record_at_once(
         self, graphs: Graphs, function: Callable[..., None], inputs: Sequence[Tensor | None]

@@ -7,7 +7,8 @@ it does no harm to find that out late.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,7 +20,26 @@ from . import objective
 from .batches import TrainingBatch
 from .optimizers import make_optimizer
 from .settings import InversionSettings
-from .state import RunState, StepNumbers
+from .state import RunState
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """What a step came to, on the CPU.
+
+    `loss` is the diffusion loss and `distance` the mean distance from the start, both at the vectors that the step began
+    with. `vectors` (K, d) float32 are those that it ended with, `optimizer` holds the optimizer's tensors, and `denoised`
+    (1, 4, h, w) is the model's estimate of the latents of the batch's first sample. `finite_loss` and `finite` say
+    whether the loss is a finite number, and whether every number is; if `finite` is False, nothing else counts.
+    """
+
+    loss: float
+    distance: float
+    finite_loss: bool
+    finite: bool
+    vectors: Tensor
+    optimizer: dict[str, Tensor]
+    denoised: Tensor
 
 
 class Step:
@@ -31,9 +51,10 @@ class Step:
         model: FrozenModel,
         start: Tensor,
         settings: InversionSettings,
-        recorder: Recorder,
+        recorder: Recorder | None,
         micro_batch_size: int,
     ) -> None:
+        """Without a `recorder` everything is run as it comes."""
         self._model, self._settings = model, settings
         self.recorder, self.micro_batch_size = recorder, micro_batch_size
         self._vocabulary_size, self._prediction_type = backbone.vocabulary_size, backbone.prediction_type
@@ -64,21 +85,36 @@ class Step:
         self._make_room_for_numbers(batch.latents[:1].shape)
         # The last part first, so that what stays of the estimates is that of the batch's first sample.
         for part in reversed(list(batch.split(self.micro_batch_size))):
-            self.recorder(
+            self._run(
                 f"gradient of 1 in {len(batch)}",
                 partial(self._add_gradient, 1 / len(batch)),
                 [self._gradient, self._loss, self._denoised],
                 *part.tensors(),
             )
         changed = [self._v, *self._optimizer.state.values(), *self._optimizer.counters]
-        self.recorder("update", self._update, [*changed, self._stopped, self._gradient, self._loss, self._numbers])
+        self._run("update", self._update, [*changed, self._stopped, self._gradient, self._loss, self._numbers])
         return self._fetch()
 
     def forget(self) -> None:
         """Drop what an error left behind of a step."""
-        self.recorder.clear()
+        if self.recorder:
+            self.recorder.clear()
         with torch.no_grad():
             self._begin()
+
+    def _run(self, name: str, function: Callable[..., None], results: Sequence[Tensor], *inputs: Tensor | None) -> None:
+        """`function(*inputs)` on the device; after an exception the `results` are as they were before."""
+        if self.recorder:
+            self.recorder(name, function, results, *inputs)
+            return
+        before = [result.detach().clone() for result in results]
+        try:
+            function(*(None if tensor is None else tensor.to(self._v.device) for tensor in inputs))
+        except BaseException:
+            with torch.no_grad():
+                for result, value in zip(results, before, strict=True):
+                    result.copy_(value)
+            raise
 
     def _add_gradient(
         self,

@@ -14,13 +14,18 @@ from ..backbone import Backbone, FrozenModel
 from ..gpu.graphs import Recorder, graphs_of
 from ..gpu.modes import collect_all_garbage, is_out_of_memory, release_memory
 from ..precision import precision_of
+from ..tokens.history import mean_angle
 from .batches import TrainingBatch
 from .memory import MemoryPlan
 from .settings import InversionSettings
-from .state import Run, RunState, StepNumbers
-from .step import Step
+from .state import Run, RunState
+from .step import Step, StepNumbers
 
 log = logging.getLogger(__name__)
+
+LOSS_SCALE = 2.0**16
+"""Where float16 starts. A loss that is a mean over 100,000 latent values has gradients below float16's smallest number.
+Source of the recipe: Micikevicius et al., "Mixed Precision Training", ICLR 2018."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def steps(backbone: Backbone, model: FrozenModel, run: Run, plan: MemoryPlan) ->
     """
     signature = None if model.signature is None else (model.signature, backbone.prediction_type)
     graphs = graphs_of(model.device) if run.settings.cuda_graph else None
-    recorder = Recorder(model.device, graphs, signature, run.memory)
+    recorder = Recorder(model.device, graphs, signature, run.memory) if graphs else None
     step = Step(backbone, model, run.start, run.settings, recorder, plan.micro_batch_size)
     first, ahead = run.state.step + 1, steps_ahead(model.device)
     launched: deque[Callable[[], StepNumbers]] = deque()
@@ -75,7 +80,9 @@ def steps(backbone: Backbone, model: FrozenModel, run: Run, plan: MemoryPlan) ->
         run.batches.rewind()
         step.load(state)
 
-    start_from(run.state.computed_in(precision_of(model.dtype), model.dtype))
+    precision, scale = precision_of(model.dtype), LOSS_SCALE if model.dtype == torch.float16 else 1.0
+    same = run.state.precision == precision
+    start_from(run.state if same else replace(run.state, precision=precision, loss_scale=scale))
     try:
         while run.state.step < run.settings.steps:
             while failure is None and len(launched) < min(ahead, run.settings.steps - run.state.step):
@@ -92,7 +99,16 @@ def steps(backbone: Backbone, model: FrozenModel, run: Run, plan: MemoryPlan) ->
                 start_from(replace(run.state, loss_scale=_smaller_scale(numbers, run.state, model.dtype)))
                 continue
             run.batches.keep()
-            run.state = run.state.after(numbers, run.batches.state, run.start)
+            run.state = replace(
+                run.state,
+                step=run.state.step + 1,
+                vectors=numbers.vectors,
+                optimizer=numbers.optimizer,
+                batches=run.batches.state,
+                losses=(*run.state.losses, numbers.loss),
+                distances=(*run.state.distances, numbers.distance),
+                angles=(*run.state.angles, mean_angle(run.state.vectors, run.start)),
+            )
             if run.state.step == first:
                 run.memory.look()  # what is recorded is recorded now
             yield StepReport(
@@ -101,7 +117,8 @@ def steps(backbone: Backbone, model: FrozenModel, run: Run, plan: MemoryPlan) ->
     finally:
         failure = None  # its traceback holds the model
         launched.clear()
-        recorder.clear()
+        if recorder:
+            recorder.clear()
 
 
 def _next_batch(run: Run, number: int, device: torch.device) -> TrainingBatch:
@@ -133,7 +150,7 @@ def _need_less_memory(step: Step, settings: InversionSettings, plan: MemoryPlan)
     release_memory()
     # To compute a part of a step twice takes far less time than to launch it kernel by kernel.
     low_memory_is_left = settings.memory == "auto" and not plan.gradient_checkpointing
-    if step.micro_batch_size == 1 and step.recorder.enabled and not low_memory_is_left:
+    if step.micro_batch_size == 1 and step.recorder and step.recorder.enabled and not low_memory_is_left:
         step.recorder.enabled = False
         log.warning("Out of memory: going on without a recorded CUDA graph, slower; the result is the same.")
         return
