@@ -109,7 +109,7 @@ class Backbone(Protocol):
     def free_memory(self, needed: int) -> int | None:
         """Bytes of the compute device that can be had once the host has tried to make room for `needed`.
 
-        None where memory is not the limit, or not known.
+        None if memory is not the limit, or not known.
         """
         ...
 

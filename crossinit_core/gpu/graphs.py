@@ -207,7 +207,7 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
     if torch.equal(found, expected):
         return True
     both = torch.stack([found.detach(), expected]).double()
-    return float((both[0] - both[1]).norm()) <= TOLERANCE * float(both[1].norm())  # False where one is not a number.
+    return float((both[0] - both[1]).norm()) <= TOLERANCE * float(both[1].norm())  # False if one is not a number.
 
 
 def _run(function: Callable[..., None], inputs: Sequence[Tensor | None]) -> None:

@@ -31,7 +31,7 @@ class TrainingBatch:
     """What one step learns from.
 
     latents and noise (B, 4, h, w) float32, latents scaled as the UNet sees them; timesteps (B,) int64 in
-    0..999; prompt_token_ids (B, 77) int64 where the id V + k stands for learned vector k; mask, where given,
+    0..999; prompt_token_ids (B, 77) int64, in which the id V + k stands for learned vector k; mask, if given,
     (B, 1, h, w) float32 weights in 0..1.
     """
 
@@ -179,7 +179,7 @@ class GivenBatches:
         return batch
 
     def _check_shapes(self, batch: TrainingBatch) -> None:
-        """A part of another length would be cut wrongly where a batch goes through in pieces."""
+        """A part of another length would be cut wrongly if a batch is split."""
         shape = tuple(batch.latents.shape)
         wanted = f"(B, {', '.join(map(str, self._sample or (4, 'h', 'w')))})"
         if len(shape) != 4 or shape[1] != 4 or shape[1:] != (self._sample or shape[1:]):

@@ -81,7 +81,7 @@ def invert(
     """Learn vectors that start at `v0` (K, d), K = 1..8, from photos or from ready-made batches.
 
     images: (N, H, W, C) in 0..1, or a sequence of such batches of different sizes; see `images.as_rgb`.
-    masks: (N, H, W) in 0..1 or a sequence of such batches; the loss counts where they are white.
+    masks: (N, H, W) in 0..1 or a sequence of such batches; the loss counts only there where they are white.
     batches: at least `settings.steps` TrainingBatches instead of images.
     resume_folder: where resume files lie; a run with the same inputs continues from there, unless `resume` is off. An
     exception of any kind (a cancel is one) writes the last complete step there before it goes on to the caller, with a note
