@@ -49,8 +49,8 @@ class DiffusersBackbone:
         self.vae = vae.to(self.device).eval().requires_grad_(False)
         self.checkpoint = checkpoint
         self.scheduler_config = scheduler_config
-        self.width: int = text_encoder.config.hidden_size
-        self.base = base_of_width(self.width)
+        self.widths: tuple[int, ...] = (text_encoder.config.hidden_size,)
+        self.base = base_of_width(sum(self.widths))
         self.resolution = _resolution(unet.config)
         self._check()
         # transformers 4 keeps the encoder one level down.
@@ -194,9 +194,9 @@ class DiffusersBackbone:
             raise ValueError(
                 f"The UNet takes {channels} channels: an inpainting or editing model. Use the base model of its family."
             )
-        if context != self.width:
+        if context != sum(self.widths):
             raise ValueError(
-                f"The text encoder has width {self.width}, but the UNet attends to width {context}: the parts do not "
+                f"The text encoder has width {sum(self.widths)}, but the UNet attends to width {context}: the parts do not "
                 "belong together, or the model is not SD 1.x or 2.x."
             )
 
@@ -211,7 +211,7 @@ class _DiffusersModel:
         self.device, self.dtype = backbone.device, dtype
         self._text_dtype = backbone.text_encoder.dtype
         self._fingerprint = _fingerprint(backbone)
-        self.work: Hashable = (self._fingerprint, dtype, self._text_dtype, "diffusers", gradient_checkpointing)
+        self.signature: Hashable = (self._fingerprint, dtype, self._text_dtype, "diffusers", gradient_checkpointing)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         return self._backbone._table[token_ids].float()
@@ -240,7 +240,7 @@ class _FusedModel:
         text = private_copy(backbone._text_model, lambda name: training_dtype(name, dtype))
         self._text: FrozenText | None = FrozenText(text, backbone.text_encoder.config.num_attention_heads, kernels)
         self._unet: FusedUNet | None = FusedUNet(backbone.unet, dtype, kernels, gradient_checkpointing)
-        self.work: Hashable = (self._fingerprint, dtype, kernels.name, self._unet.work)
+        self.signature: Hashable = (self._fingerprint, dtype, kernels.name, self._unet.signature)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         assert self._text is not None

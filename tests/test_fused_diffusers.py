@@ -78,7 +78,7 @@ def test_a_fused_unet_gives_what_diffusers_gives(
     inputs = [torch.randn(2, 4, *size, generator=generator), torch.randn(2, 5, 24, generator=generator)]
     times = torch.tensor([3, 700])
     fused = FusedUNet(unet, torch.float32, PLAIN, checkpointing)
-    assert fused.work == (PLAIN.name, checkpointing) and not caplog.records
+    assert fused.signature == (PLAIN.name, checkpointing) and not caplog.records
 
     def own(noisy: Tensor, context: Tensor) -> Tensor:
         return unet(noisy, times, encoder_hidden_states=context).sample
@@ -109,7 +109,7 @@ def test_a_block_that_diffusers_computes_otherwise_stays_diffusers(
     with caplog.at_level(logging.WARNING):
         copy = FusedUNet(unet, torch.float32, PLAIN, False)
     assert "diffusers's own code computes the UNet" in caplog.text
-    assert copy.work == ("diffusers", False)
+    assert copy.signature == ("diffusers", False)
     assert not any("forward" in vars(part) for part in copy._unet.modules())
     noisy, context, times = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 24), torch.tensor([500])
     expected = unet(noisy, times, encoder_hidden_states=context).sample
@@ -189,4 +189,4 @@ def test_on_a_cpu_diffusers_own_code_learns(backbone: DiffusersBackbone) -> None
     assert not backbone.fused
     with backbone.training(precision="fp32", gradient_checkpointing=False) as model:
         assert model._unet is backbone.unet  # type: ignore[attr-defined]
-        assert model.work is not None
+        assert model.signature is not None

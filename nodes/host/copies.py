@@ -69,8 +69,8 @@ class UNet:
         self._memory_format = kernels.memory_format if fused else torch.contiguous_format
         blocks = [part for part in self._unet.modules() if isinstance(part, (ResBlock, SpatialTransformer))]
         self._changed = [*fused, *(checkpoint_blocks(blocks) if gradient_checkpointing else [])]
-        self.work = (kernels.name if fused else "ComfyUI", gradient_checkpointing)
-        """See `FrozenModel.work`."""
+        self.signature = (kernels.name if fused else "ComfyUI", gradient_checkpointing)
+        """See `FrozenModel.signature`."""
 
     def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """(B, 4, h, w), (B,), (B, L, d) -> (B, 4, h, w) float32, differentiable."""
