@@ -165,13 +165,13 @@ def _part(options: argparse.Namespace) -> int:
     graph.picture()  # the first one may run while weights are still on their way
     before, repeated = graph.picture(), graph.picture()
 
+    left = 0.0
+
     def learn(**inputs: Any) -> Any:
         nonlocal left
         token, measured = graph.learn(steps, **{**size, **inputs})
         left = measured["kept_mib"]
         return token
-
-    left = 0.0
 
     truth = learn(precision="fp32", settings={"cuda_graph": False}).vectors
     token = learn()

@@ -83,8 +83,8 @@ def residual_block(layers: ResidualLayers, kernels: Kernels) -> Forward:
     """x (B, C, H, W) and the time embedding (B, E), before its SiLU -> (B, C', H, W)."""
     norm_in, conv_in, conv_out, skip = layers.norm_in, layers.conv_in, layers.conv_out, layers.skip
     # The first convolution's bias rides on the time embedding, the others' on the residual.
-    shift_bias = layers.embed.bias + conv_in.bias
-    bias = conv_out.bias if skip is None else conv_out.bias + skip.bias
+    shift_bias = _bias(layers.embed) + _bias(conv_in)
+    bias = _bias(conv_out) if skip is None else _bias(conv_out) + _bias(skip)
 
     def forward(x: Tensor, emb: Tensor) -> Tensor:
         x, h = _norm(kernels, norm_in, x, silu=True)
@@ -102,7 +102,7 @@ def spatial_transformer(layers: SpatialLayers, kernels: Kernels) -> Forward:
     norm, proj_in = layers.norm, layers.proj_in
     blocks = [_transformer(block, kernels) for block in layers.blocks]
     # A block leaves its last bias out, since the next product can bring it along.
-    biases = [block.outer.bias for block in layers.blocks]
+    biases = [_bias(block.outer) for block in layers.blocks]
     out = layers.proj_out.weight.flatten(1)
     out_bias = torch.addmv(layers.proj_out.bias.float(), out.float(), biases.pop().float()).to(out.dtype)
 
@@ -127,13 +127,13 @@ def upsample(conv: nn.Conv2d, kernels: Kernels) -> Forward:
     """
     if not can_be_folded(conv):
         return lambda x, size=None: convolve(_enlarged(x, size), conv)
-    small = folded(conv).to(memory_format=kernels.memory_format)
+    small = folded(conv).to(memory_format=kernels.memory_format)  # type: ignore[call-overload]
     bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
     def forward(x: Tensor, size: Any = None) -> Tensor:
         if size is None or list(size) == _doubled(x):
             return kernels.interleave(convolve(x, small), bias)
-        whole = unfolded(small).to(memory_format=kernels.memory_format)
+        whole = unfolded(small).to(memory_format=kernels.memory_format)  # type: ignore[call-overload]
         return convolve(_enlarged(x, size), whole) + bias[:, None, None]
 
     return forward
@@ -145,6 +145,11 @@ def _doubled(x: Tensor) -> list[int]:
 
 def _enlarged(x: Tensor, size: Any) -> Tensor:
     return F.interpolate(x, size=_doubled(x) if size is None else list(size), mode="nearest")
+
+
+def _bias(layer: Any) -> Tensor:
+    """Every layer that this is asked of has one in the blocks of Stable Diffusion."""
+    return layer.bias
 
 
 def _norm(
