@@ -135,7 +135,7 @@ def _run(options: argparse.Namespace, name: str) -> dict[str, Any]:
     if code == 0 and result:
         return result
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    # ComfyUI itself refuses to start where an attention is not installed.
+    # ComfyUI itself refuses to start if an attention is not installed.
     refused = not result and any("to use the `--use-" in line.lower() for line in lines)
     return {**result, "refused": refused, "code": code, "end": (lines or ["It said nothing."])[-1]}
 
@@ -250,7 +250,7 @@ def _overflowing(pack: Any, learn: Any) -> Any:
 
 
 def _crowded(pack: Any, learn: Any, precision: str) -> Any:
-    """Allow torch little more than the weights, where nothing was recorded before."""
+    """Allow torch little more than the weights; nothing was recorded before."""
     import torch
 
     sys.modules[f"{pack.__name__}.crossinit_core.gpu.self_tests"]._passed.clear()
@@ -265,7 +265,7 @@ def _crowded(pack: Any, learn: Any, precision: str) -> Any:
 
 
 def _full(pack: Any, learn: Any, precision: str) -> Any:
-    """Fill the GPU but for little more than the weights, where what is recorded was recorded before."""
+    """Fill the GPU but for little more than the weights; the same work was recorded before."""
     import torch
 
     learn()
@@ -297,7 +297,7 @@ def _give_way() -> None:
 
 @contextmanager
 def _runs_out(pack: Any) -> Iterator[None]:
-    """The host reports much memory, so that the node finds out late that there is little. Raises where it never does."""
+    """The host reports much memory, so that the node finds out late that there is little. Raises AssertionError if it never does."""
     import comfy.model_management as mm
 
     own, much = mm.get_free_memory, 64 * 1024**3

@@ -67,7 +67,7 @@ class DiffusersBackbone:
     ) -> DiffusersBackbone:
         """Load from a local folder, in diffusers' layout or in that of the miniature; nothing is downloaded.
 
-        Raises FileNotFoundError where the folder is no diffusers model, and ValueError where the model is not SD 1.x
+        Raises FileNotFoundError if the folder is not a diffusers model, and ValueError if the model is not SD 1.x
         or 2.x.
         """
         folder = Path(folder)
@@ -79,7 +79,7 @@ class DiffusersBackbone:
 
         for part in ("tokenizer", "text_encoder", "unet", "vae", "scheduler/scheduler_config.json"):
             if not (folder / part).exists():
-                raise FileNotFoundError(f"'{folder}' is no diffusers model folder: it has no '{part}'.")
+                raise FileNotFoundError(f"'{folder}' is not a diffusers model folder: '{part}' is missing.")
         if (folder / "text_encoder_2").exists() or (folder / "transformer").exists():
             raise ValueError(f"'{folder}' is not Stable Diffusion 1.x or 2.x. Use a model of that family.")
         options: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
@@ -270,7 +270,7 @@ def _fingerprint(backbone: DiffusersBackbone) -> str:
 
 
 def _resolution(config: Any) -> int:
-    """Pixels of the pictures that a UNet was made for, eight to a latent pixel; 512 where it does not say."""
+    """Pixels of the pictures that a UNet was made for, eight to a latent pixel; 512 if it does not say."""
     low, high = RESOLUTION_RANGE
     size = config.sample_size * 8 if isinstance(config.sample_size, int) else 512
     return min(max(round(size / RESOLUTION_STEP) * RESOLUTION_STEP, low), high)

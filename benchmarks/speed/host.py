@@ -43,7 +43,7 @@ def start(comfyui: Path, arguments: Sequence[str]) -> ModuleType:
 
 
 def _dynamic_memory() -> bool:
-    """As main.py turns on dynamic video memory; False where this ComfyUI or this machine has none."""
+    """As main.py turns on dynamic video memory; False if this ComfyUI or this machine has none."""
     try:
         import comfy_aimdo.control as control
         from comfy.cli_args import args, enables_dynamic_vram
@@ -130,7 +130,7 @@ class Graph:
         """Run Learn Face; returns the token and what was measured from entering the node to the token.
 
         `settings` overrides fields of InversionSettings that the node does not show; `photos` is how many there are;
-        without `triton` it learns as where Triton is not installed.
+        without `triton` it learns as if Triton were not installed.
         """
         import torch
 

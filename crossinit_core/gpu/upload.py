@@ -83,7 +83,7 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def _chunks(sources: list[Tensor], targets: list[Tensor], size: int) -> Iterator[list[tuple[_Piece, Tensor]]]:
-    """The bytes of all sources in order, cut where a buffer of a size is full."""
+    """The bytes of all sources in order, cut when a buffer of `size` bytes is full."""
     chunk: list[tuple[_Piece, Tensor]] = []
     used = 0
     for source, target in zip(sources, targets, strict=True):

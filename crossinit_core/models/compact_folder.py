@@ -37,11 +37,11 @@ def is_compact(folder: Path) -> bool:
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a compact folder.
 
-    Raises FileNotFoundError where there is none, and ValueError where it is of another format.
+    Raises FileNotFoundError if there is none, and ValueError if it is of another format.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"'{folder}' holds no miniature: it has no config.json. {_RESTORE}")
+        raise FileNotFoundError(f"'{folder}' holds no miniature: config.json is missing. {_RESTORE}")
     config = json.loads(path.read_text(encoding="utf-8"))
     if config.get("format") != FORMAT:
         raise ValueError(f"'{path}' has format {config.get('format')!r}, but this version reads {FORMAT}.")
@@ -51,7 +51,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_states(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, dict[str, Tensor]]:
     """The weights of `unet`, `vae` and `text_encoder` under their usual names, with the whole token table.
 
-    Raises ValueError where a file cannot be read or is missing.
+    Raises ValueError if a file cannot be read or is missing.
     """
     states: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for path in sorted(folder.glob("model-*.safetensors")):
@@ -73,7 +73,7 @@ def read_states(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, d
 
 
 def check_complete(folder: Path, part: str, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Raises ValueError where the weights of a part are not those that its network has."""
+    """Raises ValueError if the weights of a part are not those that its network has."""
     missing = sorted(key for key in wanted.keys() - state.keys() if not key.endswith("position_ids"))
     unknown = sorted(state.keys() - wanted.keys())
     if missing or unknown:

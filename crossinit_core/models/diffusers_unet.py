@@ -1,4 +1,4 @@
-"""A private copy of a diffusers UNet whose blocks are the fused ones, where they compute what diffusers computes.
+"""A private copy of a diffusers UNet whose blocks are fused, if they compute what diffusers computes.
 
 Which blocks those are and which layers they have is said here; `unet_blocks` has their mathematics.
 """

@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 class ComfyBackbone:
     """Stable Diffusion 1.x or 2.x as ComfyUI has it loaded.
 
-    `clip` alone is enough to compute an initialization; learning needs `model`, and `vae` where it learns from
-    images. Raises ValueError that names what was connected where it is something else.
+    `clip` alone is enough to compute an initialization; learning needs `model`, and `vae` if it learns from
+    images. Raises ValueError that names what was connected if it is something else.
     """
 
     def __init__(self, model: Any, clip: Any, vae: Any = None) -> None:
@@ -221,7 +221,7 @@ class _ComfyModel:
         return self._fingerprint
 
     def close(self) -> None:
-        """Let go of the copies, whoever still holds this object."""
+        """Let go of the copies, even if something still holds this object."""
         if self._unet is not None:
             self._unet.close()
         self._text = self._unet = None

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 Wanted = Callable[[str], torch.dtype]
 """The type that the weight of a name is to have."""
 
-SAMPLES = 8
+COMPARED = 8
 """Values of a weight that are compared before the copy in video memory is taken for the one in the file."""
 
 
@@ -37,7 +37,7 @@ class Weights:
         return self._weights.items()
 
     def copies(self, device: torch.device, wanted: Wanted) -> dict[str, Tensor]:
-        """Ordinary tensors on a device, for ever independent of the host's.
+        """Ordinary tensors on a device, independent of the host's from then on.
 
         With dynamic video memory the weights are the file's, and bringing them to the GPU takes as long as many steps; but
         what the GPU has used lately is there already.
@@ -80,16 +80,16 @@ class Weights:
                 model_vbar.vbar_unpin(module._v)
 
     def _are_right(self, residents: dict[str, Tensor]) -> bool:
-        """Whether samples of them are what the file's weights are in the same type."""
+        """Whether some values of them are what the file's weights are in the same type."""
 
-        def sample(tensor: Tensor, like: Tensor) -> Tensor:
+        def values(tensor: Tensor, like: Tensor) -> Tensor:
             flat = tensor.reshape(-1)
-            return flat[:: max(1, flat.numel() // SAMPLES)][:SAMPLES].to(like.dtype).float()
+            return flat[:: max(1, flat.numel() // COMPARED)][:COMPARED].to(like.dtype).float()
 
         if not residents:
             return True
-        files = torch.cat([sample(self._weights[name], mine) for name, mine in residents.items()])
-        return torch.equal(files, torch.cat([sample(mine, mine) for mine in residents.values()]).cpu())
+        files = torch.cat([values(self._weights[name], mine) for name, mine in residents.items()])
+        return torch.equal(files, torch.cat([values(mine, mine) for mine in residents.values()]).cpu())
 
 
 def plain_copies(weights: dict[str, Tensor], device: torch.device, wanted: Wanted) -> dict[str, Tensor]:

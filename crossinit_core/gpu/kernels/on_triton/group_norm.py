@@ -191,7 +191,7 @@ def _pieces(batch: int, pixels: int, channels: int, tile: int, programs: int) ->
 def group_sums(x_ptr, sum_ptr, square_ptr, HW, C, ROWS, S, BP: tl.constexpr, BC: tl.constexpr):
     """Sums over ROWS pixels of x - pivot and of its square, (B, S, C); the pivot is a channel's first pixel.
 
-    Against a pivot from the data, the squares do not cancel where the mean is large.
+    Against a pivot from the data, the squares do not cancel if the mean is large.
     """
     s, block, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     c = block * BC + tl.arange(0, BC)
@@ -279,7 +279,7 @@ def group_coefficients(
 
 @triton.jit(do_not_specialize=VARYING)
 def group_apply(x_ptr, a_ptr, d_ptr, y_ptr, HW, C, SILU: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr):
-    """y = a * x + d, through SiLU where asked for."""
+    """y = a * x + d, through SiLU if asked for."""
     block, b = tl.program_id(1), tl.program_id(2)
     c = block * BC + tl.arange(0, BC)
     in_c = c < C
@@ -400,7 +400,7 @@ def group_gradient_apply(
     BP: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """The gradient of x: a * gradient + p * x + q, and (where ADD) what x had of its own."""
+    """The gradient of x: a * gradient + p * x + q, and (if ADD) what x had of its own."""
     block, b = tl.program_id(1), tl.program_id(2)
     c = block * BC + tl.arange(0, BC)
     in_c = c < C

@@ -132,7 +132,7 @@ def layer_norm_of_sum(
     R: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """sum = x + residual (where ADD), and y = its layer normalization; rows of C numbers, R rows at once."""
+    """sum = x + residual (if ADD), and y = its layer normalization; rows of C numbers, R rows at once."""
     n = tl.program_id(0) * R + tl.arange(0, R)
     c = tl.arange(0, BC)
     in_c = c < C
@@ -172,7 +172,7 @@ def layer_norm_of_sum_gradient(
     R: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """The gradient of x from those of y and (where ADD) of the sum; where TWO, once more in the residual's type."""
+    """The gradient of x from those of y and (if ADD) of the sum; if TWO, once more in the residual's type."""
     n = tl.program_id(0) * R + tl.arange(0, R)
     c = tl.arange(0, BC)
     in_c = c < C
