@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .. import plain
+from ..plain import attention as plain_attention
+from ..plain import causal_attention as plain_causal_attention
 from .attention_few_keys import AttendFew, few, scale_of_exp2, strides
 from .launch import launch
 
@@ -52,14 +53,14 @@ def fits(q: Tensor, k: Tensor, v: Tensor, heads: int) -> bool:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """See `plain.attention`, which is also what computes sizes and types that no kernel here takes."""
-    return by_kernels(q, k, v, heads) if fits(q, k, v, heads) else plain.attention(q, k, v, heads)
+    return by_kernels(q, k, v, heads) if fits(q, k, v, heads) else plain_attention(q, k, v, heads)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     """See `plain.causal_attention`, which computes it if there are more than a few keys."""
     if fits(q, k, v, heads) and few(k, heads):
         return by_kernels(q, k, v, heads, causal=True)
-    return plain.causal_attention(q, k, v, heads)
+    return plain_causal_attention(q, k, v, heads)
 
 
 def by_kernels(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
