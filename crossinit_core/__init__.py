@@ -12,6 +12,7 @@ from .learning.settings import PRESETS, InversionSettings
 from .tokens.history import History
 from .tokens.learned_token import LearnedToken
 from .tokens.token_files import load_learned_token, save_learned_token
+from .version import __version__
 
 __all__ = [
     "PRESETS",
@@ -22,6 +23,7 @@ __all__ = [
     "LearnedToken",
     "StepReport",
     "TrainingBatch",
+    "__version__",
     "celebrity_mean",
     "cross_initialize",
     "cross_initialize_words",

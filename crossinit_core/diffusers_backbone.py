@@ -44,9 +44,9 @@ class DiffusersBackbone:
     ) -> None:
         self.device = torch.device(device)
         self.tokenizer = tokenizer
-        self.text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
-        self.unet = unet.to(self.device).eval().requires_grad_(False)
-        self.vae = vae.to(self.device).eval().requires_grad_(False)
+        self.text_encoder = text_encoder.to(self.device).train(False).requires_grad_(False)
+        self.unet = unet.to(self.device).train(False).requires_grad_(False)
+        self.vae = vae.to(self.device).train(False).requires_grad_(False)
         self.checkpoint = checkpoint
         self.scheduler_config = scheduler_config
         self.widths: tuple[int, ...] = (text_encoder.config.hidden_size,)
@@ -172,7 +172,7 @@ class DiffusersBackbone:
             yield _DiffusersModel(self, unet, dtype, gradient_checkpointing)
         finally:
             unet.disable_gradient_checkpointing()
-            unet.eval()
+            unet.train(False)
 
     @property
     def _table(self) -> Tensor:

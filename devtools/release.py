@@ -31,7 +31,7 @@ def fill_in(root: Path, repository: str, publisher: str, branch: str = "main") -
         ("project.urls", "Repository", address),
         ("project.urls", '"Bug Tracker"', f"{address}/issues"),
         ("tool.comfy", "PublisherId", publisher),
-        ("tool.comfy", "Icon", f"https://raw.githubusercontent.com/{found[1]}/{found[2]}/{branch}/{ICON}"),
+        ("tool.comfy", "Icon", f"{address}/raw/{branch}/{ICON}"),
     ):
         text = _set(text, table, key, value)
     project.write_text(text, encoding="utf-8")

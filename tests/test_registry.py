@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
 import shutil
@@ -14,11 +16,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import crossinit_core
+from crossinit_core.version import read_version
 from devtools import release
+from tests.import_graph import executed
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PYPROJECT = REPOSITORY / "pyproject.toml"
 ICON = REPOSITORY / release.ICON
+NO_CACHES = shutil.ignore_patterns("__pycache__")
 
 
 def _parsed(comfyui: Path, folder: Path) -> Any:
@@ -42,8 +48,35 @@ def test_the_name_is_one_that_the_registry_takes(parsed: Any) -> None:
 def test_the_version_is_the_newest_of_the_changelog(parsed: Any) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", parsed.project.version)
     changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
-    newest = re.search(r"^## (\S+)", changelog, re.MULTILINE)
-    assert newest and newest[1] == parsed.project.version
+    headings = re.findall(r"^## \[(\S+)\](?: - (\d{4}-\d{2}-\d{2}))?$", changelog, re.MULTILINE)
+    assert headings[0] == ("Unreleased", ""), "what comes next has a place"
+    assert headings[1][0] == parsed.project.version
+    assert all(date for _, date in headings[1:])
+
+
+def test_pyproject_is_the_one_source_of_the_version(parsed: Any, tmp_path: Path) -> None:
+    assert crossinit_core.__version__ == parsed.project.version
+    text = PYPROJECT.read_text(encoding="utf-8").replace(f'"{parsed.project.version}"', '"9.8.7"')
+    (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
+    assert read_version(tmp_path) == "9.8.7"
+
+
+@pytest.mark.parametrize(
+    "beside", [None, '[project]\nname = "another"\nversion = "3.2.1"\n', "[tool.ruff]\n", "no TOML"]
+)
+def test_an_installed_core_knows_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str | None
+) -> None:
+    """pip leaves a folder of metadata beside the package; a copy of the core in another program has none."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    if beside:
+        (tmp_path / "pyproject.toml").write_text(beside, encoding="utf-8")
+    assert read_version(tmp_path) == "unknown"
+    (tmp_path / "crossinit-4.5.6.dist-info").mkdir()
+    facts = "Metadata-Version: 2.1\nName: crossinit\nVersion: 4.5.6\n"
+    (tmp_path / "crossinit-4.5.6.dist-info" / "METADATA").write_text(facts, encoding="utf-8")
+    importlib.invalidate_caches()
+    assert read_version(tmp_path) == "4.5.6"
 
 
 def test_licence_description_systems_and_accelerators_are_understood(parsed: Any) -> None:
@@ -62,19 +95,72 @@ def test_what_the_readme_and_the_registry_say_of_comfyuis_version_agrees(parsed:
     assert f"({oldest} or newer" in readme
 
 
-def test_the_dependencies_are_those_that_comfyui_manager_installs(parsed: Any) -> None:
-    lines = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    wanted = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    assert sorted(parsed.project.dependencies) == sorted(wanted)
+def test_requirements_are_what_comfyui_does_not_bring(comfyui: Path) -> None:
+    """ComfyUI-Manager installs requirements.txt: what the nodes' code imports, less what ComfyUI itself requires."""
+    wanted = _requirements(REPOSITORY / "requirements.txt")
+    groups = _groups()
+    assert sorted(wanted) == sorted([*groups["faces"], *groups["report"]])
+    assert groups["comfyui"] == ["crossinit[report,faces]"]
+    brought = {_name(one) for one in _requirements(comfyui / "requirements.txt")}
+    assert brought.isdisjoint(map(_name, wanted))
+    assert brought >= set(map(_name, _project()["dependencies"])), "ComfyUI brings what the core needs to load"
+
+
+def test_pip_brings_what_the_core_imports() -> None:
+    """What is imported as modules load is a dependency; what functions import is in the group that is about it."""
+    at_once, late = set(), set()
+    for path in (REPOSITORY / "crossinit_core").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        first, every = _packages(tree, functions=False), _packages(tree, functions=True)
+        at_once |= first
+        late |= every - first
+    triton = {"triton"}  # comes with PyTorch where there is one, and is asked for first
+    assert at_once - triton == {_name(one) for one in _project()["dependencies"]}
+    groups = _groups()
+    offered = {_name(one) for name in ("cli", "faces", "report") for one in groups[name]}
+    assert late - at_once == offered - {"accelerate"}  # diffusers uses that to load models
+
+
+def _project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    return project
+
+
+def _groups() -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = _project()["optional-dependencies"]
+    return groups
+
+
+def _requirements(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _name(requirement: str) -> str:
+    found = re.match(r"[\w.-]+", requirement)
+    assert found, requirement
+    return found[0].lower()
+
+
+def _packages(tree: ast.AST, functions: bool) -> set[str]:
+    """The packages of others that a file imports, by the names that pip knows them by."""
+    names = set()
+    for node in executed(tree, functions):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module).split(".")[0])
+    return {
+        {"PIL": "pillow", "cv2": "opencv-python-headless"}.get(name, name) for name in names - sys.stdlib_module_names
+    }
 
 
 def test_pip_installs_the_core_from_a_clone_and_nothing_else(tmp_path: Path) -> None:
     """What `pip install ".[cli]"` builds, without pip: setuptools' own part, which needs no network."""
     pytest.importorskip("setuptools", minversion="61")
     clone, made = tmp_path / "clone", tmp_path / "made"
-    no_caches = shutil.ignore_patterns("__pycache__")
     for name in ("crossinit_core", "nodes", "devtools", "web", "locales"):
-        shutil.copytree(REPOSITORY / name, clone / name, ignore=no_caches)
+        shutil.copytree(REPOSITORY / name, clone / name, ignore=NO_CACHES)
     for name in ("pyproject.toml", "README.md", "LICENSE", "__init__.py", "run.py"):
         shutil.copy(REPOSITORY / name, clone / name)
     build = [sys.executable, "-c", "import setuptools; setuptools.setup()", "-q", "build_py", "--build-lib", str(made)]
@@ -121,7 +207,7 @@ def test_the_publishers_addresses_are_filled_in(comfyui: Path, tmp_path: Path) -
     after = _parsed(comfyui, tmp_path)
     assert after.project.urls.repository == "https://github.com/Somebody/comfyui-crossinit"
     assert after.tool_comfy.publisher_id == "somebody"
-    assert after.tool_comfy.icon.endswith("/Somebody/comfyui-crossinit/main/docs/images/icon.png")
+    assert after.tool_comfy.icon.endswith("/Somebody/comfyui-crossinit/raw/main/docs/images/icon.png")
     content = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))
     assert content["project"].pop("urls").items() > before["project"].pop("urls").items()
     assert content["project"] == before["project"]

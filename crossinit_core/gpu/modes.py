@@ -75,7 +75,6 @@ class Determinism:
                 warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
             )
             stack.callback(setattr, memory, "fill_uninitialized_memory", memory.fill_uninitialized_memory)
-            stack.callback(_set_environment, self._CUBLAS, os.environ.get(self._CUBLAS))
             stack.enter_context(
                 torch.backends.cudnn.flags(
                     enabled=torch.backends.cudnn.enabled,
@@ -85,7 +84,9 @@ class Determinism:
                 )
             )
             memory.fill_uninitialized_memory = False
-            os.environ.setdefault(self._CUBLAS, ":4096:8")
+            if self._CUBLAS not in os.environ:
+                os.environ[self._CUBLAS] = ":4096:8"
+                stack.callback(os.environ.pop, self._CUBLAS, None)
             torch.use_deterministic_algorithms(True)
             self._undo = stack.pop_all()
         return self
@@ -100,13 +101,6 @@ class Determinism:
         log.warning("This device cannot repeat a run bit for bit: %s", str(error).split(". ")[0])
         torch.use_deterministic_algorithms(True, warn_only=True)
         return True
-
-
-def _set_environment(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
 
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")

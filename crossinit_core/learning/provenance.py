@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone import Backbone, FrozenModel
+from ..version import __version__
 from .settings import InversionSettings
 from .state import RunState
-
-VERSION = "0.1.0"
 
 START_NORM = "crossinit.start_norm"
 """The norms of the vectors that learning started at, one for each vector."""
@@ -35,7 +34,7 @@ def provenance(
         "modelspec.resolution": f"{settings.resolution}x{settings.resolution}",
         "modelspec.prediction_type": "v" if backbone.prediction_type == "v_prediction" else "epsilon",
         "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "crossinit.version": VERSION,
+        "crossinit.version": __version__,
         "crossinit.base": backbone.base,
         "crossinit.checkpoint": backbone.checkpoint,
         "crossinit.base_hash": model.fingerprint(),

@@ -108,7 +108,7 @@ def load_modules(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, 
         if dtype != torch.float32:
             module.to(dtype)
         module.load_state_dict(state, strict=False)
-        module.eval().requires_grad_(False)
+        module.train(False).requires_grad_(False)
     return modules
 
 

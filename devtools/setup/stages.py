@@ -20,6 +20,8 @@ from devtools.setup.hosts import SetupError, is_comfyui, python_of
 from devtools.setup.progress import run_logged
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+NODES = "comfyui"
+"""The group of pyproject.toml with what the nodes use beyond ComfyUI's own packages."""
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 
 
@@ -101,15 +103,18 @@ class Stage:
 
 
 def requirements_of(pyproject: Path, groups: Iterable[str]) -> list[str]:
-    """The project's dependencies and those of `groups`, references of the project to itself resolved."""
+    """What the nodes use and the packages of `groups`, references of the project to itself resolved.
+
+    The project's own dependencies are not among them: every ComfyUI has them, PyTorch first of all, at versions of its own.
+    """
     try:
         project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
         raise SetupError(f"{pyproject} cannot be read ({error}). Is this checkout complete?") from error
     optional: dict[str, list[str]] = project.get("optional-dependencies", {})
-    found: dict[str, None] = dict.fromkeys(project.get("dependencies", []))
+    found: dict[str, None] = {}
     own_name = re.compile(re.escape(project["name"]) + r"\s*\[([^\]]*)\]\s*", re.IGNORECASE)
-    waiting, seen = list(groups), set()
+    waiting, seen = [*([NODES] if NODES in optional else []), *groups], set()
     while waiting:
         group = waiting.pop(0)
         if group in seen:

@@ -137,7 +137,7 @@ def _fill(module: Any, copies: Callable[[], dict[str, Tensor]]) -> Any:
     """
     with torch.inference_mode(False), torch.no_grad():
         module.load_state_dict(copies(), strict=True, assign=True)
-    return module.requires_grad_(False).eval()
+    return module.requires_grad_(False).train(False)
 
 
 def _options() -> dict[str, Any]:
