@@ -10,8 +10,10 @@ from comfy_api.latest import io, ui
 from ..crossinit_core import load_celebrity_names
 from ..miniature.world.people import held_out_person, named_vectors, portrait
 from .errors import tells_errors
+from .files import stamp
 from .host.miniature import load_miniature
-from .sockets import CATEGORY, SEARCH_ALIASES, show_text
+from .host.page import show_text
+from .sockets import CATEGORY, SEARCH_ALIASES
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "miniature" / "weights"
 
@@ -44,8 +46,7 @@ class CrossInitMiniature(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        stats = [path.stat() for path in sorted(WEIGHTS.glob("*")) if path.is_file()]
-        return "|".join(f"{stat.st_mtime_ns} {stat.st_size}" for stat in stats)
+        return "|".join(map(stamp, sorted(WEIGHTS.glob("*"))))
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
