@@ -17,4 +17,4 @@ class InputError(ValueError):
 
     def __init__(self, message: str, subject: Subject | None = None) -> None:
         super().__init__(message)
-        self.subject = subject
+        self.subject: Subject | None = subject

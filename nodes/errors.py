@@ -60,9 +60,11 @@ def _execute(plain: Callable[..., Any]) -> Callable[..., Any]:
         except Cancelled:
             raise
         except Exception as error:
-            _add_remedy(error)
-            _tell(cls, _sentence(error), on_node=True)
-            raise
+            told = _with_remedy(error)
+            _tell(cls, _sentence(told), on_node=True)
+            if told is error:
+                raise
+            raise told.with_traceback(error.__traceback__) from None
 
     return execute
 
@@ -84,12 +86,18 @@ def _validate(plain: Callable[..., Any]) -> Callable[..., Any]:
     return validate_inputs
 
 
-def _add_remedy(error: Exception) -> None:
-    """In the error itself, which ComfyUI shows and logs as well."""
+def _with_remedy(error: Exception) -> Exception:
+    """The error that leaves the node, for ComfyUI shows and logs it as well.
+
+    Where the core says what it is about, this is Python's own kind of error: ComfyUI writes the path of any other kind's
+    module before the message.
+    """
     subject: Subject | None = getattr(error, "subject", None)
-    if subject:
-        remedy = REMEDIES[subject]
-        error.args = (f"{_cut(str(error), _LONGEST - len(remedy) - len(' ... '))} {remedy}",)
+    if subject is None:
+        return error
+    remedy = REMEDIES[subject]
+    own = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    return own(f"{_cut(str(error), _LONGEST - len(remedy) - len(' ... '))} {remedy}")
 
 
 def _sentence(error: Exception) -> str:
