@@ -30,7 +30,7 @@ class CrossInitMiniature(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "A tiny model of Stable Diffusion 2's kind that comes with this pack and knows drawn faces only. With it "
-                "everything can be tried in a minute, without a checkpoint. It draws 128 x 128 px."
+                "everything can be tried in a minute, without a checkpoint. Its pictures are 128 x 128 px."
             ),
             search_aliases=[*SEARCH_ALIASES, "checkpoint", "demo", "tiny", "drawn"],
             inputs=[],
@@ -78,7 +78,7 @@ class CrossInitDrawnPerson(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**64 - 1,
-                    # Off, so that the page does not draw another person, and learn anew, at every run.
+                    # Off, so that the page does not choose another person, and learn anew, at every run.
                     control_after_generate=False,
                     tooltip="Who it is. The same seed gives the same person and the same portrait.",
                 )

@@ -27,7 +27,9 @@ def check(folder: Path) -> subprocess.CompletedProcess[str]:
         shutil.copy2(REPOSITORY / package / "__init__.py", pack / package)
     command = [sys.executable, "-m", "mypy", "-p", f"{PACK}.nodes"]
     options = ["--config-file", str(REPOSITORY / "pyproject.toml"), "--cache-dir", str(REPOSITORY / ".mypy_cache")]
-    done = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False)
+    done = subprocess.run(
+        [*command, *options], cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False
+    )
     done.stdout = done.stdout.replace(f"{PACK}/", "").replace(f"{PACK}\\", "")
     return done
 

@@ -48,7 +48,7 @@ def learn_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=2**64 - 1,
-            # Off, so that the page does not draw a new seed, and learn anew, at every run.
+            # Off, so that the page does not choose a new seed, and learn anew, at every run.
             control_after_generate=False,
             tooltip="The same seed and the same inputs give the same token.",
         ),
@@ -111,7 +111,7 @@ def _advanced_inputs() -> list[io.Input]:
             max=64,
             optional=True,
             advanced=True,
-            tooltip="Samples in each step. The published method uses 8.",
+            tooltip="Noisy copies of the photo in each step. The published method uses 8.",
         ),
         io.Int.Input(
             "micro_batch_size",
@@ -121,7 +121,7 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "How many samples go through the model at once; 0 means all of the batch. 1 needs the least "
+                "How much of the batch goes through the model at once; 0 means all of it. 1 needs the least "
                 "memory. The result is the same."
             ),
         ),
@@ -195,7 +195,8 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "Draw sample_prompt after so many steps, and after the first and the last, to see the likeness grow. 0: never. "
+                "Make a picture of sample_prompt after so many steps, and after the first and the last, to see the likeness grow. "
+                "0: never. "
                 "The result is the same; a picture takes half a second on a fast GPU. 40 is good for 'full', 5 for 'fast'."
             ),
         ),
