@@ -102,7 +102,7 @@ def _frame(node: Any, shown: list[str], **inputs: Any) -> str:
     [
         ({}, "No face was found on the photo of 128 x 128 px", "set framing to 'by hand'"),
         ({"mask": [torch.zeros(1, 8, 8)]}, "The mask has nothing white", "connected to mask, or disconnect it"),
-        ({"bounding_box": [[]]}, "There is no bounding box of a face", "the node that bounding_box comes from"),
+        ({"bounding_box": [[]]}, "The list of boxes holds no face", "the node that bounding_box comes from"),
         (
             {"framing": ["by hand"], "center_x": [1.0], "center_y": [1.0], "crop_size": [0.02], "zoom": [0.25]},
             "outside",

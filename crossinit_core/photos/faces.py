@@ -172,7 +172,7 @@ class _Work:
 
     def _from_box(self, photo: Tensor, boxes: Sequence[Box]) -> tuple[Frame, str]:
         if not boxes:
-            raise InputError("There is no bounding box of a face for this photo.", "boxes")
+            raise InputError("The list of boxes holds no face for this photo.", "boxes")
         box = self._chosen(sorted(boxes, key=lambda box: -box["width"] * box["height"]))
         left, top, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
         note = f"{_which(self.framing.face, len(boxes))} of bounding_box"
@@ -263,7 +263,7 @@ def _checked_boxes(boxes: Sequence[Sequence[Box]], count: int) -> list[list[Box]
     if len(lists) == 1:
         lists *= count
     if len(lists) != count:
-        raise InputError(f"There are bounding boxes for {len(lists)} photos, but {count} photos.", "boxes")
+        raise InputError(f"The list has bounding boxes for {len(lists)} photos, but there are {count}.", "boxes")
     for box in (box for of_photo in lists for box in of_photo):
         sizes = [box.get(key) for key in ("x", "y", "width", "height")] if isinstance(box, Mapping) else []
         numbers = [size for size in sizes if isinstance(size, int | float)]
