@@ -41,8 +41,8 @@ class FrozenModel(Protocol):
     """What the UNet computes in. Vectors, contexts and losses are float32 outside of it."""
 
     @property
-    def work(self) -> Hashable:
-        """Names all that decides, beside the shapes of what goes in, what is computed and how; None where that is not known."""
+    def signature(self) -> Hashable:
+        """Names all that decides, beside the shapes of what goes in, what is computed and how; None if that is not known."""
         ...
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -74,12 +74,13 @@ class Backbone(Protocol):
     base: str
     """`sd1`, `sd2` or `miniature`; `width-D` for a model of another width."""
     checkpoint: str
-    """The checkpoint's name for the metadata, or an empty string where it is not known."""
+    """The checkpoint's name for the metadata, or an empty string if it is not known."""
     prediction_type: PredictionType
     resolution: int
     """The size in pixels of the pictures that the model was trained on."""
-    width: int
-    """d, the width of a token embedding."""
+    widths: tuple[int, ...]
+    """The widths of the text encoders' token embeddings. A vector's columns are those of the first encoder, then those of
+    the next; d is their sum."""
     vocabulary_size: int
     bos: int
     eos: int
@@ -114,7 +115,7 @@ class Backbone(Protocol):
     def free_memory(self, needed: int) -> int | None:
         """Bytes of the compute device that can be had once the host has tried to make room for `needed`.
 
-        None where memory is not the limit, or not known.
+        None if memory is not the limit, or not known.
         """
         ...
 

@@ -43,8 +43,8 @@ class DiffusersBackbone:
         self.vae = vae.to(self.device).eval().requires_grad_(False)
         self.checkpoint = checkpoint
         self.scheduler_config = scheduler_config
-        self.width: int = text_encoder.config.hidden_size
-        self.base = base_of_width(self.width)
+        self.widths: tuple[int, ...] = (text_encoder.config.hidden_size,)
+        self.base = base_of_width(sum(self.widths))
         self.resolution = _resolution(unet.config)
         self._check()
         # transformers 4 keeps the encoder one level down.
@@ -176,15 +176,15 @@ class DiffusersBackbone:
             raise ValueError(
                 f"The UNet takes {channels} channels: an inpainting or editing model. Use the base model of its family."
             )
-        if context != self.width:
+        if context != sum(self.widths):
             raise ValueError(
-                f"The text encoder has width {self.width}, but the UNet attends to width {context}: the parts do not "
+                f"The text encoder has width {sum(self.widths)}, but the UNet attends to width {context}: the parts do not "
                 "belong together, or the model is not SD 1.x or 2.x."
             )
 
 
 class _DiffusersModel:
-    work: Hashable = None
+    signature: Hashable = None
 
     def __init__(self, backbone: DiffusersBackbone, unet: Any, dtype: torch.dtype) -> None:
         self._backbone, self._unet = backbone, unet

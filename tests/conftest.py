@@ -123,9 +123,9 @@ def v0(backbone: Any) -> torch.Tensor:
 @pytest.fixture(scope="session")
 def eps(backbone: Any) -> Any:
     """The tiny model that predicts noise, with a start and draws of its training."""
-    from tests.tiny_models import make_draws
+    from tests.tiny_models import prepare
 
-    return make_draws(backbone)
+    return prepare(backbone)
 
 
 @pytest.fixture(scope="session")

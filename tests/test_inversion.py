@@ -17,7 +17,7 @@ from torch import Tensor
 from crossinit_core import InversionSettings, StepReport, TrainingBatch, cross_initialize, invert, load_celebrity_names
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from tests.tiny_learning import PHOTO, SMALL, Watched, broken, learn
-from tests.tiny_models import MODELS, Draws, make_draws
+from tests.tiny_models import MODELS, Prepared, prepare
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def test_the_published_run_is_reproduced(published: Published) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_saving_memory_by_small_pieces_changes_nothing(eps: Draws, size: int) -> None:
+def test_saving_memory_by_small_pieces_changes_nothing(eps: Prepared, size: int) -> None:
     sizes: list[int] = []
 
     def around(predict: Any, noisy: Tensor, *more: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def test_saving_memory_by_small_pieces_changes_nothing(eps: Draws, size: int) ->
     assert sum(sizes) == 6 * 8
 
 
-def test_saving_memory_by_checkpointing_changes_nothing(eps: Draws) -> None:
+def test_saving_memory_by_checkpointing_changes_nothing(eps: Prepared) -> None:
     active: list[bool] = []
 
     def around(predict: Any, *inputs: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def test_saving_memory_by_checkpointing_changes_nothing(eps: Draws) -> None:
     assert not eps.backbone.unet.training
 
 
-def test_the_regularizer_holds_the_vectors_near_their_start(eps: Draws) -> None:
+def test_the_regularizer_holds_the_vectors_near_their_start(eps: Prepared) -> None:
     free = learn(eps, replace(SMALL, steps=5, regularization=0.0))
     held = learn(eps, replace(SMALL, steps=5, regularization=10.0))
     assert free.distances[0] == pytest.approx(held.distances[0]) == pytest.approx(1e-6 * 32**0.5, rel=0.01)
@@ -109,7 +109,7 @@ def test_the_regularizer_holds_the_vectors_near_their_start(eps: Draws) -> None:
 
 
 @pytest.mark.parametrize("vectors", [1, 8])
-def test_any_number_of_vectors_can_be_learned(eps: Draws, vectors: int) -> None:
+def test_any_number_of_vectors_can_be_learned(eps: Prepared, vectors: int) -> None:
     start = torch.randn(vectors, 32, generator=torch.Generator().manual_seed(0))
     result = invert(eps.backbone, start, SMALL, images=PHOTO)
     moved = (result.token.vectors - start).abs()
@@ -121,7 +121,7 @@ def test_any_number_of_vectors_can_be_learned(eps: Draws, vectors: int) -> None:
 # Seeds and surroundings
 
 
-def test_a_seed_gives_the_same_token_to_the_last_bit(eps: Draws) -> None:
+def test_a_seed_gives_the_same_token_to_the_last_bit(eps: Prepared) -> None:
     torch.manual_seed(1)
     first = learn(eps)
     torch.manual_seed(2)
@@ -133,11 +133,16 @@ def test_a_seed_gives_the_same_token_to_the_last_bit(eps: Draws) -> None:
     assert first.losses != other.losses
 
 
-def test_the_largest_seed_works(eps: Draws) -> None:
-    learn(eps, replace(SMALL, steps=1, seed=2**64 - 1))
+def test_the_largest_seed_works(eps: Prepared) -> None:
+    """Torch's generator takes the last 32 bits of a seed."""
+    largest, same_bits, zero, one = (
+        learn(eps, replace(SMALL, steps=1, seed=seed)).token.vectors for seed in (2**64 - 1, 2**32 - 1, 0, 1)
+    )
+    assert torch.equal(largest, same_bits)
+    assert not torch.equal(largest, zero) and not torch.equal(largest, one) and not torch.equal(zero, one)
 
 
-def test_nobody_elses_random_numbers_are_used_up(eps: Draws) -> None:
+def test_nobody_elses_random_numbers_are_used_up(eps: Prepared) -> None:
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()
     learn(eps, replace(SMALL, gradient_checkpointing=True))
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -146,7 +151,7 @@ def test_nobody_elses_random_numbers_are_used_up(eps: Draws) -> None:
     assert all(np.array_equal(new, old) for new, old in zip(after, before[2], strict=True))
 
 
-def test_it_learns_inside_inference_mode(eps: Draws) -> None:
+def test_it_learns_inside_inference_mode(eps: Prepared) -> None:
     """ComfyUI runs nodes in it, and its images are inference tensors."""
     expected = learn(eps)
     with torch.inference_mode():
@@ -166,7 +171,7 @@ def test_it_learns_inside_inference_mode(eps: Draws) -> None:
     assert torch.equal(replayed.token.vectors, outside.token.vectors)
 
 
-def test_nothing_is_left_behind(eps: Draws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_behind(eps: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     weights = {name: weight.clone() for name, weight in eps.backbone.unet.named_parameters()}
     table = eps.backbone.text_encoder.get_input_embeddings().weight.clone()
@@ -186,7 +191,7 @@ def test_nothing_is_left_behind(eps: Draws, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("frozen_before", [False, True])
-def test_garbage_collection_leaves_older_objects_alone_while_it_learns(eps: Draws, frozen_before: bool) -> None:
+def test_garbage_collection_leaves_older_objects_alone_while_it_learns(eps: Prepared, frozen_before: bool) -> None:
     """Going through all objects of a host takes as long as ten steps. Who froze them before finds them frozen."""
     frozen: list[int] = []
     if frozen_before:
@@ -199,7 +204,7 @@ def test_garbage_collection_leaves_older_objects_alone_while_it_learns(eps: Draw
         gc.unfreeze()
 
 
-def test_half_precision_gives_nearly_the_same(eps: Draws) -> None:
+def test_half_precision_gives_nearly_the_same(eps: Prepared) -> None:
     full = invert(eps.backbone, eps.start, InversionSettings(steps=4, precision="fp32"), batches=eps.batches(4))
     dtypes: list[torch.dtype] = []
 
@@ -217,7 +222,7 @@ def test_half_precision_gives_nearly_the_same(eps: Draws) -> None:
     assert half.token.metadata["crossinit.precision"] == "bfloat16"
 
 
-def test_a_token_names_the_same_model_whatever_it_was_computed_in(eps: Draws) -> None:
+def test_a_token_names_the_same_model_whatever_it_was_computed_in(eps: Prepared) -> None:
     named = {
         learn(eps, replace(SMALL, precision=kind)).token.metadata["crossinit.base_hash"] for kind in ("fp32", "bf16")
     }
@@ -227,7 +232,7 @@ def test_a_token_names_the_same_model_whatever_it_was_computed_in(eps: Draws) ->
 # Reports
 
 
-def test_each_step_is_reported(eps: Draws) -> None:
+def test_each_step_is_reported(eps: Prepared) -> None:
     steps: list[StepReport] = []
     result = learn(eps, on_step=steps.append)
     assert [(step.step, step.steps) for step in steps] == [(1, 3), (2, 3), (3, 3)]
@@ -241,7 +246,7 @@ def test_each_step_is_reported(eps: Draws) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_preview_is_what_the_model_sees(tiny_models: Path, name: str) -> None:
     """With a UNet that is always right, the estimate is the latents themselves."""
-    tiny = make_draws(DiffusersBackbone.from_pretrained(tiny_models / name))
+    tiny = prepare(DiffusersBackbone.from_pretrained(tiny_models / name))
     batch = replace(tiny.batches(1)[0], timesteps=torch.full((8,), 500))
     abar = tiny.backbone.alphas_cumprod()[500]
     truth = batch.noise
@@ -254,7 +259,7 @@ def test_the_preview_is_what_the_model_sees(tiny_models: Path, name: str) -> Non
     assert steps[0].loss == pytest.approx(0, abs=1e-9)
 
 
-def test_the_token_says_how_it_was_learned(eps: Draws) -> None:
+def test_the_token_says_how_it_was_learned(eps: Prepared) -> None:
     result = learn(eps, name="ann", metadata={"crossinit.names": "bundled"})
     token, facts = result.token, result.token.metadata
     assert (token.name, token.base, token.width) == ("ann", "width-32", 32)

@@ -15,7 +15,7 @@ from crossinit_core import InversionSettings, TrainingBatch, invert
 from crossinit_core.backbone import Posterior
 from crossinit_core.gpu.modes import Determinism, is_out_of_memory
 from tests.tiny_learning import PHOTO, SMALL, Watched, broken, learn
-from tests.tiny_models import Draws
+from tests.tiny_models import Prepared
 
 # Memory and numbers that give out
 
@@ -24,7 +24,7 @@ from tests.tiny_models import Draws
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS backend out of memory (MPS allocated..)")]
 )
 def test_too_little_memory_is_met_with_smaller_pieces(
-    eps: Draws, caplog: pytest.LogCaptureFixture, error: Exception
+    eps: Prepared, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     def around(predict: Any, noisy: Tensor, *more: Tensor) -> Tensor:
         if len(noisy) > 2:
@@ -42,7 +42,7 @@ def test_too_little_memory_is_met_with_smaller_pieces(
     assert "micro-batches of 2" in warnings[-1]
 
 
-def test_memory_that_gives_out_in_the_middle_of_a_batch_changes_nothing(eps: Draws) -> None:
+def test_memory_that_gives_out_in_the_middle_of_a_batch_changes_nothing(eps: Prepared) -> None:
     calls = 0
 
     def around(predict: Any, noisy: Tensor, *more: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def test_memory_that_gives_out_in_the_middle_of_a_batch_changes_nothing(eps: Dra
     ],
 )
 def test_too_little_memory_for_anything_comes_with_advice_that_is_not_followed_yet(
-    eps: Draws, change: dict[str, Any], advice: str
+    eps: Prepared, change: dict[str, Any], advice: str
 ) -> None:
     def around(*_: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -78,12 +78,12 @@ def test_too_little_memory_for_anything_comes_with_advice_that_is_not_followed_y
         learn(eps, replace(SMALL, **change), backbone=Watched(eps.backbone, around))
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory(eps: Draws) -> None:
+def test_another_error_is_not_taken_for_a_lack_of_memory(eps: Prepared) -> None:
     with pytest.raises(RuntimeError, match="the model is broken"):
         learn(eps, backbone=Watched(eps.backbone, broken))
 
 
-def test_a_device_without_reproducible_operations_still_learns(eps: Draws, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_without_reproducible_operations_still_learns(eps: Prepared, caplog: pytest.LogCaptureFixture) -> None:
     """As torch does on some GPUs: an error while it is told to be strict, and none while it is told to warn."""
 
     def around(predict: Any, *inputs: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def test_a_processor_without_memory_says_so_too() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_numbers_that_overflow_stop_the_run(eps: Draws, value: float) -> None:
+def test_numbers_that_overflow_stop_the_run(eps: Prepared, value: float) -> None:
     calls = 0
 
     def around(predict: Any, *inputs: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def test_numbers_that_overflow_stop_the_run(eps: Draws, value: float) -> None:
         learn(eps, backbone=Watched(eps.backbone, around))
 
 
-def test_numbers_that_overflow_at_once_are_put_down_to_the_model(eps: Draws) -> None:
+def test_numbers_that_overflow_at_once_are_put_down_to_the_model(eps: Prepared) -> None:
     """In every precision: before the first step the learning rate has changed nothing."""
     with pytest.raises(
         FloatingPointError, match=r"Step 1 gave .* not finite in float32.*use another one, or this one without LoRAs"
@@ -141,7 +141,7 @@ def test_numbers_that_overflow_at_once_are_put_down_to_the_model(eps: Draws) -> 
 
 # Wrong inputs
 
-NOTHING_HEAVY = SimpleNamespace(width=32, resolution=64, device=torch.device("cpu"))
+NOTHING_HEAVY = SimpleNamespace(widths=(32,), resolution=64, device=torch.device("cpu"))
 """Every long work on this backbone is an AttributeError, so a ValueError was raised before it."""
 
 
@@ -207,19 +207,19 @@ def test_an_input_that_cannot_be_is_refused_before_any_work(change: dict[str, An
         invert(NOTHING_HEAVY, **inputs)
 
 
-def test_batches_that_end_too_early_are_counted(eps: Draws) -> None:
+def test_batches_that_end_too_early_are_counted(eps: Prepared) -> None:
     with pytest.raises(ValueError, match="The batches ended after 2, but 3 steps were asked for"):
         learn(eps, batches=eps.batches(2))
 
 
-def test_an_empty_batch_is_named(eps: Draws) -> None:
+def test_an_empty_batch_is_named(eps: Prepared) -> None:
     first = eps.batches(1)[0]
     empty = TrainingBatch(first.latents[:0], first.noise[:0], first.timesteps[:0], first.prompt_token_ids[:0])
     with pytest.raises(ValueError, match="Batch 2 is empty"):
         learn(eps, batches=[first, empty, first])
 
 
-def test_a_training_prompt_that_does_not_fit_is_named(eps: Draws) -> None:
+def test_a_training_prompt_that_does_not_fit_is_named(eps: Prepared) -> None:
     long = replace(SMALL, templates=("a photo of " + "very " * 75 + "old {}",))
     with pytest.raises(ValueError, match=r"The training prompt 'a photo of .* Shorten it"):
         learn(eps, long)
@@ -227,7 +227,7 @@ def test_a_training_prompt_that_does_not_fit_is_named(eps: Draws) -> None:
         learn(eps, replace(SMALL, templates=("a photo",)))
 
 
-def test_batches_with_timesteps_that_do_not_exist_are_refused(eps: Draws) -> None:
+def test_batches_with_timesteps_that_do_not_exist_are_refused(eps: Prepared) -> None:
     latents, ids = torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, dtype=torch.long)
     for timestep in (-1, 1000):
         batch = TrainingBatch(latents, latents, torch.tensor([timestep]), ids)
@@ -257,25 +257,25 @@ def test_batches_with_timesteps_that_do_not_exist_are_refused(eps: Draws) -> Non
     ],
 )
 def test_a_batch_whose_parts_do_not_belong_together_is_refused(
-    eps: Draws, change: dict[str, Tensor], message: str
+    eps: Prepared, change: dict[str, Tensor], message: str
 ) -> None:
     with pytest.raises(ValueError, match=f"A batch has .*{message}"):
         learn(eps, batches=[replace(batch, **change) for batch in eps.batches(3)])
 
 
-def test_batches_of_two_sizes_are_refused(eps: Draws) -> None:
+def test_batches_of_two_sizes_are_refused(eps: Prepared) -> None:
     first, second, third = eps.batches(3)
     larger = replace(second, latents=torch.zeros(8, 4, 16, 8), noise=torch.zeros(8, 4, 16, 8))
     with pytest.raises(ValueError, match=r"\(8, 4, 16, 8\), but they must be \(B, 4, 8, 8\) as in the first batch"):
         learn(eps, batches=[first, larger, third])
 
 
-def test_batches_may_have_different_numbers_of_samples(eps: Draws) -> None:
+def test_batches_may_have_different_numbers_of_samples(eps: Prepared) -> None:
     batches = [next(batch.split(size)) for batch, size in zip(eps.batches(3), (8, 3, 1), strict=True)]
     assert len(learn(eps, batches=batches).losses) == 3
 
 
-def test_a_batch_with_a_black_mask_is_refused(eps: Draws) -> None:
+def test_a_batch_with_a_black_mask_is_refused(eps: Prepared) -> None:
     mask = torch.ones(8, 1, 8, 8)
     mask[5] = 0
     with pytest.raises(ValueError, match="mask that is black for a sample, which leaves nothing to learn from"):
@@ -283,14 +283,14 @@ def test_a_batch_with_a_black_mask_is_refused(eps: Draws) -> None:
 
 
 @pytest.mark.parametrize("part", ["latents", "noise"])
-def test_a_batch_without_numbers_is_refused_and_not_put_down_to_the_model(eps: Draws, part: str) -> None:
+def test_a_batch_without_numbers_is_refused_and_not_put_down_to_the_model(eps: Prepared, part: str) -> None:
     batch = eps.batches(1)[0]
     with pytest.raises(ValueError, match="A batch has latents or noise that are not finite"):
         learn(eps, batches=[replace(batch, **{part: torch.full((8, 4, 8, 8), torch.nan)})] * 3)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_vae_that_gives_no_numbers_is_refused_before_learning(eps: Draws, value: float) -> None:
+def test_a_vae_that_gives_no_numbers_is_refused_before_learning(eps: Prepared, value: float) -> None:
     class Damaged(Watched):
         def posterior(self, images: Tensor) -> Posterior:
             found = eps.backbone.posterior(images)
@@ -300,7 +300,7 @@ def test_a_vae_that_gives_no_numbers_is_refused_before_learning(eps: Draws, valu
         learn(eps, backbone=Damaged(eps.backbone, broken))
 
 
-def test_batches_with_ids_beyond_the_learned_vectors_are_refused(eps: Draws) -> None:
+def test_batches_with_ids_beyond_the_learned_vectors_are_refused(eps: Prepared) -> None:
     latents = torch.zeros(1, 4, 8, 8)
     batch = TrainingBatch(latents, latents, torch.zeros(1, dtype=torch.long), torch.full((1, 77), 49410))
     with pytest.raises(ValueError, match="from 0 to 49409"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crossinit_core import InversionResult, InversionSettings, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from tests.tiny_models import Draws
+from tests.tiny_models import Prepared
 
 SMALL = InversionSettings(steps=3, batch_size=4, resolution=64, seed=1)
 PHOTO = torch.rand(1, 70, 80, 3, generator=torch.Generator().manual_seed(0))
@@ -34,7 +34,7 @@ class Watched:
             yield model
 
 
-def learn(tiny: Draws, settings: InversionSettings = SMALL, **inputs: Any) -> InversionResult:
+def learn(tiny: Prepared, settings: InversionSettings = SMALL, **inputs: Any) -> InversionResult:
     """A run on PHOTO, unless `batches` are given; `backbone` takes the place of the model's own."""
     if "batches" not in inputs:
         inputs.setdefault("images", PHOTO)

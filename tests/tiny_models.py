@@ -108,24 +108,24 @@ def make_compact(folder: Path, target: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """A model, a start, and ready-made draws of its training: the same for everybody."""
+class Prepared:
+    """A model, a start, and ready-made batches: the same for all tests."""
 
     backbone: DiffusersBackbone
     start: Tensor
-    draws: tuple[TrainingBatch, ...]
+    ready: tuple[TrainingBatch, ...]
 
     def batches(self, steps: int) -> list[TrainingBatch]:
-        return list(self.draws[:steps])
+        return list(self.ready[:steps])
 
 
-def make_draws(backbone: DiffusersBackbone, steps: int = 6, batch: int = 8) -> Draws:
-    """Draws for latents of 8 x 8, with the training prompts for two vectors."""
+def prepare(backbone: DiffusersBackbone, steps: int = 6, batch: int = 8) -> Prepared:
+    """With batches for latents of 8 x 8, with the training prompts for two vectors."""
     generator = torch.Generator().manual_seed(0)
     prompts = sorted(set(training_prompts()))
     ids = torch.tensor([token_ids_with_placeholders(backbone, prompt, 2) for prompt in prompts])
 
-    def draw() -> TrainingBatch:
+    def make() -> TrainingBatch:
         return TrainingBatch(
             torch.randn(batch, 4, 8, 8, generator=generator),
             torch.randn(batch, 4, 8, 8, generator=generator),
@@ -134,4 +134,4 @@ def make_draws(backbone: DiffusersBackbone, steps: int = 6, batch: int = 8) -> D
         )
 
     start = cross_initialize(backbone, load_celebrity_names().names, 2)
-    return Draws(backbone, start, tuple(draw() for _ in range(steps)))
+    return Prepared(backbone, start, tuple(make() for _ in range(steps)))

@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def gradients_enabled() -> Iterator[None]:
-    """Gradients, also where the caller (ComfyUI) runs in inference mode."""
+    """Gradients, even if the caller (ComfyUI) runs in inference mode."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @contextmanager
 def leave_it_to(device: torch.device) -> Iterator[None]:
-    """Where a GPU does the work: it is the current one, and what is left for the CPU is too little for other threads."""
+    """If a GPU does the work: it becomes the current one, and the CPU gets one thread, since little is left for it."""
     if device.type != "cuda":
         yield
         return
@@ -38,9 +38,9 @@ def leave_it_to(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def old_objects_left_alone() -> Iterator[None]:
-    """Garbage collection looks only at objects that are made meanwhile: a host has half a million, which take as long as ten
-    steps to go through."""
-    if gc.get_freeze_count():  # somebody else's wish
+    """Garbage collection looks only at objects that are made meanwhile. A host has half a million others; to go through
+    them takes as long as ten steps."""
+    if gc.get_freeze_count():  # another program asked for it
         yield
         return
     gc.freeze()
@@ -51,7 +51,7 @@ def old_objects_left_alone() -> Iterator[None]:
 
 
 def collect_all_garbage() -> None:
-    """Whatever is still held by nobody but itself, older objects included: where memory is short."""
+    """Free every object that only holds itself, older ones included: for when memory is short."""
     gc.unfreeze()
     gc.collect()
 

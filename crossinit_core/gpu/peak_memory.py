@@ -23,7 +23,7 @@ class PeakMemory:
 
     @contextmanager
     def during(self) -> Iterator[list[int]]:
-        """Measures how many bytes are needed meanwhile beside those in use before: the one number of the list, afterwards."""
+        """Measures how many bytes more are needed meanwhile; afterwards the list holds that one number."""
         needed: list[int] = []
         if not torch.cuda.is_available():
             yield needed

@@ -1,6 +1,6 @@
-"""What a step trains on: draws of latents, noise, timesteps and prompts from photos.
+"""What a step learns from: batches of latents, noise, timesteps and prompts, made from photos or given.
 
-Everything random comes from one CPU generator, so that a seed gives the same draws on every
+Everything random comes from one CPU generator, so that a seed gives the same batches on every
 device, and so that its state in a resume file continues them.
 """
 
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,15 +23,15 @@ from .settings import InversionSettings
 
 TIMESTEPS = 1000
 REPEATS = 100
-"""Each photo is this often in the list that is shuffled and drawn from without replacement."""
+"""Each photo is this often in the list that is shuffled and taken from without replacement."""
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """The draws of one step.
+    """What one step learns from.
 
     latents and noise (B, 4, h, w) float32, latents scaled as the UNet sees them; timesteps (B,) int64 in
-    0..999; prompt_token_ids (B, 77) int64 where the id V + k stands for learned vector k; mask, where given,
+    0..999; prompt_token_ids (B, 77) int64, in which the id V + k stands for learned vector k; mask, if given,
     (B, 1, h, w) float32 weights in 0..1.
     """
 
@@ -42,17 +44,17 @@ class TrainingBatch:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """Latents, noise, timesteps, prompt token ids and mask."""
+        return self.latents, self.noise, self.timesteps, self.prompt_token_ids, self.mask
+
     def split(self, size: int) -> Iterator[TrainingBatch]:
         """The batch in pieces of at most `size` samples."""
         for start in range(0, len(self), size):
             piece = slice(start, start + size)
-            yield TrainingBatch(
-                self.latents[piece],
-                self.noise[piece],
-                self.timesteps[piece],
-                self.prompt_token_ids[piece],
-                None if self.mask is None else self.mask[piece],
-            )
+            mask = None if self.mask is None else self.mask[piece]
+            latents, noise, timesteps, prompt_token_ids = (tensor[piece] for tensor in self.tensors()[:4])
+            yield TrainingBatch(latents, noise, timesteps, prompt_token_ids, mask)
 
     def ready(self, pin: bool) -> TrainingBatch:
         """The batch in the types above, in tensors that may be saved for a backward pass.
@@ -75,12 +77,28 @@ class TrainingBatch:
         )
 
 
-class PhotoDraws:
+class BatchSource(Protocol):
+    """An iterator of batches that can go on where it was."""
+
+    def __iter__(self) -> Iterator[TrainingBatch]: ...
+
+    def __next__(self) -> TrainingBatch: ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that decides the batches to come, or tells those that came from others."""
+        ...
+
+    def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
+        """Go on after `step` batches, at whose end `state` was taken. Returns whether these are the same batches."""
+        ...
+
+
+class PhotoBatches:
     """An endless iterator of TrainingBatches from photos.
 
     `photos` and `mirrored` are the VAE posteriors of N photos and of their mirror images, `prompts` (P, 77) the
     tokenized training prompts, `masks` (N, 1, h, w) or None. Latents are a fresh sample of the posterior in each
-    draw; a photo is mirrored with probability `flip_probability`.
+    batch; a photo is mirrored with probability `flip_probability`.
     """
 
     def __init__(
@@ -103,7 +121,7 @@ class PhotoDraws:
         self._generator = torch.Generator().manual_seed(seed)
         self._pool = torch.empty(0, dtype=torch.int64)
 
-    def __iter__(self) -> PhotoDraws:
+    def __iter__(self) -> PhotoBatches:
         return self
 
     def __next__(self) -> TrainingBatch:
@@ -120,11 +138,11 @@ class PhotoDraws:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that decides the draws to come."""
+        """The random generator's state, and the photos that are still to come of a shuffled list."""
         return {"generator": self._generator.get_state(), "pool": self._pool.clone()}
 
     def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
-        """Go on where `state` was taken. Returns whether that is possible."""
+        """Go on where `state` was taken, which is always possible."""
         self._generator.set_state(state["generator"])
         self._pool = state["pool"].clone()
         return True
@@ -138,15 +156,15 @@ class PhotoDraws:
         return taken
 
 
-class BatchDraws:
-    """An iterator of somebody's TrainingBatches, checked as they come; `ids` is the number of prompt token ids."""
+class GivenBatches:
+    """An iterator of the caller's TrainingBatches, checked as they come; `ids` is the number of prompt token ids."""
 
     def __init__(self, batches: Iterable[TrainingBatch], ids: int) -> None:
         self._source, self._ids = iter(batches), ids
         self._sample: tuple[int, ...] | None = None
         self._digest = hashlib.sha256()
 
-    def __iter__(self) -> BatchDraws:
+    def __iter__(self) -> GivenBatches:
         return self
 
     def __next__(self) -> TrainingBatch:
@@ -161,7 +179,7 @@ class BatchDraws:
         return batch
 
     def _check_shapes(self, batch: TrainingBatch) -> None:
-        """A part of another length would be cut wrongly where a batch goes through in pieces."""
+        """A part of another length would be cut wrongly if a batch is split."""
         shape = tuple(batch.latents.shape)
         wanted = f"(B, {', '.join(map(str, self._sample or (4, 'h', 'w')))})"
         if len(shape) != 4 or shape[1] != 4 or shape[1:] != (self._sample or shape[1:]):
@@ -194,12 +212,12 @@ class BatchDraws:
         return digest.digest()
 
     def state(self) -> dict[str, Tensor]:
-        """A digest of all batches that were drawn."""
+        """A digest of all batches so far."""
         return {"digest": torch.tensor(list(self._digest.digest()), dtype=torch.uint8)}
 
     def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
-        """Go on after `step` batches. Returns False, and stays at the first one, where they are others than those at whose
-        end `state` was taken."""
+        """Go on after `step` batches. Returns False, and stays at the first one, if they are not those at whose end `state`
+        was taken."""
         skipped = list(itertools.islice(self, step))
         if len(skipped) == step and "digest" in state and torch.equal(state["digest"], self.state()["digest"]):
             return True
@@ -208,7 +226,43 @@ class BatchDraws:
         return False
 
 
-Source = PhotoDraws | BatchDraws
+class RewindableBatches:
+    """Batches that can be taken back: those since the last `keep` come again after `rewind`.
+
+    A GPU works on a step while the one before it is reported, so a step may have to be done again that others followed.
+    """
+
+    def __init__(self, source: BatchSource) -> None:
+        self._source = source
+        self._taken: deque[tuple[TrainingBatch, dict[str, Tensor]]] = deque()
+        self._next = 0
+        self.state = source.state()
+        """The source's state after the last batch that was kept."""
+
+    def take(self) -> TrainingBatch | None:
+        """The next batch, or None if there are no more."""
+        if self._next == len(self._taken):
+            batch = next(self._source, None)
+            if batch is None:
+                return None
+            self._taken.append((batch, self._source.state()))
+        self._next += 1
+        return self._taken[self._next - 1][0]
+
+    def keep(self) -> None:
+        """The oldest batch is done with."""
+        _, self.state = self._taken.popleft()
+        self._next -= 1
+
+    def rewind(self) -> None:
+        """Give out again what was taken and not kept."""
+        self._next = 0
+
+    def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
+        """Go on after `step` batches, at whose end `state` was taken. Returns False if these are other batches."""
+        same = self._source.skip_to(step, state)
+        self.state = self._source.state()
+        return same
 
 
 def _check_range(name: str, values: Tensor, count: int, meaning: str) -> None:
@@ -218,26 +272,26 @@ def _check_range(name: str, values: Tensor, count: int, meaning: str) -> None:
 
 
 def _add_to(digest: hashlib._Hash, batch: TrainingBatch) -> None:
-    for part in (batch.latents, batch.noise, batch.timesteps, batch.prompt_token_ids, batch.mask):
+    for part in batch.tensors():
         digest.update(b"none" if part is None else f"{part.dtype} {tuple(part.shape)}".encode())
         if part is not None:
             digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def draws_from_photos(
+def batches_from_photos(
     backbone: Backbone,
     vectors: int,
     settings: InversionSettings,
     images: Tensor | Sequence[Tensor],
     masks: Tensor | Sequence[Tensor] | None,
-) -> tuple[PhotoDraws, bytes]:
-    """The draws, and a digest of the pixels and masks that they come from."""
+) -> tuple[PhotoBatches, bytes]:
+    """The batches, and a digest of the pixels and masks that they come from."""
     resolution = settings.resolution or backbone.resolution
     photos = training_images(images, resolution)
     weights = None
     if masks is not None:
-        batches = [images] if isinstance(images, Tensor) else images
-        sizes = [(int(image.shape[0]), int(image.shape[1])) for batch in batches for image in batch]
+        groups = [images] if isinstance(images, Tensor) else images
+        sizes = [(int(image.shape[0]), int(image.shape[1])) for group in groups for image in group]
         weights = latent_masks(masks, sizes, resolution)
     prompts = [
         token_ids_with_placeholders(backbone, prompt, vectors)
@@ -254,7 +308,7 @@ def draws_from_photos(
     digest.update(both.vae.encode())
     if weights is not None:
         digest.update(weights.numpy().tobytes())
-    draws = PhotoDraws(
+    batches = PhotoBatches(
         upright,
         mirrored,
         torch.tensor(prompts),
@@ -263,4 +317,4 @@ def draws_from_photos(
         seed=settings.seed,
         masks=weights,
     )
-    return draws, digest.digest()
+    return batches, digest.digest()

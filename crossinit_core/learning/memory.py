@@ -1,4 +1,4 @@
-"""How a run fits into a GPU's memory: what it keeps, what it computes twice, and in which pieces a batch goes through."""
+"""How a run fits into a GPU's memory: what is computed twice instead of kept, and into which pieces a batch is cut."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 GIB = 1024**3
 LOW_MEMORY = 4 * GIB
-"""What the low-memory mode keeps to where it can."""
+"""What the low-memory mode keeps to if it can."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MemoryPlan:
 def plan_memory(backbone: Backbone, settings: InversionSettings) -> MemoryPlan:
     """The fastest way that fits, never one that needs more memory than the settings ask for.
 
-    In the settings' memory mode `auto` that is what the host says is free once it has made room; where it cannot say,
+    In the settings' memory mode `auto` that is what the host says is free once it has made room; if it cannot say,
     and in mode `normal`, nothing is held back.
     """
     samples = min(settings.micro_batch_size or settings.batch_size, settings.batch_size)

@@ -8,6 +8,7 @@ by the number of steps. A longer run continues a shorter one, and never the othe
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -18,7 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..backbone import Backbone, FrozenModel
 from ..files import write_atomically
+from .batches import RewindableBatches
+from .settings import InversionSettings
 from .state import RunState
 
 log = logging.getLogger(__name__)
@@ -28,16 +32,81 @@ SUFFIX = ".resume.safetensors"
 KEEP = 30
 """Resume files kept in a folder; each is about 30 KB. The oldest go first."""
 
+RECIPE = "0.1.0"
+"""The version of the arithmetic of a step. It changes only when the same inputs give other vectors, not with a release:
+what users have begun goes on after an update of the pack."""
+
+
+class ResumeFile:
+    """The resume file of one run: what it holds, and when it is written.
+
+    It is written every `resume_every` steps, at the end, and when an exception ends the run. Without a folder there is
+    none, and nothing is promised.
+    """
+
+    def __init__(self, folder: Path | None, settings: InversionSettings, *, read: bool = True) -> None:
+        self._folder, self._steps, self._every, self._read = folder, settings.steps, settings.resume_every, read
+        self.fingerprint = ""
+        """Names the run; empty until `find` was called."""
+        self.step = 0
+        """Steps that the file holds."""
+
+    def find(self, fingerprint: str, batches: RewindableBatches, shape: torch.Size) -> RunState | None:
+        """The state of the run of this name that is farthest on; None if there is none, or if `read` is off.
+
+        The batches are brought to its place.
+        """
+        self.fingerprint = fingerprint
+        if self._folder is None or not self._read:
+            return None
+        found = load_state(self._folder, fingerprint, self._steps, shape)
+        if found and not batches.skip_to(found.step, found.batches):
+            log.warning("There is a resume file of %d steps on other batches; this run starts anew.", found.step)
+            return None
+        if found:
+            log.info("Continuing after step %d of %d.", found.step, self._steps)
+            self.step = found.step
+        return found
+
+    def write_if_due(self, state: RunState) -> None:
+        """After a step."""
+        if state.step % self._every == 0 or state.step == self._steps:
+            self._write(state)
+
+    def keep(self, state: RunState, error: BaseException) -> None:
+        """Save what an error would lose, and note on it where to go on; promise nothing if that could not be written."""
+        if state.step > self.step:
+            self._write(state)
+        if 0 < state.step == self.step:
+            note = f"Stopped after step {state.step}; the next run with the same inputs continues from {self._folder}"
+            log.info(note)
+            error.add_note(note)
+
+    def _write(self, state: RunState) -> None:
+        if self._folder and save_state(state, self._folder, self.fingerprint, self._steps):
+            self.step = state.step
+
+
+def run_fingerprint(
+    backbone: Backbone, model: FrozenModel, settings: InversionSettings, start: Tensor, data: bytes
+) -> str:
+    """Names a run by everything that decides its result; `data` is a digest of photos and masks, or of batches."""
+    facts = [RECIPE, backbone.prediction_type, str(model.dtype), model.fingerprint(), settings.identity()]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for part in (start.numpy().tobytes(), backbone.alphas_cumprod().numpy().tobytes(), data):
+        digest.update(part)
+    return digest.hexdigest()
+
 
 def save_state(state: RunState, folder: Path, fingerprint: str, steps: int) -> Path | None:
     """Write a resume file in one step, and drop the oldest ones beyond `KEEP`.
 
-    `steps` is what the run is to reach. Returns the path, or None after a warning where the folder cannot be written:
+    `steps` is what the run is to reach. Returns the path, or None after a warning if the folder cannot be written:
     a full disk must not end a run.
     """
     tensors = {"vectors": state.vectors}
     tensors |= {f"optimizer.{key}": value for key, value in state.optimizer.items()}
-    tensors |= {f"draws.{key}": value for key, value in state.draws.items()}
+    tensors |= {f"draws.{key}": value for key, value in state.batches.items()}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     metadata = {
         "format": FORMAT,
@@ -64,7 +133,7 @@ def save_state(state: RunState, folder: Path, fingerprint: str, steps: int) -> P
 
 
 def load_state(folder: Path, fingerprint: str, steps: int, shape: torch.Size) -> RunState | None:
-    """The state of this very run that is farthest on, but not beyond `steps`; None where there is none."""
+    """The state of this very run that is farthest on, but not beyond `steps`; None if there is none."""
     found = [_read(path, fingerprint, shape) for path in folder.glob(f"{_stem(fingerprint)}*{SUFFIX}")]
     fitting = [state for state in found if state and state.step <= steps]
     return max(fitting, key=lambda state: state.step, default=None)
@@ -88,7 +157,7 @@ def _read(path: Path, fingerprint: str, shape: torch.Size) -> RunState | None:
             step=int(metadata["step"]),
             vectors=tensors["vectors"],
             optimizer=_under("optimizer.", tensors),
-            draws=_under("draws.", tensors),
+            batches=_under("draws.", tensors),
             losses=tuple(json.loads(metadata["losses"])),
             distances=tuple(json.loads(metadata["distances"])),
             angles=tuple(json.loads(metadata.get("angles", "[]"))),

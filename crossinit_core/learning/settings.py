@@ -22,7 +22,7 @@ class InversionSettings:
     lambda. `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
     whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resolution` is the size in pixels
     at which photos are learned; None means the model's own. `resume_every` is the number of steps between resume files.
-    `memory` is `auto` (checkpointing and smaller pieces only where the device has too little memory), `normal` (never) or
+    `memory` is `auto` (checkpointing and smaller pieces only if the device has too little memory), `normal` (never) or
     `low` (always). `cuda_graph` lets a GPU replay a step that was recorded once; the result is the same.
     """
 
@@ -44,7 +44,7 @@ class InversionSettings:
     cuda_graph: bool = True
 
     def check(self) -> None:
-        """Raises ValueError for the first setting that cannot be: its name, its value, what is expected."""
+        """Raises ValueError for the first setting that is out of range: its name, its value, what is expected."""
         _at_least("steps", self.steps, 1, "The published runs use 320 and 25.")
         _at_least("batch_size", self.batch_size, 1, "The published runs use 8.")
         if self.micro_batch_size is not None:
@@ -72,7 +72,7 @@ class InversionSettings:
     def sized(self, own: int) -> InversionSettings:
         """These settings at a resolution that suits a model whose own is `own`.
 
-        Raises ValueError where they name one at which the model would draw nothing sensible.
+        Raises ValueError if they name one at which the model gives nothing sensible.
         """
         if self.resolution is not None and self.resolution > 2 * own:
             raise ValueError(
@@ -92,8 +92,8 @@ PRESETS: dict[str, InversionSettings] = {
     "fast": InversionSettings(steps=25, learning_rate=0.02),
     "fast-published": InversionSettings(steps=25),
 }
-"""`full` is the published run. The publication gives no learning rate for its fast one: `fast` has the smallest that came
-near to the best in docs/paper-claims.md, and `fast-published` the one of the full run."""
+"""`full` is the published run. The publication does not give the learning rate of its fast run: `fast` has the smallest that
+came near to the best in docs/paper-claims.md, and `fast-published` has that of the full run."""
 
 
 def _at_least(name: str, value: int, least: int, hint: str) -> None:

@@ -1,15 +1,15 @@
-"""One optimizer step on the device: gradient, update, and what is known of it afterwards.
+"""One step of learning on a model's device: gradient, update, and its numbers.
 
-Nothing here waits for the device. A step is launched, and its `Outcome` is read when somebody asks for it; meanwhile
-the next step is launched. A step whose numbers are not finite changes nothing, and neither do those after it, until
-`resume` is called: so it can be found out late without harm.
+Nothing here waits for the device. A step is launched, and its numbers are read later; meanwhile the next step is
+launched. A step whose numbers are not finite changes nothing, and neither do those after it until `load` is called, so
+it does no harm to find that out late.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,20 +18,19 @@ from ..backbone import Backbone, FrozenModel
 from ..gpu.graphs import Recorder
 from . import objective
 from .batches import TrainingBatch
+from .optimizers import make_optimizer
 from .settings import InversionSettings
 from .state import RunState
 
-LOSS_SCALE = 2.0**16
-"""Where float16 starts. A loss that is a mean over 100,000 latent values has gradients below float16's smallest number.
-Source of the recipe: Micikevicius et al., "Mixed Precision Training", ICLR 2018."""
-
 
 @dataclass(frozen=True)
-class StepValues:
-    """A step's numbers, on the CPU.
+class StepNumbers:
+    """What a step came to, on the CPU.
 
-    `finite_loss` and `finite` say whether the loss and whether everything is a number; where `finite` is False nothing
-    else counts.
+    `loss` is the diffusion loss and `distance` the mean distance from the start, both at the vectors that the step began
+    with. `vectors` (K, d) float32 are those that it ended with, `optimizer` holds the optimizer's tensors, and `denoised`
+    (1, 4, h, w) is the model's estimate of the latents of the batch's first sample. `finite_loss` and `finite` say
+    whether the loss is a finite number, and whether every number is; if `finite` is False, nothing else counts.
     """
 
     loss: float
@@ -43,106 +42,79 @@ class StepValues:
     denoised: Tensor
 
 
-class Outcome:
-    """What a launched step will have brought."""
-
-    def __init__(self, report: Tensor, shapes: list[torch.Size], event: Any) -> None:
-        self._report, self._shapes, self._event = report, shapes, event
-
-    def wait(self) -> StepValues:
-        if self._event is not None:
-            self._event.synchronize()
-        loss, distance, finite_loss, finite = self._report[:4].tolist()
-        parts = self._report[4:].split([shape.numel() for shape in self._shapes])
-        vectors, first, second, denoised = (
-            part.view(shape).clone() for part, shape in zip(parts, self._shapes, strict=True)
-        )
-        moments = {"exp_avg": first, "exp_avg_sq": second}
-        return StepValues(loss, distance, bool(finite_loss), bool(finite), vectors, moments, denoised)
-
-
 class Step:
     """The learned vectors and their optimizer on a model's device."""
 
     def __init__(
-        self, backbone: Backbone, model: FrozenModel, start: Tensor, settings: InversionSettings, recorder: Recorder
+        self,
+        backbone: Backbone,
+        model: FrozenModel,
+        start: Tensor,
+        settings: InversionSettings,
+        recorder: Recorder | None,
+        micro_batch_size: int,
     ) -> None:
-        self._model, self._settings, self._recorder = model, settings, recorder
+        """Without a `recorder` everything is run as it comes."""
+        self._model, self._settings = model, settings
+        self.recorder, self.micro_batch_size = recorder, micro_batch_size
         self._vocabulary_size, self._prediction_type = backbone.vocabulary_size, backbone.prediction_type
         device = model.device
         self._abar = backbone.alphas_cumprod().to(device)
         self._start = start.to(device)
         self._v = torch.nn.Parameter(self._start.clone())
-        self._v.grad = torch.zeros_like(self._v)
-        on_device = {"capturable": True, "fused": True} if device.type == "cuda" else {}
-        self._optimizer = torch.optim.AdamW(
-            [self._v],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.999),
-            eps=1e-8,
-            weight_decay=settings.weight_decay,
-            **on_device,
-        )
-        self._moments = {key: torch.zeros_like(self._start) for key in ("exp_avg", "exp_avg_sq")}
-        self._count = torch.zeros((), device=device if on_device else "cpu")
-        self._optimizer.state[self._v] = {"step": self._count, **self._moments}
+        self._v.grad = self._gradient = torch.zeros_like(self._v)
+        self._optimizer = make_optimizer(self._v, settings)
         self._scale = torch.ones((), device=device)
         self._loss = torch.zeros((), device=device)
         self._stopped = torch.zeros((), device=device, dtype=torch.bool)
-        self._estimate: Tensor | None = None
-        self._report: Tensor | None = None
+        self._denoised = torch.zeros(0, device=device)
+        self._numbers = torch.zeros(0, device=device)
+        """The numbers of a step in a row, so that they are fetched as one."""
 
     @torch.no_grad()
     def load(self, state: RunState) -> None:
-        """Go on where `state` was taken, after an error too."""
+        """Go on from `state`, whatever was launched since."""
         self._v.copy_(state.vectors)
-        for key, moment in self._moments.items():
-            moment.copy_(state.optimizer[key]) if state.optimizer else moment.zero_()
-        self._count.fill_(state.step)
+        self._optimizer.restore(state.step, state.optimizer)
         self._scale.fill_(state.loss_scale)
         self._stopped.zero_()
         self._begin()
 
-    def launch(self, batch: TrainingBatch, micro_batch: int) -> Outcome:
-        """Queue a step over a batch, `micro_batch` samples at a time."""
-        assert self._v.grad is not None
-        if self._estimate is None:
-            shape = batch.latents[:1].shape
-            self._estimate = torch.zeros(shape, device=self._v.device)
-            size = 4 + 3 * self._v.numel() + self._estimate.numel()
-            self._report = torch.zeros(size, device=self._v.device)
-        assert self._report is not None
+    def launch(self, batch: TrainingBatch) -> Callable[[], StepNumbers]:
+        """Queue a step over a batch, `micro_batch_size` samples at a time; returns a function that waits for its numbers."""
+        self._make_room_for_numbers(batch.latents[:1].shape)
         # The last part first, so that what stays of the estimates is that of the batch's first sample.
-        for part in reversed(list(batch.split(micro_batch))):
-            self._recorder(
+        for part in reversed(list(batch.split(self.micro_batch_size))):
+            self._run(
                 f"gradient of 1 in {len(batch)}",
                 partial(self._add_gradient, 1 / len(batch)),
-                [self._v.grad, self._loss, self._estimate],
-                part.latents,
-                part.noise,
-                part.timesteps,
-                part.prompt_token_ids,
-                part.mask,
+                [self._gradient, self._loss, self._denoised],
+                *part.tensors(),
             )
-        state = [self._v, *self._moments.values(), self._count, self._stopped, self._v.grad, self._loss, self._report]
-        self._recorder("update", self._update, state)
-        return self._outcome()
+        changed = [self._v, *self._optimizer.state.values(), *self._optimizer.counters]
+        self._run("update", self._update, [*changed, self._stopped, self._gradient, self._loss, self._numbers])
+        return self._fetch()
 
     def forget(self) -> None:
         """Drop what an error left behind of a step."""
-        self._recorder.clear()
+        if self.recorder:
+            self.recorder.clear()
         with torch.no_grad():
             self._begin()
 
-    def _begin(self) -> None:
-        assert self._v.grad is not None
-        self._v.grad.zero_()
-        self._loss.zero_()
-
-    def _leaf(self) -> Tensor:
-        """The vectors as a leaf of the current stream: autograd goes back to the stream that a leaf was first used on,
-        which a recording must not."""
-        return self._v.detach().requires_grad_()
+    def _run(self, name: str, function: Callable[..., None], results: Sequence[Tensor], *inputs: Tensor | None) -> None:
+        """`function(*inputs)` on the device; after an exception the `results` are as they were before."""
+        if self.recorder:
+            self.recorder(name, function, results, *inputs)
+            return
+        before = [result.detach().clone() for result in results]
+        try:
+            function(*(None if tensor is None else tensor.to(self._v.device) for tensor in inputs))
+        except BaseException:
+            with torch.no_grad():
+                for result, value in zip(results, before, strict=True):
+                    result.copy_(value)
+            raise
 
     def _add_gradient(
         self,
@@ -153,7 +125,7 @@ class Step:
         prompt_token_ids: Tensor,
         mask: Tensor | None,
     ) -> None:
-        assert self._v.grad is not None and self._estimate is not None
+        """Add the gradient of the diffusion loss of some samples; each counts `share`."""
         vectors = self._leaf()
         abar = self._abar[timesteps]
         noisy = objective.add_noise(latents, noise, abar)
@@ -164,39 +136,69 @@ class Step:
         loss = objective.diffusion_loss(prediction, target, mask).sum() * share
         (gradient,) = torch.autograd.grad(loss * self._scale, vectors)
         with torch.no_grad():
-            self._v.grad += gradient
+            self._gradient += gradient
             self._loss += loss
-            self._estimate.copy_(
+            self._denoised.copy_(
                 objective.denoised(noisy[:1], prediction[:1].detach(), abar[:1], self._prediction_type)
             )
 
     def _update(self) -> None:
-        """AdamW's step, and the report; no step where a number is not finite."""
-        assert self._v.grad is not None and self._estimate is not None and self._report is not None
+        """Add the regularizer's gradient, and let the optimizer change the vectors, unless a number is not finite."""
         vectors = self._leaf()
         distance = objective.distance(vectors, self._start)
         (pull,) = torch.autograd.grad(self._settings.regularization * distance, vectors)
+        changed = [self._v, *self._optimizer.state.values(), *self._optimizer.counters]
         with torch.no_grad():
-            self._v.grad.div_(self._scale).add_(pull)
-            kept = [self._v.clone(), *(moment.clone() for moment in self._moments.values()), self._count.clone()]
+            self._gradient.div_(self._scale).add_(pull)
+            before = [tensor.clone() for tensor in changed]
             finite_loss = self._loss.isfinite()
-            finite = finite_loss & self._v.grad.isfinite().all() & ~self._stopped
-        self._optimizer.step()
+            finite = finite_loss & self._gradient.isfinite().all() & ~self._stopped
+        self._optimizer.update()
         with torch.no_grad():
             finite &= self._v.isfinite().all()
-            for tensor, before in zip((self._v, *self._moments.values(), self._count), kept, strict=True):
-                tensor.copy_(torch.where(finite.to(tensor.device), tensor, before))
+            for tensor, old in zip(changed, before, strict=True):
+                tensor.copy_(torch.where(finite.to(tensor.device), tensor, old))
             self._stopped.copy_(~finite)
-            parts = [self._loss, distance, finite_loss, finite, self._v, *self._moments.values(), self._estimate]
-            self._report.copy_(torch.cat([part.reshape(-1).float() for part in parts]))
+            numbers = [self._loss, distance, finite_loss, finite, *self._reported()]
+            self._numbers.copy_(torch.cat([number.reshape(-1).float() for number in numbers]))
             self._begin()
 
-    def _outcome(self) -> Outcome:
-        assert self._report is not None and self._estimate is not None
-        shapes = [self._v.shape] * 3 + [self._estimate.shape]
+    def _begin(self) -> None:
+        self._gradient.zero_()
+        self._loss.zero_()
+
+    def _leaf(self) -> Tensor:
+        """The vectors as a leaf of the current stream: autograd goes back to the stream that a leaf was first used on,
+        which a recording must not."""
+        return self._v.detach().requires_grad_()
+
+    def _reported(self) -> list[Tensor]:
+        return [self._v, *self._optimizer.state.values(), self._denoised]
+
+    def _make_room_for_numbers(self, sample: torch.Size) -> None:
+        if self._denoised.shape != sample:
+            self._denoised = torch.zeros(sample, device=self._v.device)
+            self._numbers = torch.zeros(4 + sum(part.numel() for part in self._reported()), device=self._v.device)
+
+    def _fetch(self) -> Callable[[], StepNumbers]:
+        """Start to copy the numbers to the CPU; the function waits until they are there."""
+        shapes, keys = [part.shape for part in self._reported()], tuple(self._optimizer.state)
         if self._v.device.type != "cuda":
-            return Outcome(self._report.to("cpu", copy=True), shapes, None)
-        report = torch.empty(self._report.shape, pin_memory=True).copy_(self._report, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return Outcome(report, shapes, event)
+            return partial(_read, self._numbers.to("cpu", copy=True), shapes, keys)
+        numbers = torch.empty(self._numbers.shape, pin_memory=True).copy_(self._numbers, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return partial(_read, numbers, shapes, keys, arrived)
+
+
+def _read(
+    numbers: Tensor, shapes: list[torch.Size], keys: tuple[str, ...], arrived: torch.cuda.Event | None = None
+) -> StepNumbers:
+    if arrived is not None:
+        arrived.synchronize()
+    loss, distance, finite_loss, finite = numbers[:4].tolist()
+    parts = numbers[4:].split([shape.numel() for shape in shapes])
+    vectors, *optimizer, denoised = (part.view(shape).clone() for part, shape in zip(parts, shapes, strict=True))
+    return StepNumbers(
+        loss, distance, bool(finite_loss), bool(finite), vectors, dict(zip(keys, optimizer, strict=True)), denoised
+    )

@@ -56,8 +56,8 @@ class ComfyBackbone:
         self._model, self._clip, self._vae = model, clip, vae
         self._tokenizer = getattr(clip.tokenizer, self._encoder)
         self._text_prefix = f"{self._encoder}.transformer.text_model."
-        self.width: int = clip_width(clip)
-        self.base = base_of_width(self.width)
+        self.widths: tuple[int, ...] = (clip_width(clip),)
+        self.base = base_of_width(sum(self.widths))
         self.vocabulary_size: int = self._table().shape[0]
         self.bos: int = self._tokenizer.start_token
         self.eos: int = self._tokenizer.end_token
@@ -203,7 +203,7 @@ class _ComfyModel:
         self._text: TextEncoder | None = text
         self._unet: UNet | None = unet
         self._fingerprint = fingerprint
-        self.work = (fingerprint, dtype, unet.work)
+        self.signature = (fingerprint, dtype, unet.signature)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         assert self._text is not None

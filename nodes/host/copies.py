@@ -93,8 +93,8 @@ class UNet:
         self._memory_format = fused.operations.memory_format if self._changed else torch.contiguous_format
         if gradient_checkpointing:
             self._changed += _checkpoint_blocks(self._unet)
-        self.work = (fused.name if self._changed else "ComfyUI", gradient_checkpointing)
-        """See `FrozenModel.work`."""
+        self.signature = (fused.name if self._changed else "ComfyUI", gradient_checkpointing)
+        """See `FrozenModel.signature`."""
 
     def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """(B, 4, h, w), (B,), (B, L, d) -> (B, 4, h, w) float32, differentiable."""

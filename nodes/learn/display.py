@@ -37,7 +37,7 @@ class Display:
         now = time.perf_counter()
         fresh = step.step == self._steps or self._previews.due()
         if fresh:
-            course = f"step {step.step} of {self._steps} · loss {step.loss:.4f} · moved {step.regularization:.2f}"
+            course = f"step {step.step} of {self._steps} · loss {step.loss:.4f} · moved {step.distance:.2f}"
             show_text(self._node, course + _pace(step, self._first, now))
             if picture := self._previews.picture(step.denoised):
                 self._preview = picture

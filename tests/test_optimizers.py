@@ -1,0 +1,86 @@
+"""Another optimizer needs no change in step, loop, resume files or recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from crossinit_core import InversionSettings, invert
+from crossinit_core.diffusers_backbone import DiffusersBackbone
+from crossinit_core.learning import step as step_module
+from crossinit_core.learning.optimizers import AdamW, Optimizer, make_optimizer
+from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, same, stop_after
+
+
+class Momentum:
+    """Gradient descent with momentum .9: one tensor of state, and nothing that is counted."""
+
+    def __init__(self, vectors: nn.Parameter, settings: InversionSettings) -> None:
+        self._vectors, self._rate = vectors, settings.learning_rate
+        self.state = {"velocity": torch.zeros_like(vectors)}
+        self.counters: tuple[Tensor, ...] = ()
+
+    @torch.no_grad()
+    def restore(self, step: int, state: dict[str, Tensor]) -> None:
+        self.state["velocity"].copy_(state["velocity"]) if state else self.state["velocity"].zero_()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        assert self._vectors.grad is not None
+        self._vectors -= self._rate * self.state["velocity"].mul_(0.9).add_(self._vectors.grad)
+
+
+@pytest.fixture
+def momentum(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(vectors: nn.Parameter, settings: InversionSettings) -> Optimizer:
+        return Momentum(vectors, settings)
+
+    monkeypatch.setattr(step_module, "make_optimizer", make)
+
+
+def test_another_optimizer_learns_and_goes_on(
+    momentum: None, backbone: DiffusersBackbone, v0: Tensor, tmp_path: Path
+) -> None:
+    uninterrupted = invert(backbone, v0, SETTINGS, images=PHOTO)
+    assert not torch.equal(uninterrupted.token.vectors, v0)
+    with pytest.raises(Cancel):
+        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(3))
+    with safe_open(files_in(tmp_path)[0], framework="pt") as file:
+        assert {key for key in file.keys() if key.startswith("optimizer.")} == {"optimizer.velocity"}  # noqa: SIM118
+    resumed = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
+    assert resumed.resumed_from == 3
+    assert same(resumed, uninterrupted)
+
+
+def test_the_published_optimizer_is_torchs_own() -> None:
+    start = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    settings = InversionSettings(learning_rate=0.02, weight_decay=0.1)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizer, reference = make_optimizer(ours, settings), torch.optim.AdamW([theirs], lr=0.02, weight_decay=0.1)
+    for number in range(4):
+        ours.grad = theirs.grad = torch.randn(2, 8, generator=torch.Generator().manual_seed(number))
+        optimizer.update()
+        reference.step()
+    assert torch.equal(ours, theirs)
+
+
+def test_an_optimizer_goes_on_after_other_steps() -> None:
+    gradients = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(1))
+    vectors = nn.Parameter(torch.zeros(2, 8))
+    optimizer = AdamW(vectors, learning_rate=0.1, weight_decay=0.01)
+    for number, gradient in enumerate(gradients):
+        if number == 3:
+            kept = vectors.detach().clone(), {key: tensor.clone() for key, tensor in optimizer.state.items()}
+        vectors.grad = gradient
+        optimizer.update()
+    again = nn.Parameter(kept[0])
+    other = AdamW(again, learning_rate=0.1, weight_decay=0.01)
+    other.restore(3, kept[1])
+    for gradient in gradients[3:]:
+        again.grad = gradient
+        other.update()
+    assert torch.equal(again, vectors)
