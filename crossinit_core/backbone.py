@@ -39,8 +39,11 @@ class FrozenModel(Protocol):
     device: torch.device
     dtype: torch.dtype
     """What the UNet computes in. Vectors, contexts and losses are float32 outside of it."""
-    signature: Hashable
-    """Names all that decides, beside the shapes of what goes in, what is computed and how; None if that is not known."""
+
+    @property
+    def signature(self) -> Hashable:
+        """Names all that decides, beside the shapes of what goes in, what is computed and how; None if that is not known."""
+        ...
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Rows of the token-embedding table `E`: (...,) int64 -> (..., d) float32 on `device`."""
@@ -63,8 +66,11 @@ class FrozenModel(Protocol):
 class Backbone(Protocol):
     """A Stable Diffusion 1.x or 2.x model: one CLIP text encoder, 4 latent channels."""
 
-    device: torch.device
-    """Where it computes."""
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
     base: str
     """`sd1`, `sd2` or `miniature`; `width-D` for a model of another width."""
     checkpoint: str

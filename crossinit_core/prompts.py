@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from .errors import InputError
+
 _PLAIN = (
     "a rendering of a {}",
     "a cropped photo of the {}",
@@ -127,7 +129,7 @@ def fill_places(prompt: str, names: Sequence[str], write: Callable[[int, re.Matc
     first. Raises ValueError where places and people do not match.
     """
     if not names:
-        raise ValueError("There is no learned token for the prompt. Give at least one.")
+        raise InputError("There is no learned token for the prompt, but at least one is needed.", "tokens")
     places = PLACE.findall(prompt)
     if not places:
         raise ValueError(

@@ -7,7 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .blending import CrossInitBlend, CrossInitRescale
 from .faces import CrossInitPrepareFace
 from .initialization import CrossInitInitialize, CrossInitInitializeWords
-from .learn import CrossInitLearn
+from .learn.node import CrossInitLearn
 from .miniature import CrossInitDrawnPerson, CrossInitMiniature
 from .names import CrossInitCelebrityNames
 from .prompt_list import CrossInitPromptList

@@ -8,9 +8,14 @@ from ..crossinit_core import LearnedToken
 from ..crossinit_core.tokens.blending import ARC, LINE, blend_tokens, rescale_token
 from ..crossinit_core.tokens.learned_token import check_token_name
 from .errors import tells_errors
-from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket, show_text
+from .host.page import show_text
+from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket, norms_text
 
 METHODS = {"keep the length": ARC, "straight": LINE}
+
+_OUTPUT = LearnedTokenSocket.Output(
+    "token", display_name="token", tooltip="For Save, Apply and Encode Prompt with Learned Token."
+)
 
 
 @tells_errors
@@ -56,21 +61,16 @@ class CrossInitBlend(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[
-                LearnedTokenSocket.Output(
-                    "token", display_name="token", tooltip="For Save, Apply and Encode Prompt with Learned Token."
-                )
-            ],
+            outputs=[_OUTPUT],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None = None) -> bool | str:
-        """A name that cannot be is refused when the graph is queued."""
-        try:
-            return not (name or "").strip() or bool(check_token_name((name or "").strip()))
-        except ValueError as error:
-            return str(error)
+    def validate_inputs(cls, name: str | None = None) -> bool:
+        """Refuses an impossible name when the graph is queued."""
+        if name and name.strip():
+            check_token_name(name.strip())
+        return True
 
     @classmethod
     def execute(
@@ -120,20 +120,12 @@ class CrossInitRescale(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[
-                LearnedTokenSocket.Output(
-                    "token", display_name="token", tooltip="For Save, Apply and Encode Prompt with Learned Token."
-                )
-            ],
+            outputs=[_OUTPUT],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, token: LearnedToken, amount: float, cross_init: CrossInit | None = None) -> io.NodeOutput:
         rescaled = rescale_token(token, amount, start=cross_init.vectors if cross_init else None)
-        show_text(cls, f"{rescaled.name}: norm {_norms(token)} -> {_norms(rescaled)}")
+        show_text(cls, f"{rescaled.name}: norm {norms_text(token.vectors)} -> {norms_text(rescaled.vectors)}")
         return io.NodeOutput(rescaled)
-
-
-def _norms(token: LearnedToken) -> str:
-    return ", ".join(f"{norm:.1f}" for norm in token.vectors.norm(dim=1).tolist())

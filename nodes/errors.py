@@ -1,4 +1,7 @@
-"""What went wrong, as a sentence on the node itself and in a note: the page's own box says only which node failed."""
+"""What went wrong, as a sentence on the node itself and in a note: the page's own box says only which node failed.
+
+The core's errors say what was wrong with a value. What to do about it in a graph is added here.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,31 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import comfy.model_management
 from comfy_api.latest import io
-from server import PromptServer
 
-from .sockets import show_text
+from ..crossinit_core.errors import Subject
+from .host.page import send_event, show_text
+from .host.progress import Cancelled
 
 EVENT = "crossinit.error"
 """What web/errors.js listens for."""
+
+_BY_HAND = (
+    "Or frame it yourself: set framing to 'by hand' and give center_x, center_y and crop_size, or connect a bounding_box "
+    "or a mask."
+)
+REMEDIES: dict[Subject, str] = {
+    "photo": "Check what is connected to image.",
+    "mask": "Check what is connected to mask, or disconnect it.",
+    "boxes": "Check the node that bounding_box comes from.",
+    "face": _BY_HAND,
+    "frame": "Check center_x, center_y and crop_size.",
+    "detector": f"Then restart ComfyUI. {_BY_HAND}",
+    "start": "Connect cross_init, from Cross Initialization with the same CLIP, names and number of vectors.",
+    "tokens": "Connect one, from Learn Face or Load Learned Token.",
+    "arc": "Blend these with the method 'straight'.",
+}
+"""What to do in a graph, by what an error of the core is about."""
 
 # Errors whose text was written for people; of all others the kind is worth knowing as well.
 _SENTENCES = (ValueError, RuntimeError, FileNotFoundError)
@@ -22,7 +42,10 @@ _LONGEST = 600
 
 
 def tells_errors(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """The same node class, which shows the error of an `execute` and the objection of a `validate_inputs`."""
+    """The same node class, which shows the error of an `execute` and the objection of a `validate_inputs`.
+
+    A `validate_inputs` may return its objection, or raise it as a ValueError.
+    """
     for name, telling in (("execute", _execute), ("validate_inputs", _validate)):
         if name in vars(node):
             setattr(node, name, classmethod(telling(vars(node)[name].__func__)))
@@ -34,11 +57,14 @@ def _execute(plain: Callable[..., Any]) -> Callable[..., Any]:
     def execute(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> Any:
         try:
             return plain(cls, *args, **inputs)
-        except comfy.model_management.InterruptProcessingException:
-            raise  # cancel is no error
-        except Exception as error:
-            _tell(cls, _sentence(error), on_node=True)
+        except Cancelled:
             raise
+        except Exception as error:
+            told = _with_remedy(error)
+            _tell(cls, _sentence(told), on_node=True)
+            if told is error:
+                raise
+            raise told.with_traceback(error.__traceback__) from None
 
     return execute
 
@@ -46,22 +72,43 @@ def _execute(plain: Callable[..., Any]) -> Callable[..., Any]:
 def _validate(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def validate_inputs(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> Any:
-        answer = plain(cls, *args, **inputs)
+        try:
+            answer = plain(cls, *args, **inputs)
+        except ValueError as error:
+            answer = str(error)
         if isinstance(answer, str):
-            # Not on the node: once it is mended, the node may not run, but give what it has.
+            # Not on the node: once the cause is fixed, the node may not run again but give its old result.
             _tell(cls, answer, on_node=False)
         return answer
 
     # ComfyUI asks for the names of the arguments, and does not look through wrappers.
-    validate_inputs.__signature__ = inspect.signature(plain)
+    vars(validate_inputs)["__signature__"] = inspect.signature(plain)
     return validate_inputs
+
+
+def _with_remedy(error: Exception) -> Exception:
+    """The error that leaves the node, for ComfyUI shows and logs it as well.
+
+    Where the core says what it is about, this is Python's own kind of error: ComfyUI writes the path of any other kind's
+    module before the message.
+    """
+    subject: Subject | None = getattr(error, "subject", None)
+    if subject is None:
+        return error
+    remedy = REMEDIES[subject]
+    own = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    return own(f"{_cut(str(error), _LONGEST - len(remedy) - len(' ... '))} {remedy}")
 
 
 def _sentence(error: Exception) -> str:
     text = str(error).strip()
     if not text or not isinstance(error, _SENTENCES):
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rstrip()} ..."
+    return _cut(text, _LONGEST)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest].rstrip()} ..."
 
 
 def _tell(node: type[io.ComfyNode], text: str, *, on_node: bool) -> None:
@@ -70,6 +117,6 @@ def _tell(node: type[io.ComfyNode], text: str, *, on_node: bool) -> None:
         return  # called by a program, not by a graph
     told = {"node": node.define_schema().display_name, "message": text}
     marked = on_node and node.hidden.unique_id is not None
-    PromptServer.instance.send_sync(EVENT, told | ({"id": node.hidden.unique_id} if marked else {}))
+    send_event(EVENT, told | ({"id": node.hidden.unique_id} if marked else {}))
     if marked:
         show_text(node, text)

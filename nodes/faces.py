@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..crossinit_core.photos.faces import Framing, prepare_faces
 from .errors import tells_errors
-from .sockets import CATEGORY, SEARCH_ALIASES, show_text
+from .host.page import show_text
+from .host.progress import ProgressBar, stop_if_cancelled
+from .sockets import CATEGORY, SEARCH_ALIASES, single
 
 FIND = "find the face"
 BY_HAND = "by hand"
@@ -52,7 +52,7 @@ class CrossInitPrepareFace(io.ComfyNode):
                     default=1,
                     min=1,
                     max=100,
-                    tooltip="Which face, where a photo shows several: 1 is the largest, 2 the next, and so on.",
+                    tooltip="Which face, if a photo shows several: 1 is the largest, 2 the next, and so on.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -85,7 +85,7 @@ class CrossInitPrepareFace(io.ComfyNode):
                     default=_DEFAULT.straighten,
                     optional=True,
                     advanced=True,
-                    tooltip="Turn the head upright where its eyes are found.",
+                    tooltip="Turn the head upright if its eyes are found.",
                 ),
                 io.Float.Input(
                     "zoom",
@@ -153,26 +153,19 @@ class CrossInitPrepareFace(io.ComfyNode):
     def execute(
         cls,
         image: list[Any],
-        framing: list[str],
-        face: list[int],
-        resolution: list[int],
         mask: list[Any] | None = None,
         bounding_box: list[Any] | None = None,
-        **more: list[Any],
+        **widgets: list[Any],
     ) -> io.NodeOutput:
-        widgets = {"framing": framing, "face": face, "resolution": resolution, **more}
-        one = {name: _single(name, values) for name, values in widgets.items()}
-        by_hand = one.pop("framing") == BY_HAND
-        names = {"center_x": "x", "center_y": "y", "crop_size": "side"}
-        bar = comfy.utils.ProgressBar(sum(len(batch) for batch in image))
+        bar = ProgressBar(sum(len(batch) for batch in image))
 
         def on_photo() -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
+            stop_if_cancelled()
             bar.update(1)
 
         faces = prepare_faces(
             image,
-            Framing(by_hand=by_hand, **{names.get(name, name): value for name, value in one.items()}),
+            _framing(**{name: single(name, values) for name, values in widgets.items()}),
             masks=mask or None,
             boxes=None if bounding_box is None else boxes_of_photos(bounding_box),
             on_photo=on_photo,
@@ -180,6 +173,17 @@ class CrossInitPrepareFace(io.ComfyNode):
         show_text(cls, faces.report())
         preview = ui.PreviewImage(faces.preview(), cls=cls)
         return io.NodeOutput(faces.images, faces.masks, faces.report(), ui=preview)
+
+
+def _framing(
+    framing: str,
+    center_x: float = _DEFAULT.x,
+    center_y: float = _DEFAULT.y,
+    crop_size: float = _DEFAULT.side,
+    **alike: Any,
+) -> Framing:
+    """The node's widgets as the core's settings; those of the same name come in `alike`."""
+    return Framing(by_hand=framing == BY_HAND, x=center_x, y=center_y, side=crop_size, **alike)
 
 
 def boxes_of_photos(wire: list[Any]) -> list[list[Any]]:
@@ -196,11 +200,3 @@ def boxes_of_photos(wire: list[Any]) -> list[list[Any]]:
         else:
             photos.append(value)
     return photos
-
-
-def _single(name: str, values: list[Any]) -> Any:
-    if len(values) != 1:
-        raise ValueError(
-            f"'{name}' got a list of {len(values)}, but it is the same for all photos. Connect a single value to '{name}'."
-        )
-    return values[0]

@@ -16,11 +16,13 @@ from ..crossinit_core import (
 from ..crossinit_core.prompts import MAX_VECTORS
 from .errors import tells_errors
 from .host.backbone import ComfyBackbone
-from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket, show_text
+from .host.page import show_text
+from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket, norms_text
 
 CROSS = "cross initialization"
 PLAIN = "plain textual inversion"
 
+_CLIP = io.Clip.Input("clip", tooltip="CLIP of the checkpoint that you will learn on.")
 _METHOD = io.Combo.Input(
     "method",
     options=[CROSS, PLAIN],
@@ -32,6 +34,8 @@ _METHOD = io.Combo.Input(
         f"'{PLAIN}' leaves that out: worse, and only there to compare."
     ),
 )
+
+_OUTPUT = CrossInitSocket.Output("cross_init", display_name="cross_init", tooltip="For the Learn Face node.")
 
 
 @tells_errors
@@ -47,7 +51,7 @@ class CrossInitInitialize(io.ComfyNode):
             description="Computes where learning starts: what the text encoder makes of the average celebrity.",
             search_aliases=SEARCH_ALIASES,
             inputs=[
-                io.Clip.Input("clip", tooltip="CLIP of the checkpoint that you will learn on."),
+                _CLIP,
                 CelebrityNamesSocket.Input("names", tooltip="From Load Celebrity Names."),
                 io.Int.Input(
                     "vectors",
@@ -61,9 +65,7 @@ class CrossInitInitialize(io.ComfyNode):
                 ),
                 _METHOD,
             ],
-            outputs=[
-                CrossInitSocket.Output("cross_init", display_name="cross_init", tooltip="For the Learn Face node.")
-            ],
+            outputs=[_OUTPUT],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -71,7 +73,7 @@ class CrossInitInitialize(io.ComfyNode):
     def execute(cls, clip: Any, names: CelebrityNames, vectors: int, method: str = CROSS) -> io.NodeOutput:
         start = cross_initialize if method == CROSS else celebrity_mean
         v0 = start(ComfyBackbone(None, clip), names.names, vectors)
-        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {_norms(v0)}")
+        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {norms_text(v0)}")
         facts = {"crossinit.initialization": f"{method} from names", **names.facts}
         return io.NodeOutput(CrossInit(v0, facts))
 
@@ -89,7 +91,7 @@ class CrossInitInitializeWords(io.ComfyNode):
             description="Computes where learning starts from words instead of names. Each token of the words gives one vector.",
             search_aliases=SEARCH_ALIASES,
             inputs=[
-                io.Clip.Input("clip", tooltip="CLIP of the checkpoint that you will learn on."),
+                _CLIP,
                 io.String.Input(
                     "words",
                     default="human face",
@@ -97,9 +99,7 @@ class CrossInitInitializeWords(io.ComfyNode):
                 ),
                 _METHOD,
             ],
-            outputs=[
-                CrossInitSocket.Output("cross_init", display_name="cross_init", tooltip="For the Learn Face node.")
-            ],
+            outputs=[_OUTPUT],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -107,10 +107,6 @@ class CrossInitInitializeWords(io.ComfyNode):
     def execute(cls, clip: Any, words: str, method: str = CROSS) -> io.NodeOutput:
         start = cross_initialize_words if method == CROSS else lookup_words
         v0 = start(ComfyBackbone(None, clip), words)
-        show_text(cls, f"'{words}' gives {len(v0)} vectors, norm {_norms(v0)}")
+        show_text(cls, f"'{words}' gives {len(v0)} vectors, norm {norms_text(v0)}")
         facts = {"crossinit.initialization": f"{method} from words", "crossinit.words": words}
         return io.NodeOutput(CrossInit(v0, facts))
-
-
-def _norms(v0: Any) -> str:
-    return ", ".join(f"{norm:.1f}" for norm in v0.norm(dim=1).tolist())

@@ -10,8 +10,10 @@ from comfy_api.latest import io, ui
 from ..crossinit_core import load_celebrity_names
 from ..miniature.world.people import held_out_person, named_vectors, portrait
 from .errors import tells_errors
+from .files import stamp
 from .host.miniature import load_miniature
-from .sockets import CATEGORY, SEARCH_ALIASES, show_text
+from .host.page import show_text
+from .sockets import CATEGORY, SEARCH_ALIASES
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "miniature" / "weights"
 
@@ -28,7 +30,7 @@ class CrossInitMiniature(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "A tiny model of Stable Diffusion 2's kind that comes with this pack and knows drawn faces only. With it "
-                "everything can be tried in a minute, without a checkpoint. It draws 128 x 128 px."
+                "everything can be tried in a minute, without a checkpoint. Its pictures are 128 x 128 px."
             ),
             search_aliases=[*SEARCH_ALIASES, "checkpoint", "demo", "tiny", "drawn"],
             inputs=[],
@@ -44,8 +46,7 @@ class CrossInitMiniature(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls) -> str:
-        stats = [path.stat() for path in sorted(WEIGHTS.glob("*")) if path.is_file()]
-        return "|".join(f"{stat.st_mtime_ns} {stat.st_size}" for stat in stats)
+        return "|".join(map(stamp, sorted(WEIGHTS.glob("*"))))
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
@@ -77,7 +78,7 @@ class CrossInitDrawnPerson(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**64 - 1,
-                    # Off, so that the page does not draw another person, and learn anew, at every run.
+                    # Off, so that the page does not choose another person, and learn anew, at every run.
                     control_after_generate=False,
                     tooltip="Who it is. The same seed gives the same person and the same portrait.",
                 )

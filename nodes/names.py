@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..crossinit_core import CelebrityNames, load_celebrity_names
 from ..crossinit_core.celebrity_names import BUNDLED_LIST, parse_celebrity_names
 from .errors import tells_errors
-from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, show_text
+from .files import stamp, text_files
+from .host.folders import models_folders
+from .host.page import show_text
+from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket
 
 FOLDER = "celebrity_names"
 BUNDLED = "bundled list"
@@ -65,8 +66,7 @@ class CrossInitCelebrityNames(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, list: str, extra_names: str = "") -> str:
         path = BUNDLED_LIST if list in (BUNDLED, ONLY_EXTRA) else user_lists().get(list)
-        stat = path.stat() if path and path.is_file() else None
-        return f"{list}|{extra_names}|{stat.st_mtime_ns if stat else ''}|{stat.st_size if stat else ''}"
+        return f"{list}|{extra_names}|{stamp(path)}"
 
     @classmethod
     def execute(cls, list: str, extra_names: str = "") -> io.NodeOutput:
@@ -77,13 +77,7 @@ class CrossInitCelebrityNames(io.ComfyNode):
 
 def user_lists() -> dict[str, Path]:
     """The user's .txt files by the name that the node shows; the folder is made when ComfyUI first asks."""
-    _register_folder()
-    found: dict[str, Path] = {}
-    for folder in map(Path, folder_paths.get_folder_paths(FOLDER)):
-        if folder.is_dir():
-            for path in sorted(folder.rglob("*.txt")):
-                found.setdefault(path.relative_to(folder).as_posix(), path)
-    return found
+    return text_files(models_folders(FOLDER))
 
 
 def _names(choice: str, extra: str) -> CelebrityNames:
@@ -100,11 +94,3 @@ def _names(choice: str, extra: str) -> CelebrityNames:
             )
         names = load_celebrity_names(path)
     return names.plus(more) if more else names
-
-
-def _register_folder() -> None:
-    if FOLDER not in folder_paths.folder_names_and_paths:
-        own = Path(folder_paths.models_dir) / FOLDER
-        folder_paths.add_model_folder_path(FOLDER, str(own))
-        with suppress(OSError):  # some installations may not write there
-            own.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..crossinit_core.prompt_labels import labels_of_prompts
 from ..crossinit_core.prompts import load_prompts, parse_prompts
 from .errors import tells_errors
-from .sockets import CATEGORY, SEARCH_ALIASES, show_text
+from .files import stamp, text_files
+from .host.folders import input_folder
+from .host.page import show_text
+from .sockets import CATEGORY, SEARCH_ALIASES
 
 NO_FILE = "none"
 EXAMPLE = """a photo of a {} person
@@ -86,18 +88,15 @@ class CrossInitPromptList(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None = None) -> bool | str:
-        """A folder that would leave the output folder is refused when the graph is queued."""
-        try:
-            return folder is None or bool(prefix_of(folder, "prompt"))
-        except ValueError as error:
-            return str(error)
+    def validate_inputs(cls, folder: str | None = None) -> bool:
+        """Refuses a folder outside of the output folder when the graph is queued."""
+        if folder is not None:
+            prefix_of(folder, "prompt")
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, prompts: str | None = None, file: str = NO_FILE, folder: str = "") -> str:
-        path = prompt_files().get(file)
-        stat = path.stat() if path else None
-        return f"{prompts}|{file}|{folder}|{stat.st_mtime_ns if stat else ''}|{stat.st_size if stat else ''}"
+        return f"{prompts}|{file}|{folder}|{stamp(prompt_files().get(file))}"
 
     @classmethod
     def execute(cls, prompts: str, file: str = NO_FILE, folder: str = "crossinit") -> io.NodeOutput:
@@ -110,14 +109,13 @@ class CrossInitPromptList(io.ComfyNode):
 
 def prompt_files() -> dict[str, Path]:
     """The .txt files of ComfyUI's input folder by the name that the node shows."""
-    folder = Path(folder_paths.get_input_directory())
-    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.txt")) if path.is_file()}
+    return text_files([input_folder()])
 
 
 def prefix_of(folder: str, label: str) -> str:
     """`FOLDER/LABEL/LABEL`, which Save Image takes for a folder and the start of a file name.
 
-    Raises ValueError where the folder is not below the output folder.
+    Raises ValueError if the folder is not below the output folder.
     """
     parts = [part.strip() for part in folder.replace("\\", "/").split("/") if part.strip()]
     if (

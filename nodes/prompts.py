@@ -11,8 +11,10 @@ from ..crossinit_core import LearnedToken
 from ..crossinit_core.prompts import fill_places
 from ..crossinit_core.tokens.learned_token import check_token_name
 from .errors import tells_errors
+from .host.page import show_text
 from .host.tokens import clip_with_tokens
-from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, check_wires, show_text
+from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
+from .token_inputs import TakesTokens, connected, tokens_input
 
 _NEEDLESS = re.compile(r"\bembedding:\s*(?=\{[^{}\s|]*\})")
 """What people who are used to files write before `{}`."""
@@ -55,18 +57,11 @@ class CrossInitApply(io.ComfyNode):
 
 
 @tells_errors
-class CrossInitEncodePrompt(io.ComfyNode):
+class CrossInitEncodePrompt(TakesTokens):
     """A prompt with a place for the person."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        tokens = io.Autogrow.TemplatePrefix(
-            LearnedTokenSocket.Input("token", tooltip="From Learn Face or Load Learned Token."),
-            prefix="token",
-            # None is required: where somebody mutes what the first one comes from, the others are still to be used.
-            min=0,
-            max=10,
-        )
         return io.Schema(
             node_id="CrossInitEncodePrompt",
             display_name="Encode Prompt with Learned Token",
@@ -88,7 +83,7 @@ class CrossInitEncodePrompt(io.ComfyNode):
                         "{1} and {2} are the first and the second token."
                     ),
                 ),
-                io.Autogrow.Input("tokens", template=tokens),
+                tokens_input("From Learn Face or Load Learned Token."),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -99,17 +94,8 @@ class CrossInitEncodePrompt(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, input_types: dict[str, str], tokens: Any = None) -> bool | str:
-        """A wire that is missing is found when the graph is queued, not after half a minute of learning.
-
-        `tokens` is not known before the graph runs; ComfyUI gives it all the same.
-        """
-        return check_wires(cls, input_types)
-
-    @classmethod
-    def execute(cls, clip: Any, text: str, tokens: dict[str, LearnedToken]) -> io.NodeOutput:
-        people = [token for token in tokens.values() if token is not None]
-        prompt, used = fill_prompt(text, people)
+    def execute(cls, clip: Any, text: str, tokens: dict[str, LearnedToken | None]) -> io.NodeOutput:
+        prompt, used = fill_prompt(text, connected(tokens))
         read: set[str] = set()
         clip = clip_with_tokens(clip, used, read.add)
         tokens_of_prompt = clip.tokenize(prompt)

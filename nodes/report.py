@@ -13,25 +13,16 @@ from ..crossinit_core.tokens.report import describe_tokens
 from ..crossinit_core.tokens.report_figure import draw_report
 from .errors import tells_errors
 from .host.backbone import vocabulary
-from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, check_wires
+from .sockets import CATEGORY, SEARCH_ALIASES
+from .token_inputs import TakesTokens, connected, tokens_input
 
 
 @tells_errors
-class CrossInitReport(io.ComfyNode):
+class CrossInitReport(TakesTokens):
     """How tokens were learned, at a glance."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        tokens = io.Autogrow.TemplatePrefix(
-            LearnedTokenSocket.Input(
-                "token",
-                tooltip="From Learn Face. A token from Load Learned Token has no history: what its file says is shown.",
-            ),
-            prefix="token",
-            # None is required: where somebody mutes what the first one comes from, the others are still to be used.
-            min=0,
-            max=10,
-        )
         return io.Schema(
             node_id="CrossInitReport",
             display_name="Learned Token Report",
@@ -47,7 +38,9 @@ class CrossInitReport(io.ComfyNode):
                     optional=True,
                     tooltip="For tokens from files alone: the vocabulary whose norms theirs are compared with.",
                 ),
-                io.Autogrow.Input("tokens", template=tokens),
+                tokens_input(
+                    "From Learn Face. A token from Load Learned Token has no history: what its file says is shown."
+                ),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The charts and pictures, for Save Image."),
@@ -58,16 +51,8 @@ class CrossInitReport(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, input_types: dict[str, str], tokens: Any = None) -> bool | str:
-        """A wire that is missing is found when the graph is queued, not after half a minute of learning.
-
-        `tokens` is not known before the graph runs; ComfyUI gives it all the same.
-        """
-        return check_wires(cls, input_types)
-
-    @classmethod
-    def execute(cls, tokens: dict[str, LearnedToken], clip: Any = None) -> io.NodeOutput:
-        people = [token for token in tokens.values() if token is not None]
+    def execute(cls, tokens: dict[str, LearnedToken | None], clip: Any = None) -> io.NodeOutput:
+        people = connected(tokens)
         norms: tuple[float, ...] = ()
         if clip is not None:
             table = vocabulary(clip)

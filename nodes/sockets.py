@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from comfy_api.latest import io
-from comfy_execution.validation import validate_node_input
-from server import PromptServer
 from torch import Tensor
 
 CATEGORY = "CrossInit"
@@ -49,22 +47,19 @@ class CrossInit:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-def check_wires(node: type[io.ComfyNode], types: Mapping[str, str]) -> bool | str:
-    """What `validate_inputs` answers for a node that wants at least one token but requires none of its sockets.
+def single(name: str, values: list[Any]) -> Any:
+    """The value of an input that is the same for all photos, in a node that takes whole lists.
 
-    types: the type at the other end of each wire; a node that asks for these is to compare them itself.
+    Raises ValueError if a list of several came.
     """
-    expected = {entry.id: entry.get_io_type() for entry in node.define_schema().inputs}
-    for name, given in types.items():
-        wanted = expected.get(name, LearnedTokenSocket.io_type)
-        if not validate_node_input(given, wanted):
-            return f"{name} is connected to {given}, but takes {wanted}."
-    if not types.keys() - expected.keys():
-        return "No learned token is connected. Connect at least one, from Learn Face or Load Learned Token."
-    return True
+    if len(values) != 1:
+        raise ValueError(
+            f"'{name}' got a list of {len(values)}, but takes one value for all photos together. Connect a single value to "
+            f"'{name}'."
+        )
+    return values[0]
 
 
-def show_text(node: type[io.ComfyNode], text: str) -> None:
-    """A line of text on the node in the page."""
-    if node.hidden is not None:  # None: called by a program, not by a graph
-        PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
+def norms_text(vectors: Tensor) -> str:
+    """The norms of vectors (K, d), as the line on a node shows them."""
+    return ", ".join(f"{norm:.1f}" for norm in vectors.norm(dim=1).tolist())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -13,8 +12,11 @@ from ..crossinit_core import LearnedToken, load_learned_token, save_learned_toke
 from ..crossinit_core.tokens.learned_token import check_token_name, suggest_token_name
 from ..crossinit_core.tokens.token_files import SUFFIXES
 from .errors import tells_errors
+from .files import stamp
+from .host.folders import embedding_names, embedding_path, embeddings_folders
+from .host.page import show_text
 from .host.tokens import vectors_in_prompts
-from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, show_text
+from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
 
 NUMBER = "add a number"
 REPLACE = "replace it"
@@ -50,7 +52,7 @@ class CrossInitSave(io.ComfyNode):
                     default=NUMBER,
                     optional=True,
                     tooltip=(
-                        "What to do where another person is saved under that name. Prompts that already ran keep using a "
+                        "What to do if another person is saved under that name. Prompts that already ran keep using a "
                         "replaced file's old content until ComfyUI restarts."
                     ),
                 ),
@@ -74,12 +76,11 @@ class CrossInitSave(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None = None) -> bool | str:
-        """A name that cannot be is refused when the graph is queued, not after half a minute of learning."""
-        try:
-            return name is None or bool(check_token_name(name.strip()))
-        except ValueError as error:
-            return str(error)
+    def validate_inputs(cls, name: str | None = None) -> bool:
+        """Refuses an impossible name when the graph is queued, not after half a minute of learning."""
+        if name is not None:
+            check_token_name(name.strip())
+        return True
 
     @classmethod
     def execute(
@@ -90,7 +91,7 @@ class CrossInitSave(io.ComfyNode):
         format: str = "safetensors",
     ) -> io.NodeOutput:
         name = check_token_name(name.strip())
-        folder = Path(folder_paths.get_folder_paths("embeddings")[0])
+        folder = embeddings_folders()[0]
         saved = token.renamed(_free_name(name, token, if_exists))
         path = save_learned_token(saved, folder / f"{saved.name}.{format}")
         text = f"embedding:{saved.name} person"
@@ -122,7 +123,7 @@ class CrossInitLoad(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=folder_paths.get_filename_list("embeddings"),
+                    options=embedding_names(),
                     tooltip="A file in ComfyUI/models/embeddings. It is read again when it changes.",
                 ),
             ],
@@ -139,20 +140,17 @@ class CrossInitLoad(io.ComfyNode):
         if file is None:
             # By a wire: ComfyUI asks before it knows what will come, and goes by where that comes from.
             return "by wire"
-        found = folder_paths.get_full_path("embeddings", file)
-        if not found:
-            return f"{file} is missing"
-        stat = Path(found).stat()
-        return f"{found}|{stat.st_mtime_ns}|{stat.st_size}"
+        found = embedding_path(file)
+        return f"{found}|{stamp(found)}" if found else f"{file} is missing"
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        found = folder_paths.get_full_path("embeddings", file)
+        found = embedding_path(file)
         if not found:
             raise ValueError(
                 f"'{file}' is not in the embeddings folder. Press R to refresh the list, and choose another."
             )
-        token = load_learned_token(found, name=suggest_token_name(Path(found).stem))
+        token = load_learned_token(found, name=suggest_token_name(found.stem))
         show_text(cls, f"{token.name}: {len(token.vectors)} vectors of width {token.width}")
         return io.NodeOutput(token)
 
@@ -177,7 +175,7 @@ def _namesakes(name: str, token: LearnedToken) -> list[Path]:
     ComfyUI looks through all embeddings folders and the folders in them, in no fixed order, and for all these endings.
     """
     found = []
-    for root in folder_paths.get_folder_paths("embeddings"):
+    for root in embeddings_folders():
         for folder, _, files in os.walk(root, followlinks=True):
             # Not by the list of files alone: some file systems do not tell upper from lower case.
             paths = (Path(folder) / f"{name}{suffix}" for suffix in ("", *SUFFIXES)) if files else ()
@@ -196,5 +194,4 @@ def _holds(path: Path, token: LearnedToken) -> bool:
 
 def _shown(path: Path) -> str:
     """A file as people name it: from its embeddings folder on."""
-    roots = (Path(root) for root in folder_paths.get_folder_paths("embeddings"))
-    return next(path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root))
+    return next(path.relative_to(root).as_posix() for root in embeddings_folders() if path.is_relative_to(root))

@@ -105,7 +105,7 @@ def test_rescaling_keeps_the_direction_and_goes_towards_the_recorded_length(tmp_
 def test_a_token_without_a_recorded_start_needs_one() -> None:
     token = _token("anna", 1, length=40)
     for recorded in ("", "thirty", "30", "30 nan", "30 0"):
-        with pytest.raises(ValueError, match=r"'anna' does not say how long.*Connect cross_init"):
+        with pytest.raises(ValueError, match=r"'anna' does not say how long.*Give the start"):
             rescale_token(_token("anna", 1, start_norm=recorded), 0.5)
     start = _token("start", 3, length=25).vectors
     torch.testing.assert_close(rescale_token(token, 1, start=start).vectors.norm(dim=1), torch.tensor([25.0, 25.0]))

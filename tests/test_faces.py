@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from skimage import data
 
+from crossinit_core.errors import InputError
 from crossinit_core.photos.face_detection import NoDetectorError
 from crossinit_core.photos.faces import Framing, PreparedFaces, prepare_faces
 from crossinit_core.photos.framing import Frame, frame_of_box
@@ -123,8 +124,9 @@ def test_the_largest_face_or_the_one_asked_for(both: torch.Tensor) -> None:
 @pytest.mark.parametrize("picture", ["coffee", "rocket", "gravel", "page"])
 def test_no_face_is_seen_where_there_is_none(picture: str) -> None:
     array = getattr(data, picture)()
-    with pytest.raises(ValueError, match=r"No face was found on the photo of \d+ x \d+ px.*'by hand'"):
+    with pytest.raises(InputError, match=r"No face was found on the photo of \d+ x \d+ px.*Use such a photo") as caught:
         prepare_faces(_tensor(Image.fromarray(array)))
+    assert caught.value.subject == "face"
 
 
 def test_a_photo_in_a_batch_is_named_in_the_message(collins: Image.Image) -> None:
@@ -134,11 +136,13 @@ def test_a_photo_in_a_batch_is_named_in_the_message(collins: Image.Image) -> Non
 
 def test_a_face_that_is_too_small_or_cut_off_is_refused_but_not_by_hand(collins: Image.Image) -> None:
     small = _tensor(collins.resize((300, 300), Image.Resampling.LANCZOS))
-    with pytest.raises(ValueError, match=r"too small.*at least 128 px are needed.*'by hand'"):
+    with pytest.raises(InputError, match=r"too small.*at least 128 px are needed.*face is larger") as caught:
         prepare_faces(small)
+    assert caught.value.subject == "face"
     cropped = _tensor(collins.crop((100, 62, 400, 400)))
-    with pytest.raises(ValueError, match=r"cut off: \d+% of it is outside.*'by hand'"):
+    with pytest.raises(InputError, match=r"cut off: \d+% of it is outside.*the whole head") as caught:
         prepare_faces(cropped)
+    assert caught.value.subject == "face"
     for photo in (small, cropped):
         assert "framed by hand" in prepare_faces(photo, Framing(by_hand=True, side=0.5)).report()
 
@@ -223,7 +227,7 @@ def test_without_opencv_the_message_says_how_to_get_it_and_hand_mask_and_box_sti
     collins: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(NoDetectorError, match=r'needs OpenCV 4.*-m pip install "opencv-python-headless<5".*by hand'):
+    with pytest.raises(NoDetectorError, match=r'needs OpenCV 4.*-m pip install "opencv-python-headless<5"'):
         prepare_faces(_tensor(collins))
     by_hand = prepare_faces(_tensor(collins), Framing(by_hand=True))
     assert _share(by_hand.masks[0], 200, 200, 312, 380) > 0.99 and _share(by_hand.masks[0], 0, 0, 30, 512) < 0.01

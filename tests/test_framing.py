@@ -59,7 +59,7 @@ def test_a_drawn_portrait_is_framed_by_hand_or_by_a_box() -> None:
         ({"resolution": 500}, "resolution is 500"),
         ({"face": 0}, "face is 0"),
         ({"zoom": 0.0}, "zoom is 0"),
-        ({"x": 1.5}, "center_x is 1.5"),
+        ({"x": 1.5}, "x is 1.5"),
         ({"by_hand": True, "x": 1.0, "y": 1.0, "side": 0.02, "zoom": 0.25}, "outside of the photo"),
     ],
 )

@@ -101,7 +101,7 @@ def test_the_page_does_not_draw_a_new_seed_by_itself(nodes: dict[str, Any]) -> N
 
 
 def test_presets_decide_steps_and_learning_rate_unless_custom(pack: ModuleType) -> None:
-    settings = pack.nodes.learn._settings
+    settings = pack.nodes.learn.inputs.settings_of
     full = settings(preset="full", seed=1, steps=7, learning_rate=0.5)
     assert (full.steps, full.learning_rate, full.micro_batch_size) == (320, 0.005, None)
     fast, published = settings(preset="fast", seed=1), settings(preset="fast-published", seed=1)

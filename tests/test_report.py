@@ -269,12 +269,12 @@ def test_without_matplotlib_the_message_says_what_to_install(
     token: LearnedToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(NoMatplotlibError, match="python -m pip install matplotlib"):
+    with pytest.raises(NoMatplotlibError, match=r"-m pip install matplotlib"):
         draw_report([token])
 
 
 def test_no_token_is_refused() -> None:
-    with pytest.raises(ValueError, match="Connect at least one"):
+    with pytest.raises(ValueError, match="at least one is needed"):
         draw_report([])
 
 

@@ -153,7 +153,7 @@ def test_a_sample_follows_the_vectors(pack: ModuleType, tiny_comfy: Any, tiny_mo
 def test_a_sample_that_fails_costs_no_step(
     pack: ModuleType, learn: Callable[..., Any], texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = pack.nodes.learn_display.decoded
+    drawn = pack.nodes.learn.samples.decoded
     tried = []
 
     def second_is_too_much(*inputs: Any) -> Image.Image:
@@ -163,7 +163,7 @@ def test_a_sample_that_fails_costs_no_step(
         return drawn(*inputs)
 
     plain = learn()
-    monkeypatch.setattr(pack.nodes.learn_display, "decoded", second_is_too_much)
+    monkeypatch.setattr(pack.nodes.learn.samples, "decoded", second_is_too_much)
     token = learn(sample_every=1, sample_steps=1)
     assert torch.equal(token.vectors, plain.vectors)
     assert [picture.step for picture in token.history.samples] == [1] and len(tried) == 2

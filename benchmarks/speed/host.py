@@ -134,7 +134,7 @@ class Graph:
         """
         import torch
 
-        learn: Any = sys.modules[f"{PACK}.nodes.learn"]
+        learn: Any = sys.modules[f"{PACK}.nodes.learn.node"]
         times: list[float] = []
         invert = learn.invert
 

@@ -301,7 +301,7 @@ def batches_from_photos(
     if not (both.mean.isfinite().all() and both.std.isfinite().all()):
         raise ValueError(
             "The VAE turns the photo into numbers that are not finite (NaN or infinite), from which nothing can be learned. "
-            "Use the checkpoint's own VAE or another one, and download it again where its file may be damaged."
+            "Use the model's own VAE or another one. Its file may be damaged: then copy it again."
         )
     upright, mirrored = (Posterior(mean, std) for mean, std in zip(both.mean.chunk(2), both.std.chunk(2), strict=True))
     digest = hashlib.sha256(photos.numpy().tobytes())

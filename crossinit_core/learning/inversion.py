@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone, FrozenModel
+from ..errors import InputError
 from ..gpu.modes import Determinism, gradients_enabled, leave_it_to, old_objects_left_alone
 from ..gpu.peak_memory import PeakMemory
 from ..precision import precision_of, safer_precision
@@ -178,8 +179,8 @@ def _advice(state: RunState) -> str:
     if state.step:
         return "Lower the learning rate."
     return (
-        "Nothing was learned before it, so they come from the model: load another checkpoint, or take LoRAs and other "
-        "patches off this one."
+        "Nothing was learned before it, so they come from the model: use another one, or this one without LoRAs and other "
+        "changes."
     )
 
 
@@ -200,13 +201,16 @@ def _history(run: Run, images: Tensor | Sequence[Tensor] | None, seconds: float)
 def _checked_start(v0: Tensor, width: int) -> Tensor:
     if not isinstance(v0, Tensor) or v0.ndim != 2 or not 1 <= len(v0) <= MAX_VECTORS:
         shape = tuple(v0.shape) if isinstance(v0, Tensor) else type(v0).__name__
-        raise ValueError(f"The initialization must be 1 to {MAX_VECTORS} vectors of shape (K, d), but is {shape}.")
+        raise InputError(
+            f"The initialization must be 1 to {MAX_VECTORS} vectors of shape (K, d), but is {shape}.", "start"
+        )
     if v0.shape[1] != width:
-        raise ValueError(
+        raise InputError(
             f"The initialization has width {v0.shape[1]}, but this model's text encoder has width {width}. "
-            "Compute it with the CLIP of the same checkpoint."
+            "Compute it with the same model.",
+            "start",
         )
     start = v0.detach().to("cpu", torch.float32).clone()
     if not torch.isfinite(start).all():
-        raise ValueError("The initialization holds values that are not numbers (NaN or infinite).")
+        raise InputError("The initialization holds values that are not numbers (NaN or infinite).", "start")
     return start

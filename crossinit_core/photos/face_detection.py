@@ -16,10 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WAY_OUT = (
-    "Or frame it yourself: set framing to 'by hand' and give center_x, center_y and crop_size, or connect a bounding_box "
-    "or a mask."
-)
+from ..errors import Subject
 
 Grey = NDArray[np.uint8]
 Point = tuple[float, float]
@@ -47,6 +44,8 @@ _EYES = ("haarcascade_eye.xml", "haarcascade_eye_tree_eyeglasses.xml")
 
 class NoDetectorError(RuntimeError):
     """OpenCV, or its cascades, are not there; the message says what to install."""
+
+    subject: Subject = "detector"
 
 
 @dataclass(frozen=True)
@@ -216,15 +215,15 @@ def _opencv() -> Any:
         import cv2
     except ImportError as error:
         raise NoDetectorError(
-            f"Finding a face needs OpenCV 4, which cannot be loaded here ({error}). Install it and restart ComfyUI: "
-            f'"{sys.executable}" -m pip install "opencv-python-headless<5"   {WAY_OUT}'
+            f"Finding a face needs OpenCV 4, which cannot be loaded here ({error}). Install it "
+            f'("{sys.executable}" -m pip install "opencv-python-headless<5").'
         ) from error
     cv: Any = cv2
     if not hasattr(cv, "CascadeClassifier") or not _data(cv, _FACE).is_file():
         package = next(iter(metadata.packages_distributions().get("cv2", ())), "opencv-python-headless")
         raise NoDetectorError(
             f"OpenCV {cv.__version__} is installed, but without the face detector that OpenCV 4 brings. Install OpenCV 4 in "
-            f'its place and restart ComfyUI: "{sys.executable}" -m pip install "{package}<5"   {WAY_OUT}'
+            f'its place ("{sys.executable}" -m pip install "{package}<5").'
         )
     return cv
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .face_detection import WAY_OUT, FaceDetector, NoDetectorError, opencv, roll_of
+from ..errors import InputError
+from .face_detection import FaceDetector, NoDetectorError, opencv, roll_of
 from .framing import Frame, cut, frame_by_hand, frame_of_box, frame_of_eyes, frame_of_face, frame_of_mask, share_inside
 from .head_masks import head_mask, soften
 from .images import as_rgb, check_resolution, masks_of_photos
@@ -49,13 +50,14 @@ class Framing:
         for name, value, low, high in (
             ("face", self.face, 1, 1000),
             ("zoom", self.zoom, 0.25, 4),
-            ("center_x", self.x, 0, 1),
-            ("center_y", self.y, 0, 1),
-            ("crop_size", self.side, 0.02, 2),
+            ("x", self.x, 0, 1),
+            ("y", self.y, 0, 1),
+            ("side", self.side, 0.02, 2),
             ("roll", self.roll, -180, 180),
         ):
             if not low <= value <= high:
-                raise ValueError(f"{name} is {value}, but must be from {low} to {high}.")
+                message = f"{name} is {value}, but must be from {low} to {high}."
+                raise InputError(message, "frame" if name in ("x", "y", "side") else None)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def prepare_faces(
     framing.check()
     photos = [photo for batch in ([images] if isinstance(images, Tensor) else images) for photo in as_rgb(batch)]
     if not photos:
-        raise ValueError("The batch of photos is empty. Connect at least one photo.")
+        raise InputError("The batch of photos is empty, but at least one is needed.", "photo")
     heads: Sequence[Tensor | None] = [None] * len(photos)
     if masks is not None:
         heads = masks_of_photos(masks, [tuple(photo.shape[:2]) for photo in photos])
@@ -111,9 +113,9 @@ def prepare_faces(
         try:
             prepared.append(work.prepare(photo, heads[index], None if found is None else found[index]))
         except ValueError as error:
-            if len(photos) == 1:
-                raise
-            raise ValueError(f"Photo {index + 1} of {len(photos)}: {error}") from error
+            if len(photos) > 1:
+                error.args = (f"Photo {index + 1} of {len(photos)}: {error}",)  # the same error, with its subject
+            raise
         if on_photo:
             on_photo()
     pictures, soft, notes, frames = zip(*prepared, strict=True)
@@ -158,9 +160,10 @@ class _Work:
         faces = self._detector().find(_bytes(photo))
         height, width = photo.shape[:2]
         if not faces:
-            raise ValueError(
+            raise InputError(
                 f"No face was found on the photo of {width} x {height} px. The detector knows whole faces of real "
-                f"people that look into the camera. Use such a photo. {WAY_OUT}"
+                f"people that look into the camera. Use such a photo.",
+                "face",
             )
         face = self._chosen(faces)
         frame = frame_of_face(face, self.framing.straighten)
@@ -169,7 +172,7 @@ class _Work:
 
     def _from_box(self, photo: Tensor, boxes: Sequence[Box]) -> tuple[Frame, str]:
         if not boxes:
-            raise ValueError("bounding_box holds no face for this photo. Check the node that it comes from.")
+            raise InputError("The list of boxes holds no face for this photo.", "boxes")
         box = self._chosen(sorted(boxes, key=lambda box: -box["width"] * box["height"]))
         left, top, width, height = (float(box[key]) for key in ("x", "y", "width", "height"))
         note = f"{_which(self.framing.face, len(boxes))} of bounding_box"
@@ -189,7 +192,7 @@ class _Work:
     def _from_mask(self, head: Tensor) -> Frame:
         frame = frame_of_mask(head)
         if frame is None:
-            raise ValueError("The mask has nothing white. Paint the head with its hair, or disconnect the mask.")
+            raise InputError("The mask has nothing white. Paint the head with its hair, or leave out the mask.", "mask")
         return frame
 
     def _cut_mask(self, head: Tensor, frame: Frame) -> Tensor:
@@ -197,14 +200,14 @@ class _Work:
             cut(head[None, None], frame, self.framing.resolution, fill="zeros")[0, 0], self.framing.resolution
         )
         if float(mask.max()) < 0.1:
-            raise ValueError("Nothing of the mask's white part lies in the frame. Check the mask and the framing.")
+            raise InputError("Nothing of the mask's white part lies in the frame. Check both.", "mask")
         return mask
 
     def _chosen(self, faces: Sequence[Any]) -> Any:
         if self.framing.face > len(faces):
-            raise ValueError(
-                f"face is {self.framing.face}, but {len(faces)} {'was' if len(faces) == 1 else 'were'} found. 1 is the largest. "
-                f"{WAY_OUT}"
+            raise InputError(
+                f"face is {self.framing.face}, but {len(faces)} {'was' if len(faces) == 1 else 'were'} found. 1 is the largest.",
+                "face",
             )
         return faces[self.framing.face - 1]
 
@@ -214,17 +217,23 @@ class _Work:
         lost = 1 - share_inside(frame, height, width, middle=HEAD_PART)
         if self.framing.by_hand:
             if lost > 0.5:
-                raise ValueError("The frame lies outside of the photo. Check center_x, center_y and crop_size.")
+                raise InputError(
+                    f"The frame that was set by hand lies outside of the photo: it is {frame.side:.0f} px wide around "
+                    f"({frame.x:.0f}, {frame.y:.0f}), and the photo has {width} x {height} px.",
+                    "frame",
+                )
         elif enlarged > MOST_ENLARGED:
-            raise ValueError(
+            raise InputError(
                 f"The face is too small: its frame is {frame.side:.0f} px wide on a photo of {width} x {height} px, but at "
                 f"least {self.framing.resolution / MOST_ENLARGED:.0f} px are needed for a picture of "
-                f"{self.framing.resolution} px. Use a photo on which the face is larger. {WAY_OUT}"
+                f"{self.framing.resolution} px. Use a photo on which the face is larger.",
+                "face",
             )
         elif lost > MOST_CUT_OFF:
-            raise ValueError(
+            raise InputError(
                 f"The face is cut off: {lost:.0%} of it is outside of the photo of {width} x {height} px. Use a photo with the "
-                f"whole head. {WAY_OUT}"
+                "whole head.",
+                "face",
             )
         note = f", {frame.side:.0f} px" + (f" enlarged {enlarged:.1f} times" if enlarged > 1.05 else "")
         around = 1 - share_inside(frame, height, width)
@@ -254,10 +263,10 @@ def _checked_boxes(boxes: Sequence[Sequence[Box]], count: int) -> list[list[Box]
     if len(lists) == 1:
         lists *= count
     if len(lists) != count:
-        raise ValueError(f"bounding_box has boxes for {len(lists)} photos, but there are {count}.")
+        raise InputError(f"The list has bounding boxes for {len(lists)} photos, but there are {count}.", "boxes")
     for box in (box for of_photo in lists for box in of_photo):
         sizes = [box.get(key) for key in ("x", "y", "width", "height")] if isinstance(box, Mapping) else []
         numbers = [size for size in sizes if isinstance(size, int | float)]
         if len(numbers) != 4 or min(numbers[2:]) < 1:
-            raise ValueError(f"bounding_box holds {box}, but a box is x, y, width and height in pixels.")
+            raise InputError(f"A bounding box is {box}, but must be x, y, width and height in pixels.", "boxes")
     return lists

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from ..errors import InputError
+
 log = logging.getLogger(__name__)
 
 SMALLEST_PHOTO = 64
@@ -77,12 +79,12 @@ def as_rgb(images: Tensor) -> Tensor:
     """
     if not isinstance(images, Tensor) or images.ndim != 4:
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"The photo must be a batch of shape (N, height, width, channels), but is {shape}.")
+        raise InputError(f"The photo must be a batch of shape (N, height, width, channels), but is {shape}.", "photo")
     count, height, width, channels = images.shape
     if count == 0:
-        raise ValueError("The batch of photos is empty. Connect at least one photo.")
+        raise InputError("The batch of photos is empty, but at least one is needed.", "photo")
     if channels not in (1, 3, 4):
-        raise ValueError(f"The photo has {channels} channels; expected 1 (grey), 3 (RGB) or 4 (RGBA).")
+        raise InputError(f"The photo has {channels} channels; expected 1 (grey), 3 (RGB) or 4 (RGBA).", "photo")
     if min(height, width) < SMALLEST_PHOTO:
         raise ValueError(
             f"The photo is {width} x {height} px, but at least {SMALLEST_PHOTO} x {SMALLEST_PHOTO} px are needed "
@@ -91,12 +93,10 @@ def as_rgb(images: Tensor) -> Tensor:
     images = images.detach().to("cpu", torch.float32, copy=True)
     low, high = map(float, torch.aminmax(images))  # which are not numbers where any pixel is none
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(
-            "The photo holds pixels that are not numbers (NaN or infinite). Check the node before this one."
-        )
+        raise InputError("The photo holds pixels that are not numbers (NaN or infinite).", "photo")
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        raise ValueError(
-            f"The photo's values go from {low:.3g} to {high:.3g}, but must lie in 0..1. Divide bytes by 255."
+        raise InputError(
+            f"The photo's values go from {low:.3g} to {high:.3g}, but must lie in 0..1. Divide bytes by 255.", "photo"
         )
     images.clamp_(0, 1)
     if channels == 1:
@@ -118,7 +118,7 @@ def training_images(images: Tensor | Sequence[Tensor], resolution: int) -> Tenso
     check_resolution(resolution)
     batches = [images] if isinstance(images, Tensor) else list(images)
     if not batches:
-        raise ValueError("The batch of photos is empty. Connect at least one photo.")
+        raise InputError("The batch of photos is empty, but at least one is needed.", "photo")
     return torch.cat([_square(as_rgb(batch).movedim(-1, 1), resolution) for batch in batches]).movedim(1, -1)
 
 
@@ -133,7 +133,7 @@ def latent_masks(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tuple[i
     for index, mask in enumerate(masks_of_photos(masks, photo_sizes), start=1):
         mask = _square(mask[None, None], resolution // 8)
         if float(mask.sum()) < 1e-3:
-            raise ValueError(f"Mask {index} leaves nothing of its photo to learn from. Paint the face white.")
+            raise InputError(f"Mask {index} leaves nothing of its photo to learn from. Paint the face white.", "mask")
         fitted.append(mask)
     return torch.cat(fitted)
 
@@ -148,8 +148,9 @@ def masks_of_photos(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tupl
     if len(flat) == 1:
         flat *= len(photo_sizes)
     if len(flat) != len(photo_sizes):
-        raise ValueError(
-            f"There are {len(flat)} masks for {len(photo_sizes)} photos. Connect one for each photo, or one for all."
+        raise InputError(
+            f"There are {len(flat)} masks for {len(photo_sizes)} photos. Give one for each photo, or one for all.",
+            "mask",
         )
     fitted = []
     for mask, size in zip(flat, photo_sizes, strict=True):
@@ -173,9 +174,9 @@ def _mask_batch(masks: Tensor) -> Tensor:
     if masks.ndim == 2:
         masks = masks[None]
     if masks.ndim != 3 or not masks.numel():
-        raise ValueError(f"A mask must be of shape (N, height, width), but is {tuple(masks.shape)}.")
+        raise InputError(f"A mask must be of shape (N, height, width), but is {tuple(masks.shape)}.", "mask")
     if not torch.isfinite(masks).all():
-        raise ValueError("The mask holds values that are not numbers (NaN or infinite).")
+        raise InputError("The mask holds values that are not numbers (NaN or infinite).", "mask")
     return masks.clamp(0, 1)
 
 

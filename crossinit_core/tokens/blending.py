@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..families import describe_width
 from ..learning.provenance import START_NORM, listed
 from .learned_token import LearnedToken, suggest_token_name
@@ -14,8 +15,6 @@ from .learned_token import LearnedToken, suggest_token_name
 ARC = "arc"
 LINE = "line"
 METHODS = (ARC, LINE)
-
-_STRAIGHT = f"Blend these with the method 'straight' (in Python: '{LINE}')."
 
 _OF_THE_VECTORS = ("crossinit.norm", "crossinit.distance", "crossinit.cosine")
 
@@ -79,19 +78,20 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
         raise ValueError(f"The amount is {amount}, but must be from 0 (as it is) to 1 (as long as its start).")
     if start is not None:
         if tuple(start.shape) != tuple(token.vectors.shape):
-            raise ValueError(
-                f"The start has {_shape(start)}, but the token '{token.name}' has {_shape(token.vectors)}. Connect the "
-                "Cross Initialization that it was learned from, with a CLIP of the same family."
+            raise InputError(
+                f"The start has {_shape(start)}, but the token '{token.name}' has {_shape(token.vectors)}. Give the "
+                "start that it was learned from.",
+                "start",
             )
         with torch.inference_mode(False):
             norms: Tensor | None = start.detach().clone().cpu().float().norm(dim=1)
     else:
         norms = _recorded_norms(token)
     if norms is None:
-        raise ValueError(
+        raise InputError(
             f"The file of '{token.name}' does not say how long the vectors were that it was learned from: it comes from "
-            "another tool or an older version. Connect cross_init, from Cross Initialization with the same CLIP, names and "
-            "number of vectors."
+            "another tool or an older version. Give the start as well.",
+            "start",
         )
     with torch.inference_mode(False):
         now = token.vectors.norm(dim=1)
@@ -115,12 +115,16 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
 def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
     lengths = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     if min(float(length.min()) for length in lengths) == 0:
-        raise ValueError(f"A vector of a token is zero, which has no direction. {_STRAIGHT}")
+        raise InputError(
+            "A vector of a token is zero: no arc leads from it to another, but a straight line does.", "arc"
+        )
     # In double precision: the angle of nearly equal directions is lost in single.
     u, v = (a / lengths[0]).double(), (b / lengths[1]).double()
     angle = torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True)) * 2
     if float(angle.max()) > 3.1:
-        raise ValueError(f"Vectors of the tokens are opposite, and no arc leads from one to the other. {_STRAIGHT}")
+        raise InputError(
+            "Vectors of the tokens are opposite: no arc leads from one to the other, but a straight line does.", "arc"
+        )
     # sinc keeps the formula at an angle of zero: sin(w t) / sin(t) = w sinc(w t) / sinc(t).
     turn = angle / torch.pi
     part_u = (1 - weight) * torch.sinc((1 - weight) * turn) / torch.sinc(turn)

@@ -116,5 +116,5 @@ class LearnedToken:
         if width != self.width:
             raise ValueError(
                 f"CLIP has width {width} ({describe_width(width)}), but the token '{self.name}' was learned on width "
-                f"{self.width} ({describe_width(self.width)}). Load a checkpoint of that kind or another token."
+                f"{self.width} ({describe_width(self.width)}). Use a model of that family, or another token."
             )

@@ -5,6 +5,7 @@ Needs matplotlib, of which it takes figures alone: `pyplot` would keep state in 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from . import report_charts as charts
 from .history import Picture
 from .learned_token import LearnedToken
@@ -52,15 +54,15 @@ def draw_report(tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float
     Raises ValueError where there is no token, and NoMatplotlibError where matplotlib is not installed.
     """
     if not tokens:
-        raise ValueError("There is no token to report on. Connect at least one.")
+        raise InputError("There is no token to report on, but at least one is needed.", "tokens")
     try:
         from matplotlib import font_manager, rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise NoMatplotlibError(
-            "The report's charts need matplotlib, which is not installed here. With ComfyUI's Python: "
-            "python -m pip install matplotlib"
+            "The report's charts need matplotlib, which is not installed here. Install it: "
+            f'"{sys.executable}" -m pip install matplotlib'
         ) from error
     rows = [_rows(token) for token in tokens]
     columns = max([FEWEST_COLUMNS, *(len(row.pictures) for of_token in rows for row in of_token)])

@@ -17,7 +17,6 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
-import folder_paths
 import numpy as np
 import torch
 from comfy.diffusers_convert import convert_vae_state_dict
@@ -30,6 +29,7 @@ from ...crossinit_core.families import MINIATURE
 from ...crossinit_core.models.compact_folder import check_complete, read_config, read_states
 from ...miniature.world.identity import random_identity
 from ...miniature.world.people import portrait
+from .folders import embeddings_folders
 from .models import ORIGIN, Origin
 
 Config = dict[str, Any]
@@ -39,7 +39,7 @@ State = dict[str, Tensor]
 def load_miniature(folder: Path) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE in float32, as Load Checkpoint gives them.
 
-    Raises FileNotFoundError where the folder holds no model, and ValueError where its files do not belong together.
+    Raises FileNotFoundError if the folder holds no model, and ValueError if its files do not belong together.
     """
     config, states = read_config(folder), read_states(folder)
     model, clip = _model(folder, config, states), _clip(folder, config, states)
@@ -122,7 +122,7 @@ def _clip(folder: Path, config: Config, states: dict[str, State], disable_dynami
     }
     clip = comfy.sd.CLIP(
         ClipTarget(SD2Tokenizer, SD2ClipModel),
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        embedding_directory=[str(folder) for folder in embeddings_folders()],
         parameters=sum(weight.numel() for weight in state.values()),
         model_options={"clip_h_model_config": text_config, "dtype": torch.float32},
         **({"disable_dynamic": True} if disable_dynamic else {}),

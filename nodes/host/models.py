@@ -1,4 +1,4 @@
-"""What a MODEL, CLIP or VAE of the graph is: recognised, described, and refused by name where it cannot learn."""
+"""What a MODEL, CLIP or VAE of the graph is: recognised, described, and refused by name if it cannot learn."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def describe_model(model: Any) -> str:
 
 
 def check_layer(clip: Any) -> None:
-    """Raises ValueError where CLIP Set Last Layer chose another layer than the model was trained with."""
+    """Raises ValueError if CLIP Set Last Layer chose another layer than the model was trained with."""
     own = -2 if encoder_name(clip) == "clip_h" else -1
     if clip.layer_idx not in (None, own):
         raise ValueError(
@@ -100,7 +100,7 @@ def check_model(model: Any, clip: Any) -> None:
 
 
 def check_vae(vae: Any) -> None:
-    """Raises ValueError where a VAE does not make the latents of SD 1.x and 2.x."""
+    """Raises ValueError if a VAE does not make the latents of SD 1.x and 2.x."""
     channels, factor = vae.latent_channels, vae.downscale_ratio
     if channels != 4 or factor != 8 or vae.latent_dim != 2:
         raise ValueError(

@@ -6,13 +6,13 @@ import logging
 import time
 from typing import Any
 
-import comfy.model_management as mm
 import latent_preview
 import torch
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from .backbone import ComfyBackbone
+from .progress import Cancelled
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Previews:
         return time.perf_counter() >= self._next
 
     def picture(self, latents: Tensor) -> Image | None:
-        """A rough picture of (1, 4, h, w) latents as the UNet sees them; None where there is none this time."""
+        """A rough picture of (1, 4, h, w) latents as the UNet sees them; None if there is none this time."""
         began = time.perf_counter()
         preview = self._decode(latents)
         now = time.perf_counter()
@@ -52,7 +52,7 @@ class Previews:
                     answer = self._previewers[0].decode_latent_to_preview_image("JPEG", latents.to(self._device))
                 # Packs that show their own moving previews hook in here, and give None.
                 return answer[1] if answer else None
-            except mm.InterruptProcessingException:
+            except Cancelled:
                 raise
             except Exception as error:
                 kind = type(self._previewers.pop(0)).__name__
@@ -74,9 +74,9 @@ def for_the_page(picture: Image) -> tuple[str, Image, int]:
 
 
 def _previewers(backbone: ComfyBackbone) -> list[latent_preview.LatentPreviewer]:
-    """A small VAE itself; else what the host was told to use; and colours alone, where that is nothing, or fails.
+    """A small VAE itself; else what the host was told to use; and colours alone if that is nothing, or fails.
 
-    ComfyUI shows no previews unless asked to, but a face that takes shape is why one watches.
+    ComfyUI shows no previews unless asked to, but people watch a run to see the face take shape.
     """
     latents = backbone.latent_format
     colours = latent_preview.Latent2RGBPreviewer(

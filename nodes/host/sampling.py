@@ -1,12 +1,11 @@
-"""Pictures drawn in the middle of learning, on the very model that learns.
+"""Samples in the middle of learning, by the very model that learns.
 
 The sampler is ComfyUI's own (k-diffusion's), around the run's private copy: a KSampler would load the graph's models
-beside that copy, and draw from torch's own random numbers.
+beside that copy, and take from torch's own random numbers.
 """
 
 from __future__ import annotations
 
-import comfy.model_management as mm
 import comfy.samplers
 import torch
 from comfy.k_diffusion.sampling import sample_dpmpp_2m
@@ -16,15 +15,16 @@ from ...crossinit_core.backbone import FrozenModel
 from ...crossinit_core.learning import objective
 from ...crossinit_core.prompts import fill_places, token_ids_with_placeholders
 from .backbone import ComfyBackbone
+from .progress import stop_if_cancelled
 
 SCHEDULER = "karras"
 
 
 class PromptSampler:
-    """Draws one prompt with vectors that are still being learned, always out of the same noise."""
+    """Samples one prompt with vectors that are still being learned, always from the same noise."""
 
     def __init__(self, backbone: ComfyBackbone, prompt: str, vectors: int, *, steps: int, seed: int) -> None:
-        """`prompt` has a {} for the person. Raises ValueError where it has none, or where it is too long."""
+        """`prompt` has a {} for the person. Raises ValueError if it has none, or if it is too long."""
         self._sampling = backbone.model_sampling
         self._vocabulary_size = backbone.vocabulary_size
         self._steps, self._seed = steps, seed
@@ -45,8 +45,8 @@ class PromptSampler:
         sampling, guidance = self._sampling, self._guidance
 
         def denoised(noisy: Tensor, sigma: Tensor) -> Tensor:
-            # A cancel is found before each look of the model, not only between steps of learning.
-            mm.throw_exception_if_processing_interrupted()
+            # Cancel works before each call of the model, not only between steps of learning.
+            stop_if_cancelled()
             twice, sigmas = noisy.expand(2, -1, -1, -1), sigma.expand(2)
             output = model.predict(sampling.calculate_input(sigmas, twice), sampling.timestep(sigmas).long(), context)
             without, with_person = sampling.calculate_denoised(sigmas, output, twice).split(1)

@@ -24,7 +24,7 @@ def clip_with_tokens(
     """A clone of CLIP that finds `embedding:NAME` for these names before it looks at the embeddings folders.
 
     The clone shares the model; only its tokenizer is its own, and calls `on_read` with each of these names that it finds
-    in a prompt. Raises ValueError where a token does not fit the CLIP.
+    in a prompt. Raises ValueError if a token does not fit the CLIP.
     """
     for token in tokens.values():
         token.check_fits(clip_width(clip))
@@ -32,7 +32,7 @@ def clip_with_tokens(
     clone = clip.clone()
     clone.tokenizer = copy.copy(clip.tokenizer)
     tokenizer = copy.copy(getattr(clip.tokenizer, name))
-    # The host skips `embedding:` altogether where it has no folder to look in.
+    # The host skips `embedding:` altogether if it has no folder to look in.
     tokenizer.embedding_directory = tokenizer.embedding_directory or []
     tokenizer._try_get_embedding = _lookup(tokenizer._try_get_embedding, tokens, on_read)
     setattr(clone.tokenizer, name, tokenizer)

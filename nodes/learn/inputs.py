@@ -1,14 +1,19 @@
-"""The inputs of Learn Face. Their order is a contract: saved workflows hold the widgets' values by position."""
+"""The inputs of Learn Face, and the settings that they stand for.
+
+Their order is a contract: saved workflows hold the widgets' values by position.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..crossinit_core import PRESETS
-from ..crossinit_core.learning.settings import MEMORY_MODES
-from ..crossinit_core.precision import PRECISIONS
-from .learn_display import Samples
-from .sockets import CrossInitSocket
+from ...crossinit_core import PRESETS, InversionSettings
+from ...crossinit_core.learning.settings import MEMORY_MODES
+from ...crossinit_core.precision import PRECISIONS
+from ..sockets import CrossInitSocket
+from .samples import SampleSettings
 
 CUSTOM = "custom"
 
@@ -43,7 +48,7 @@ def learn_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=2**64 - 1,
-            # Off, so that the page does not draw a new seed, and learn anew, at every run.
+            # Off, so that the page does not choose a new seed, and learn anew, at every run.
             control_after_generate=False,
             tooltip="The same seed and the same inputs give the same token.",
         ),
@@ -106,7 +111,7 @@ def _advanced_inputs() -> list[io.Input]:
             max=64,
             optional=True,
             advanced=True,
-            tooltip="Samples in each step. The published method uses 8.",
+            tooltip="Noisy copies of the photo in each step. The published method uses 8.",
         ),
         io.Int.Input(
             "micro_batch_size",
@@ -116,7 +121,7 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "How many samples go through the model at once; 0 means all of the batch. 1 needs the least "
+                "How much of the batch goes through the model at once; 0 means all of it. 1 needs the least "
                 "memory. The result is the same."
             ),
         ),
@@ -127,7 +132,7 @@ def _advanced_inputs() -> list[io.Input]:
             advanced=True,
             tooltip=(
                 "Needs about half the video memory and a third more time. The result is the same. 'memory' turns it "
-                "on by itself where it is needed."
+                "on by itself if it is needed."
             ),
         ),
         io.Combo.Input(
@@ -137,7 +142,7 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "What the model computes in. auto: fp16 where the GPU is good at it. Where numbers do not fit, the "
+                "What the model computes in. auto: fp16 if the GPU is good at it. If numbers do not fit, the "
                 "node goes on in bf16 or fp32 by itself."
             ),
         ),
@@ -190,13 +195,14 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "Draw sample_prompt after so many steps, and after the first and the last, to see the likeness grow. 0: never. "
+                "Make a picture of sample_prompt after so many steps, and after the first and the last, to see the likeness grow. "
+                "0: never. "
                 "The result is the same; a picture takes half a second on a fast GPU. 40 is good for 'full', 5 for 'fast'."
             ),
         ),
         io.String.Input(
             "sample_prompt",
-            default=Samples.prompt,
+            default=SampleSettings.prompt,
             dynamic_prompts=False,
             optional=True,
             advanced=True,
@@ -204,7 +210,7 @@ def _advanced_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "sample_steps",
-            default=Samples.steps,
+            default=SampleSettings.steps,
             min=1,
             max=100,
             optional=True,
@@ -212,3 +218,28 @@ def _advanced_inputs() -> list[io.Input]:
             tooltip="For sample_every: the sampler's steps for a picture. 8 show enough; more are cleaner and take longer.",
         ),
     ]
+
+
+def settings_of(
+    preset: str,
+    seed: int,
+    micro_batch_size: int = 0,
+    steps: int = _FULL.steps,
+    learning_rate: float = _FULL.learning_rate,
+    resolution: int = 0,
+    **alike: Any,
+) -> InversionSettings:
+    """The settings of a run; `steps` and `learning_rate` count for the custom preset alone, zero is how a widget says None.
+
+    Those of the same name in both come in `alike`.
+    """
+    if preset != CUSTOM:
+        steps, learning_rate = PRESETS[preset].steps, PRESETS[preset].learning_rate
+    return InversionSettings(
+        steps=steps,
+        learning_rate=learning_rate,
+        micro_batch_size=micro_batch_size or None,
+        resolution=resolution or None,
+        seed=seed,
+        **alike,
+    )

@@ -1,0 +1,102 @@
+"""Learn Face: regularized inversion on the graph's own MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...crossinit_core import invert
+from ..errors import tells_errors
+from ..host.backbone import ComfyBackbone
+from ..host.folders import output_folder
+from ..sockets import CATEGORY, SEARCH_ALIASES, CrossInit, LearnedTokenSocket, single
+from .display import Display
+from .inputs import learn_inputs, settings_of
+from .samples import SamplePictures, SampleSettings
+
+WORTH_SAYING = 1.1
+"""How many times a photo has to be enlarged before the node says so."""
+
+
+@tells_errors
+class CrossInitLearn(io.ComfyNode):
+    """Learns a face from a photo."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CrossInitLearn",
+            display_name="Learn Face (train)",
+            category=CATEGORY,
+            description=(
+                "Learns the person on a photo as a few word vectors, which then stand for that person in any prompt. "
+                "Needs a Stable Diffusion 2.x or 1.x checkpoint. Cancel keeps what was learned: the next run goes on."
+            ),
+            search_aliases=SEARCH_ALIASES,
+            # The photos may come as a list of different sizes, so this node takes whole lists.
+            is_input_list=True,
+            inputs=learn_inputs(),
+            outputs=[
+                LearnedTokenSocket.Output(
+                    "token", display_name="token", tooltip="For Save, Apply and Encode Prompt with Learned Token."
+                ),
+                io.LossMap.Output("loss", display_name="loss", tooltip="For ComfyUI's Plot Loss Graph node."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, image: list[Any], mask: list[Any] | None = None, **inputs: list[Any]) -> io.NodeOutput:
+        one = {name: single(name, values) for name, values in inputs.items()}
+        return _learn(cls, image, mask or None, **one)
+
+
+def _learn(
+    node: type[io.ComfyNode],
+    photos: list[Any],
+    masks: list[Any] | None,
+    *,
+    model: Any,
+    clip: Any,
+    vae: Any,
+    cross_init: CrossInit,
+    resume: bool = True,
+    sample_every: int = SampleSettings.every,
+    sample_prompt: str = SampleSettings.prompt,
+    sample_steps: int = SampleSettings.steps,
+    **widgets: Any,
+) -> io.NodeOutput:
+    settings = settings_of(**widgets)
+    backbone = ComfyBackbone(model, clip, vae)
+    samples = SamplePictures(
+        backbone, SampleSettings(sample_every, sample_prompt, sample_steps), len(cross_init.vectors), settings
+    )
+    display = Display(node, backbone, settings.steps, samples)
+    remark = _enlarged(photos, settings.resolution or backbone.resolution)
+    result = invert(
+        backbone,
+        cross_init.vectors,
+        settings,
+        images=photos,
+        masks=masks,
+        on_step=display.report,
+        observe=display.observe,
+        resume_folder=resume_folder(),
+        resume=resume,
+        metadata=cross_init.facts,
+    )
+    return io.NodeOutput(display.finish(result.token, result.summary(), remark), {"loss": result.losses})
+
+
+def resume_folder() -> Path:
+    """Where resume files lie, under ComfyUI's output folder."""
+    return output_folder() / "crossinit" / "resume"
+
+
+def _enlarged(photos: list[Any], side: int) -> str:
+    """Says by how much the smallest photo is enlarged to the side that is learned at; empty if that is not worth it."""
+    sizes = [min(photo.shape[1:3]) for photo in photos if getattr(photo, "ndim", 0) == 4]
+    times = side / min(sizes, default=side)
+    return f"photo enlarged {times:.1f} times to {side} px" if times >= WORTH_SAYING else ""
