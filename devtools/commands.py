@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools.comfyui import older
-from devtools.comfyui.links import prepare_base
-from devtools.comfyui.server import ComfyServer, ServerError, offline_environment
-from devtools.setup import browser, hosts
-from devtools.setup.environment import prepare_existing, prepare_pinned
-from devtools.setup.progress import CommandError, run_logged, say
-from devtools.setup.stages import Layout, Stamps
+from .comfyui import older
+from .comfyui.links import prepare_base
+from .comfyui.server import ComfyServer, ServerError, offline_environment
+from .setup import browser, hosts
+from .setup.environment import prepare_existing, prepare_pinned
+from .setup.progress import CommandError, run_logged, say
+from .setup.stages import Layout, Stamps
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ def learned(live: Live) -> Any:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
-    from devtools.page.comfy_page import chromium
+    from devtools.page.driver import chromium
     from devtools.setup.browser import find_browser
 
     if find_browser(os.environ) is None:
@@ -268,7 +268,7 @@ def page_url(live: Live) -> str:
 @pytest.fixture(scope="module")
 def classic(browser: Any, page_url: str) -> Iterator[Any]:
     """The page as a new local installation shows it."""
-    from devtools.page.comfy_page import ComfyPage
+    from devtools.page.driver import ComfyPage
 
     page = ComfyPage.open(browser, page_url)
     yield page
@@ -278,7 +278,7 @@ def classic(browser: Any, page_url: str) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def newer(browser: Any, page_url: str) -> Iterator[Any]:
     """The page with its newer nodes, "Nodes 2.0", and with previews in KSampler too."""
-    from devtools.page.comfy_page import ComfyPage
+    from devtools.page.driver import ComfyPage
 
     page = ComfyPage.open(
         browser, page_url, {"Comfy.VueNodes.Enabled": True, "Comfy.Execution.PreviewMethod": "latent2rgb"}

@@ -19,10 +19,10 @@ from devtools.comfyui.links import prepare_base
 from devtools.comfyui.older import NEWEST, OLDEST, RELEASES, Release
 from devtools.comfyui.server import ComfyServer
 from devtools.docs import locales
-from devtools.page.comfy_page import ComfyPage, chromium
+from devtools.page.driver import ComfyPage, chromium
 from devtools.setup.browser import find_browser
-from devtools.standins.stage import SMALL_MINIATURE
 from devtools.workflows.miniature import DRESSED_PICTURES, PLAIN_PICTURES
+from devtools.workflows.settings import SMALL_MINIATURE
 from devtools.workflows.shipped import MINIATURE
 from miniature.training.pack import WEIGHTS
 

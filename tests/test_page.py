@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from devtools.page.comfy_page import ComfyPage
+from devtools.page.driver import ComfyPage
 from devtools.setup.browser import find_browser
-from devtools.standins.stage import SMALL
+from devtools.workflows.settings import SMALL
 from devtools.workflows.shipped import WORKFLOWS
 
 REPOSITORY = Path(__file__).resolve().parents[1]

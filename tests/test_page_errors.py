@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devtools.page import hands
-from devtools.page.comfy_page import ComfyPage, PageError
+from devtools.page.driver import ComfyPage, PageError
 from devtools.page.hands import Placed
 from devtools.setup.browser import find_browser
 from devtools.standins.stage import SD1_CHECKPOINT

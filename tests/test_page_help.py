@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from devtools.docs import locales
-from devtools.page.comfy_page import ComfyPage
+from devtools.page.driver import ComfyPage
 from devtools.setup.browser import find_browser
 
 DOCS = Path(__file__).resolve().parents[1] / "web" / "docs"

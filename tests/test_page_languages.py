@@ -11,7 +11,7 @@ import pytest
 
 from devtools.docs import locales
 from devtools.page import hands
-from devtools.page.comfy_page import ComfyPage
+from devtools.page.driver import ComfyPage
 from devtools.setup.browser import find_browser
 from devtools.workflows.shipped import WORKFLOWS
 

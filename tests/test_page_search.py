@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from devtools.page import hands
-from devtools.page.comfy_page import ComfyPage
+from devtools.page.driver import ComfyPage
 from devtools.setup.browser import find_browser
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "test-output"

@@ -18,10 +18,10 @@ from safetensors import safe_open
 from devtools.comfyui.links import PACK_NAME, prepare_base
 from devtools.comfyui.server import ComfyServer
 from devtools.page import hands
-from devtools.page.comfy_page import ComfyPage
+from devtools.page.driver import ComfyPage
 from devtools.setup.browser import find_browser
-from devtools.standins.stage import SMALL_MINIATURE
 from devtools.workflows.miniature import DRESSED, DRESSED_PICTURES, DRESSED_SAMPLER, PLAIN_SAMPLER
+from devtools.workflows.settings import SMALL_MINIATURE
 from devtools.workflows.shipped import MINIATURE, WORKFLOWS
 from miniature.training.pack import WEIGHTS
 

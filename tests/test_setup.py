@@ -16,7 +16,7 @@ import pytest
 
 from devtools import commands
 from devtools.comfyui import links
-from devtools.comfyui.server import prepare_base
+from devtools.comfyui.links import prepare_base
 from devtools.setup import comfyui_source, hosts
 from devtools.setup.environment import check_disk, check_python
 from devtools.setup.stages import Layout, requirements_of

@@ -17,10 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from devtools.comfyui.links import PACK_NAME, link_pack, prepare_base
-
-__all__ = ["PACK_NAME", "ComfyServer", "ServerError", "link_pack", "offline_environment", "prepare_base"]
-
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # A proxy named in the environment must not be asked for 127.0.0.1.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))

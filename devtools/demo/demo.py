@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 
 from ..comfyui.answers import Interrupted, PromptError
-from ..comfyui.links import prepare_base
+from ..comfyui.links import PACK, prepare_base
 from ..comfyui.server import ServerError
 from . import miniature as demo_miniature
 from . import photo as demo_photo
-from .parts import PACK
 
 
 def main() -> int:

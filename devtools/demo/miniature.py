@@ -21,10 +21,14 @@ from miniature.training.captions import Prompt
 
 from ..comfyui.answers import Event, History
 from ..comfyui.client import Client
-from ..workflows.graphs import Json, set_widget, to_api
+from ..workflows.graph import Change, ids_of, with_values
 from ..workflows.miniature import DRESSED, DRESSED_PICTURES, PLAIN, PLAIN_PICTURES, SHOWN, WORKFLOW
+from ..workflows.prompt import to_prompt
+from ..workflows.saved_workflow import saved_workflow
+from ..workflows.shipped import WORKFLOWS
+from ..workflows.widgets import Json
 from .jury import Findings, Jury, Pictures
-from .parts import PACK, Progress, fetch, list_results, running
+from .parts import Progress, fetch, list_results, running
 from .sheet import Tile, contact_sheet
 
 PERSON = SHOWN
@@ -110,24 +114,23 @@ def show(
 def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], learning: Mapping[str, object]) -> Run:
     """Run the workflow once for every prompt; only the first run learns."""
     info = client.object_info()
-    workflow: Json = json.loads((PACK / "workflows" / f"{WORKFLOW}.json").read_text(encoding="utf-8"))
-    changes: list[tuple[str, str, object]] = [
+    changes: list[Change] = [
         ("CrossInitDrawnPerson", "seed", person),
         ("CrossInitSave", "name", TOKEN),
         ("EmptyLatentImage", "batch_size", EACH),
         (PLAIN, "text", prompts[0].text),
         *(("CrossInitLearn", name, value) for name, value in learning.items()),
     ]
-    for node, name, value in changes:
-        set_widget(workflow, node, name, value, info)
-    ids = {node.get("title") or node["type"]: str(node["id"]) for node in workflow["nodes"]}
+    workflow = with_values(WORKFLOWS[WORKFLOW], *changes)
+    ids = ids_of(workflow)
     progress = _LastWords(ids["CrossInitLearn"], Progress(workflow))
     histories: list[History] = []
     for number, prompt in enumerate(prompts[1:], start=1):
-        set_widget(workflow, DRESSED, "text", prompt.text, info)
+        workflow = with_values(workflow, (DRESSED, "text", prompt.text))
+        saved = saved_workflow(workflow, info)
         began = time.monotonic()
         follow = None if histories else progress
-        histories.append(client.run(to_api(workflow, info), workflow, on_event=follow, timeout=24 * 3600))
+        histories.append(client.run(to_prompt(workflow, info), saved, on_event=follow, timeout=24 * 3600))
         if number == 1:
             print("\n\nThe person is learned. Drawing:", flush=True)
         seconds = "" if number == 1 else f"  {time.monotonic() - began:.0f} s"
@@ -142,7 +145,7 @@ def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], learn
         loss=first.images(ids["LossGraphNode"]),
         learned=progress.text,
         file=str(first.outputs[ids["CrossInitSave"]]["file"][0]),
-        workflow=workflow,
+        workflow=saved,
     )
 
 

@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..comfyui.links import PACK
+
 Json = dict[str, Any]
 
-FOLDER = Path(__file__).resolve().parents[2] / "locales"
+FOLDER = PACK / "locales"
 ENGLISH = FOLDER / "english.json"
 """ComfyUI reads the folders of languages beside it, not this file: the nodes' own text is English."""
 
@@ -88,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     base = arguments.base.resolve()
-    prepare_base(base, FOLDER.parent)
+    prepare_base(base, PACK)
     log = base / "locales-server.log"
     with ComfyServer(arguments.comfyui.resolve(), base, log=log) as server, Client(server.url) as client:
         write(ENGLISH, english(client.object_info()))

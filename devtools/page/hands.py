@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import Locator, TimeoutError
 
-from .comfy_page import ComfyPage, PageError
+from .driver import ComfyPage, PageError
 
 Point = tuple[float, float]
 

@@ -1,6 +1,6 @@
 """The environment that run.py makes: `.venv`, and the pinned ComfyUI in `.host`. Standard library only.
 
-It is made in stages, which are in setup_stages.py. A finished stage is stamped in `.host/setup.json` with a hash of
+It is made in stages, which are in stages.py. A finished stage is stamped in `.host/setup.json` with a hash of
 what it was made from, so that the next start neither runs pip nor needs the network, and an interrupted one goes on.
 """
 
@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from devtools.setup.hosts import SetupError, missing_packages
-from devtools.setup.progress import CommandError, run_logged, say
-from devtools.setup.stages import PIP, TORCH, Layout, Stage, Stamps, make_stages, requirements_of, version_text
+from .hosts import SetupError, missing_packages
+from .progress import CommandError, run_logged, say
+from .stages import PIP, TORCH, Layout, Stage, Stamps, make_stages, requirements_of, version_text
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
 

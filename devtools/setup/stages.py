@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools.setup import comfyui_source as source
-from devtools.setup.hosts import SetupError, is_comfyui, python_of
-from devtools.setup.progress import run_logged
+from . import comfyui_source as source
+from .hosts import SetupError, is_comfyui, python_of
+from .progress import run_logged
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")

@@ -1,8 +1,8 @@
-"""The workflows that learn a face, in the short form that `author` turns into files."""
+"""The workflows that learn a face, as short descriptions (`graph`)."""
 
 from __future__ import annotations
 
-from .author import Node, Workflow
+from .graph import Node, Workflow
 from .layout import Column, Frame, lay_out
 from .parts import (
     CLIP,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .author import GROUP_COLORS, Link, Node, Note, Workflow
+from .graph import GROUP_COLORS, Link, Node, Note, Workflow
 from .layout import Column, Frame, lay_out
 
 WORKFLOW = "04-try-it-without-downloads"

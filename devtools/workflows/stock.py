@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .author import Node, Workflow
+from .graph import Node, Workflow
 from .layout import Column, Frame, lay_out
 from .parts import (
     CLIP,

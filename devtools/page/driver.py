@@ -134,6 +134,25 @@ class ComfyPage(PageNodes):
         if not done:
             raise PageError(f"The graph has no single node '{node}' with a widget '{name}'.")
 
+    def set_widgets(self, *changes: tuple[str, str, Any]) -> None:
+        """Set widgets, each on all nodes of a type or title; a change for which the graph has no node does nothing."""
+        self.page.evaluate(
+            """changes => {
+                for (const [wanted, name, value] of changes)
+                    for (const node of app.graph.nodes.filter(n => n.type === wanted || n.title === wanted)) {
+                        const widget = node.widgets.find(w => w.name === name)
+                        if (!widget) throw new Error(`${wanted} has no widget ${name}`)
+                        widget.value = value
+                        widget.callback?.(value, app.canvas, node)
+                    }
+            }""",
+            [list(one) for one in changes],
+        )
+
+    def prompt(self) -> dict[str, Any]:
+        """What the page would send if Run were pressed now, in API form."""
+        return dict(self.page.evaluate("async () => (await app.graphToPrompt()).output"))
+
     def run(self, seconds: float = 300) -> None:
         """Press Run and wait for the end. Raises PageError with what the page says where it does not end well."""
         self.start()
