@@ -22,6 +22,9 @@ from .setup.environment import prepare_existing, prepare_pinned
 from .setup.progress import CommandError, run_logged, say
 from .setup.stages import Layout, Stamps
 
+QUICK = "not live and not page and not gpu and not slow"
+"""The quick tests, as pytest's -m takes it. The markers are explained in pyproject.toml."""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -90,7 +93,10 @@ def parse(arguments: Sequence[str], description: str | None = None) -> tuple[arg
     demo.add_argument("--preset", choices=("fast", "full"), help="how long to learn")
     demo.add_argument("--out", type=Path, metavar="FOLDER", help="default: demo-output beside run.py")
 
-    add("test", run_test, "Run the tests. All other arguments go to pytest, for instance: -k graphs -x")
+    test = add("test", run_test, "Run the tests. All other arguments go to pytest, for instance: -k graphs -x")
+    test.add_argument(
+        "--quick", action="store_true", help="only what needs no ComfyUI server, no browser, no GPU and little time"
+    )
 
     serve = add("serve", run_serve, "Open ComfyUI with this pack in it. Arguments behind -- go to ComfyUI.")
     serve.add_argument("--port", type=int, default=8188, help="default: %(default)s")
@@ -138,13 +144,18 @@ def run_demo(options: argparse.Namespace, passed: list[str], layout: Layout) -> 
 
 def run_test(options: argparse.Namespace, passed: list[str], layout: Layout) -> int:
     environment = prepare(options, layout, ["test"])
-    chromium = prepare_browser(layout, environment)
-    prepare_older(layout, environment)
-    variables = {"CROSSINIT_CHROMIUM": str(chromium)} if chromium else {}
+    tier: list[str] = []
+    variables: dict[str, str] = {}
+    if options.quick:
+        tier = ["-m", QUICK]
+    else:
+        if chromium := prepare_browser(layout, environment):
+            variables["CROSSINIT_CHROMIUM"] = str(chromium)
+        prepare_older(layout, environment)
     # Tests that are named on the command line take the place of the whole folder.
     named = any(not word.startswith("-") and (layout.root / word.split("::")[0]).exists() for word in passed)
     command = hosts.module_command(environment.python, layout.root, "pytest")
-    return run_child([*command, *([] if named else ["tests"]), *passed], layout, environment, variables)
+    return run_child([*command, *([] if named else ["tests"]), *tier, *passed], layout, environment, variables)
 
 
 def run_bench(options: argparse.Namespace, passed: list[str], layout: Layout) -> int:

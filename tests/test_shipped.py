@@ -7,9 +7,8 @@ loader takes a file of full size is tested in test_live.py and test_page.py.
 from __future__ import annotations
 
 import io
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,9 +21,9 @@ from PIL import Image, ImageFilter
 
 from crossinit_core import load_learned_token
 from devtools.comfyui.links import PACK_NAME
+from devtools.comfyui.server import ComfyServer
 from devtools.docs.screenshots import LARGEST_THUMBNAIL, THUMBNAIL
 from devtools.page.driver import ComfyPage
-from devtools.setup.browser import find_browser
 from devtools.workflows.faces import EXPRESSIONS, FOLDERS, PROMPTS, SHEET, STRIP
 from devtools.workflows.miniature import DRESSED_PICTURES, PLAIN_PICTURES
 from devtools.workflows.parts import CHECKPOINT, CHECKPOINT_URL, CONTROLNET, CONTROLNET_URL, LORA, OTHER_FILES, SCENE
@@ -65,13 +64,7 @@ PICTURES: dict[str, dict[str, list[list[int]]]] = {
 }
 """Width and height of every picture that nodes, by type or title, show after a run."""
 
-pytestmark = [
-    pytest.mark.skipif(
-        find_browser(os.environ) is None,
-        reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
-    ),
-    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature"),
-]
+pytestmark = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature")
 
 
 @dataclass(frozen=True)
@@ -86,20 +79,13 @@ class Painted:
 
 
 @pytest.fixture(scope="module")
-def painted(
-    comfyui: Path, server_arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Painted]:
-    from devtools.comfyui.server import ComfyServer
+def painted(start_server: Callable[..., ComfyServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painted]:
     from devtools.standins.miniature.stage import set_miniature_stage
 
     base = tmp_path_factory.mktemp("painted")
     set_miniature_stage(base)
-    server = ComfyServer(comfyui, base, extra_args=server_arguments, log=base / "server.log")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMP_NUM_THREADS", "1")
-        server.start()
-    yield Painted(server.url, base)
-    server.stop()
+    with start_server(base) as server:
+        yield Painted(server.url, base)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -41,7 +41,8 @@ class ComfyServer:
     `base` becomes ComfyUI's `--base-directory` (make it with `prepare_base`), so that nothing is
     written to the ComfyUI folder, and nothing is fetched from the network. With `base=None` the
     server keeps ComfyUI's own folders and settings. `port=0` picks a free port. Without `log` the
-    server prints to the terminal. `--cpu` is added where torch finds no accelerator.
+    server prints to the terminal. `--cpu` is added if torch finds no accelerator. `environment` is
+    added to the variables that the server gets.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ComfyServer:
         extra_args: Sequence[str] = (),
         log: Path | None = None,
         timeout: float = 300.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.comfyui = comfyui
         self.base = base
@@ -62,6 +64,7 @@ class ComfyServer:
         self.extra_args = tuple(extra_args)
         self.log = log
         self.timeout = timeout
+        self.environment = dict(environment or {})
         self.seconds_to_start: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -94,7 +97,7 @@ class ComfyServer:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.comfyui,
-                env=offline_environment() if self.base else {**os.environ, "PYTHONUTF8": "1"},
+                env={**(offline_environment() if self.base else {**os.environ, "PYTHONUTF8": "1"}), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
