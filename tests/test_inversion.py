@@ -14,7 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossinit_core import InversionSettings, StepReport, TrainingBatch, cross_initialize, invert, load_celebrity_names
+from crossinit_core import (
+    InversionSettings,
+    LearnedToken,
+    StepReport,
+    TrainingBatch,
+    cross_initialize,
+    invert,
+    load_celebrity_names,
+)
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from tests.tiny_learning import PHOTO, SMALL, Watched, broken, learn
 from tests.tiny_models import MODELS, Draws, make_draws
@@ -134,7 +142,16 @@ def test_a_seed_gives_the_same_token_to_the_last_bit(eps: Draws) -> None:
 
 
 def test_the_largest_seed_works(eps: Draws) -> None:
-    learn(eps, replace(SMALL, steps=1, seed=2**64 - 1))
+    def learned(seed: int) -> LearnedToken:
+        return learn(eps, replace(SMALL, steps=1, seed=seed)).token
+
+    largest = 2**64 - 1
+    token = learned(largest)
+    assert token.metadata["crossinit.seed"] == str(largest)
+    assert torch.equal(token.vectors, learned(largest).vectors)
+    # It is neither cut off at another limit nor taken for its neighbour. (Of a seed, torch's CPU generator uses 32 bits.)
+    for other in (0, 1, largest - 1):
+        assert not torch.equal(token.vectors, learned(other).vectors), other
 
 
 def test_nobody_elses_random_numbers_are_used_up(eps: Draws) -> None:
