@@ -211,7 +211,7 @@ def run_serve(options: argparse.Namespace, passed: list[str], layout: Layout) ->
 
 
 def prepare(options: argparse.Namespace, layout: Layout, groups: Sequence[str]) -> Environment:
-    """The environment that the options ask for, with the packages of `groups`; made where it is ours to make."""
+    """The environment that the options ask for, with the packages of `groups`; made if it is ours to make."""
     found = hosts.find_comfyui(options.comfyui, os.environ, layout.root)
     if found is None or (layout.comfyui.exists() and found.samefile(layout.comfyui)):
         prepare_pinned(layout, groups)
@@ -225,7 +225,7 @@ def prepare(options: argparse.Namespace, layout: Layout, groups: Sequence[str]) 
 
 
 def prepare_browser(layout: Layout, environment: Environment, try_again: bool = False) -> Path | None:
-    """A browser for the page tests. What could not be installed once is only tried again by `setup`."""
+    """A browser for the page tests. After a failure only `setup` tries again."""
     stamps = Stamps(layout.stamps)
     known = stamps.get("browser") or ""
     failed = known.startswith("failed:")
@@ -246,8 +246,7 @@ def prepare_browser(layout: Layout, environment: Environment, try_again: bool = 
 
 
 def prepare_older(layout: Layout, environment: Environment, try_again: bool = False) -> None:
-    """An older ComfyUI and a newer page for the tests, beside the pinned one. What could not be had once is only tried again
-    by `setup`."""
+    """An older ComfyUI and a newer page for the tests, beside the pinned one. After a failure only `setup` tries again."""
     stamps = Stamps(layout.stamps)
     for release, stamp in ((older.OLDEST, "older"), (older.NEWEST, "newer page")):
         if not environment.pinned or release.is_in(layout.host):
@@ -261,7 +260,7 @@ def prepare_older(layout: Layout, environment: Environment, try_again: bool = Fa
             older.fetch(release, layout.host, environment.python, lambda line: run_logged(line, "ComfyUI", layout.log))
         except RuntimeError as error:
             stamps.add(stamp, f"failed: {error}")
-            say(f"ComfyUI {release.name} could not be had, so its tests will be skipped: {error}")
+            say(f"ComfyUI {release.name} could not be fetched, so its tests will be skipped: {error}")
 
 
 def run_child(

@@ -107,7 +107,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone(tiny_models: Path) -> Any:
-    """The tiny model that predicts noise, in memory once: whoever changes its weights puts them back."""
+    """The tiny model that predicts noise, in memory once: a test that changes its weights restores them."""
     from crossinit_core.diffusers_backbone import DiffusersBackbone
 
     return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
@@ -123,7 +123,7 @@ def v0(backbone: Any) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def eps(backbone: Any) -> Any:
-    """The tiny model that predicts noise, with a start and draws of its training."""
+    """The tiny model that predicts noise, with a start and batches of its training."""
     from tests.tiny_models import make_draws
 
     return make_draws(backbone)

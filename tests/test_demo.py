@@ -61,14 +61,14 @@ def test_a_learned_person_is_nearer_to_the_truth_than_any_celebrity_and_most_peo
 @needs_weights
 def test_prompts_still_change_the_scene(shown: Shown) -> None:
     assert shown.findings.editability >= 0.75
-    plain = shown.jury.look(shown.made.drawn[0])
+    plain = shown.jury.look(shown.made.pictures[0])
     for prompt in PROMPTS[1:]:
         assert not plain.shows(prompt.asks).any(), f"the plain picture shows what '{prompt.text}' asks"
 
 
 @needs_weights
 def test_the_pictures_are_clean_portraits(shown: Shown) -> None:
-    assert (shown.jury.look(np.concatenate(shown.made.drawn)).clean > 0.5).mean() >= 0.9
+    assert (shown.jury.look(np.concatenate(shown.made.pictures)).clean > 0.5).mean() >= 0.9
 
 
 @needs_weights

@@ -59,6 +59,14 @@ def test_requirements_follow_the_projects_references_to_itself() -> None:
         requirements_of(ROOT / "pyproject.toml", ["nonsense"])
 
 
+def test_the_commands_need_no_package_that_is_not_installed_yet() -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import devtools.commands; print(*sys.modules)"
+    alone = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, encoding="utf-8")
+    assert alone.returncode == 0, alone.stderr
+    roots = {name.partition(".")[0] for name in alone.stdout.split()} - {"__main__", "devtools"}
+    assert not [name for name in roots if name not in sys.stdlib_module_names and not name.startswith("_")]
+
+
 # The pinned ComfyUI
 
 

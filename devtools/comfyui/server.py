@@ -116,7 +116,7 @@ class ComfyServer:
         return self
 
     def stop(self) -> None:
-        """Ask the server to end, and end it by force where it does not within ten seconds."""
+        """Ask the server to end, and end it by force if it does not end within ten seconds."""
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
@@ -131,7 +131,7 @@ class ComfyServer:
             process.wait()
 
     def log_text(self) -> str:
-        """What the server printed so far, without colours; empty where it prints to the terminal."""
+        """What the server printed so far, without colours; empty if it prints to the terminal."""
         if self.log is None or not self.log.is_file():
             return ""
         return _ANSI.sub("", self.log.read_text(encoding="utf-8", errors="replace"))

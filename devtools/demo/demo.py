@@ -18,7 +18,7 @@ from . import photo as demo_photo
 
 
 def main() -> int:
-    """Run the demo; the exit code is 0 where everything was made."""
+    """Run the demo; the exit code is 0 if everything was made."""
     parser = argparse.ArgumentParser(prog="run.py demo", description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI folder to run")
     parser.add_argument("--base", type=Path, required=True, help="the server's own folder for models and pictures")

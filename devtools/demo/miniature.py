@@ -64,7 +64,7 @@ class Run:
     saved file's name, and the workflow."""
 
     portrait: Pictures
-    drawn: list[Pictures]
+    pictures: list[Pictures]
     loss: list[Json]
     learned: str
     file: str
@@ -94,14 +94,14 @@ def run(arguments: argparse.Namespace) -> None:
 def show(
     client: Client, base: Path, out: Path, person: int, prompts: Sequence[Prompt], learning: Mapping[str, object]
 ) -> tuple[Run, Findings]:
-    """Learn a person, draw it in every prompt, have it judged; leave a contact sheet and all that it came from.
+    """Learn a person, sample every prompt, have the pictures judged; leave a contact sheet and all that it came from.
 
     base is the server's base directory. The first prompt is the plain one. learning changes widgets of Learn Face.
     """
     jury = Jury(pack.WEIGHTS, person)
-    made = learn_and_draw(client, person, prompts, learning)
+    made = learn_and_sample(client, person, prompts, learning)
     paintings = through_vae(client, jury.paintings(prompts), base / "input")
-    findings = jury.findings(prompts, made.drawn, paintings)
+    findings = jury.findings(prompts, made.pictures, paintings)
     fetch(client, made.loss, out / "loss")
     shutil.copyfile(base / "models" / "embeddings" / made.file, out / made.file)
     workflow = json.dumps(made.workflow, indent=1, ensure_ascii=False)
@@ -111,7 +111,7 @@ def show(
     return made, findings
 
 
-def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], learning: Mapping[str, object]) -> Run:
+def learn_and_sample(client: Client, person: int, prompts: Sequence[Prompt], learning: Mapping[str, object]) -> Run:
     """Run the workflow once for every prompt; only the first run learns."""
     info = client.object_info()
     changes: list[Change] = [
@@ -132,13 +132,13 @@ def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], learn
         follow = None if histories else progress
         histories.append(client.run(to_prompt(workflow, info), saved, on_event=follow, timeout=24 * 3600))
         if number == 1:
-            print("\n\nThe person is learned. Drawing:", flush=True)
+            print("\n\nThe person is learned. Now the prompts:", flush=True)
         seconds = "" if number == 1 else f"  {time.monotonic() - began:.0f} s"
         print(f"  {number:2d} of {len(prompts) - 1}  {prompt.text}{seconds}", flush=True)
     first = histories[0]
     return Run(
         portrait=_pictures(client, first, ids["CrossInitDrawnPerson"]),
-        drawn=[
+        pictures=[
             _pictures(client, first, ids[PLAIN_PICTURES]),
             *(_pictures(client, history, ids[DRESSED_PICTURES]) for history in histories),
         ],
@@ -189,7 +189,7 @@ def described(findings: Findings) -> list[str]:
 def sheet(jury: Jury, prompts: Sequence[Prompt], made: Run, findings: Findings) -> Image.Image:
     """The portrait, and the first picture of each prompt with what the judge sees in it."""
     tiles = [Tile(made.portrait[0], "The portrait: all that was learned from", framed=True)]
-    for prompt, pictures in zip(prompts, made.drawn, strict=True):
+    for prompt, pictures in zip(prompts, made.pictures, strict=True):
         verdict = jury.look(pictures[:1])
         marks: list[tuple[str, bool | None]] = [
             (SAID.get(name, value), bool(verdict.shows({name: value})[0])) for name, value in prompt.asks.items()

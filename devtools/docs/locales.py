@@ -2,8 +2,8 @@
 
     python -m devtools.docs.locales --comfyui COMFYUI --base DIRECTORY
 
-writes `locales/english.json`, the English text from which the translations were made. A test fails where the nodes say
-something else by now: then write it anew, look at what git shows as changed, and translate that in every language.
+writes `locales/english.json`, the English text from which the translations were made. A test fails once the nodes say
+something else: then write it anew, look at what git shows as changed, and translate that in every language.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class PageError(RuntimeError):
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser that CROSSINIT_CHROMIUM names, or an installed one. Raises PageError where there is none."""
+    """The browser that CROSSINIT_CHROMIUM names, or an installed one. Raises PageError if there is none."""
     path = find_browser(os.environ)
     if path is None:
         raise PageError("There is no Chromium, Chrome or Edge. Install one, or set CROSSINIT_CHROMIUM to its path.")
@@ -119,7 +119,7 @@ class ComfyPage(PageNodes):
         )
 
     def set_widget(self, node: str, name: str, value: Any) -> None:
-        """Set a widget of the one node of this type, as an edit in the page does. Raises PageError where there is none."""
+        """Set a widget of the one node of this type, as an edit in the page does. Raises PageError if there is none."""
         done = self.page.evaluate(
             f"""([node, name, value]) => {{
                 const owner = {FIND}(node)
@@ -154,7 +154,7 @@ class ComfyPage(PageNodes):
         return dict(self.page.evaluate("async () => (await app.graphToPrompt()).output"))
 
     def run(self, seconds: float = 300) -> None:
-        """Press Run and wait for the end. Raises PageError with what the page says where it does not end well."""
+        """Press Run and wait for the end. Raises PageError with what the page says if it does not end well."""
         self.start()
         self.wait_for_end(seconds)
 
@@ -201,7 +201,7 @@ class ComfyPage(PageNodes):
         )
 
     def cancel(self) -> None:
-        """Press the red button, and wait until the run has stopped. Raises PageError where it ended otherwise."""
+        """Press the red button, and wait until the run has stopped. Raises PageError if it ended otherwise."""
         self.page.get_by_role("button", name="Cancel current run").first.click()
         self.page.wait_for_function("() => window.crossinitEnd", timeout=60_000)
         end = self.page.evaluate("() => window.crossinitEnd")

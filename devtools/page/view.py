@@ -1,4 +1,4 @@
-"""How ComfyUI's page looks: where nodes and groups stand, the part that the window shows, and pictures of it."""
+"""How ComfyUI's page looks: places of nodes and groups, the part that the window shows, and pictures of it."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ class PageView:
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
     def nodes(self) -> list[Box]:
-        """The nodes and notes as they are drawn."""
+        """The nodes and notes as they are shown."""
         return [
             Box(*box)
             for box in self.page.evaluate(
                 """() => app.graph.nodes.map(n => {
-                    const drawn = document.querySelector(`.lg-node[data-node-id="${n.id}"]`)
-                    if (!drawn) {
+                    const shown = document.querySelector(`.lg-node[data-node-id="${n.id}"]`)
+                    if (!shown) {
                         const [x, y, w, h] = n.boundingRect
                         return [n.title, x, y, x + w, y + h]
                     }
-                    const box = drawn.getBoundingClientRect()
+                    const box = shown.getBoundingClientRect()
                     const canvas = app.canvas.canvas.getBoundingClientRect()
                     const { scale, offset } = app.canvas.ds
                     const x = client => (client - canvas.left) / scale - offset[0]

@@ -52,7 +52,7 @@ def prepare_pinned(layout: Layout, groups: Sequence[str]) -> None:
 def prepare_existing(layout: Layout, python: Path, groups: Sequence[str], *, install_missing: bool) -> None:
     """Check that a Python which is not ours has the packages of `groups`; install them only if told to.
 
-    Without groups nothing is demanded: two nodes want a library each, and say so themselves where it is missing.
+    Without groups nothing is demanded: two nodes need a library each, and say so themselves if it is missing.
     """
     missing = missing_packages(python, requirements_of(layout.root / "pyproject.toml", groups))
     if not missing:

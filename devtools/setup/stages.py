@@ -171,7 +171,7 @@ def _make_venv(layout: Layout, stamps: Stamps) -> None:
     can_pip = importlib.util.find_spec("pip") is not None
     if not _succeeds(layout.python, "-c", "import encodings"):
         if layout.venv.exists() and not (layout.venv / "pyvenv.cfg").is_file():
-            raise SetupError(f"{layout.venv} exists and is no Python environment. Move it away.")
+            raise SetupError(f"{layout.venv} exists, but is not a Python environment. Move it away.")
         if importlib.util.find_spec("ensurepip") is None and not can_pip:
             _install_ensurepip(run)
         run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(layout.venv)])

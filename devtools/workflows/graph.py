@@ -90,7 +90,7 @@ def ids_of(workflow: Workflow) -> dict[str, str]:
 
 
 def with_values(workflow: Workflow, *changes: Change) -> Workflow:
-    """The workflow with widgets changed. That a node has such a widget is checked where a file or a prompt is made of it.
+    """The workflow with widgets changed. Making a file or a prompt of it checks that the nodes have these widgets.
 
     Raises ValueError if no node or several nodes have the title or type, or if a link feeds the widget, so that its value
     would have no effect.

@@ -176,7 +176,7 @@ def compare_initializations() -> Workflow:
     tokens = {f"tokens.token{number}": (key, 0) for number, key in enumerate(learned)}
     report = Node("report", "CrossInitReport", 700, {}, tokens, grows=True)
     learning = [Column(340, [learn("fast", f"learn_{way}", f"start_{way}", f"Learn Face ({way})")]) for way in ways]
-    drawing = [
+    sampling = [
         Column(340, [positive("a {} person on the beach", "list"), negative(), latent()]),
         Column(340, [sampler(control="fixed"), decode()]),
         Column(340, [grid(3, 512)]),
@@ -191,5 +191,5 @@ def compare_initializations() -> Workflow:
             Frame("3. Learn from each", LEARN, learning),
             Frame("4. Compare", LOOK, [Column(780, [report, together(learned)])]),
         ],
-        [Frame("5. The same prompt for all three", USE, drawing)],
+        [Frame("5. The same prompt for all three", USE, sampling)],
     )

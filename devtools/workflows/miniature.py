@@ -27,8 +27,8 @@ _CLIP: Link = ("miniature", 1)
 _VAE: Link = ("miniature", 2)
 
 
-def _draw(key: str, titles: tuple[str, str, str], text: str, prefix: str) -> tuple[list[Node], Node]:
-    """From a prompt to its pictures: what draws them, and what shows them."""
+def _use(key: str, titles: tuple[str, str, str], text: str, prefix: str) -> tuple[list[Node], Node]:
+    """From a prompt to its pictures: the nodes that sample them, and the one that shows them."""
     values = {
         "seed": 42,
         "control_after_generate": "fixed",
@@ -56,10 +56,10 @@ def _draw(key: str, titles: tuple[str, str, str], text: str, prefix: str) -> tup
 
 
 def try_it_without_downloads() -> Workflow:
-    plain, plain_pictures = _draw(
+    plain, plain_pictures = _use(
         "plain", (PLAIN, PLAIN_SAMPLER, PLAIN_PICTURES), "a photo of a {} person", "drawn-person-plain"
     )
-    dressed, dressed_pictures = _draw(
+    dressed, dressed_pictures = _use(
         "dressed",
         (DRESSED, DRESSED_SAMPLER, DRESSED_PICTURES),
         "a {} person wearing sunglasses on the beach",

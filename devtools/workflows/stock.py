@@ -144,7 +144,7 @@ def inpaint_into_a_photo() -> Workflow:
     ]
     parts = {"destination": ("scaled", 0), "source": ("decode", 0), "mask": ("mask", 0)}
     whole = Node("whole", "ImageCompositeMasked", 160, {"x": 0, "y": 0, "resize_source": False}, parts)
-    drawing = [
+    sampling = [
         Column(340, [sampler(image=("masked", 0), denoise=0.9), decode(), whole]),
         Column(520, [save_picture("learned-face-inpainted", "whole")]),
     ]
@@ -153,6 +153,6 @@ def inpaint_into_a_photo() -> Workflow:
             Frame("1. Checkpoint and face", LOAD, [Column(340, [checkpoint(), load_token(), how])]),
             Frame("2. Photo and mask", LOOK, [Column(360, scene)]),
             Frame("3. Prompt, and where to draw", LEARN, [Column(400, prompt)]),
-            Frame("4. Picture", USE, drawing),
+            Frame("4. Picture", USE, sampling),
         ]
     )

@@ -34,7 +34,7 @@ class Widget:
 
 
 def ordered_specs(definition: Json) -> Iterator[tuple[str, Any]]:
-    """Required inputs, then optional ones, in the order of `input_order` where the server gives one."""
+    """Required inputs, then optional ones, in the order of `input_order` if the server gives one."""
     for group in ("required", "optional"):
         specs = (definition.get("input") or {}).get(group) or {}
         order = (definition.get("input_order") or {}).get(group) or specs
@@ -64,7 +64,7 @@ def widgets_of(name: str, spec: Any) -> Iterator[Widget]:
     if isinstance(spec[0], list):
         options = {**options, "options": spec[0]}
     yield Widget(name, kind, options)
-    # The page's rule: a seed is controlled unless its node says no; others only where their node says so.
+    # The page's rule: a seed is controlled unless its node says no; others only if their node says so.
     controlled = options.get("control_after_generate")
     if controlled is None and kind == "INT":
         controlled = name in ("seed", "noise_seed")
