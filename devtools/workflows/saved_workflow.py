@@ -32,7 +32,7 @@ def saved_workflow(workflow: Workflow, info: Json) -> Json:
             links.append([number, source["id"], output, target["id"], target["inputs"].index(slot), type_])
             slot["link"] = number
             source["outputs"][output]["links"].append(number)
-    saved += [_saved_note(note, number, number - 1) for number, note in enumerate(notes.values(), len(nodes) + 1)]
+    saved += [_saved_note(note, number, len(nodes)) for number, note in enumerate(notes.values(), len(nodes) + 1)]
     boxes = {node.key: (node.pos, node.size) for node in nodes} | {key: (n.pos, n.size) for key, n in notes.items()}
     return {
         "last_node_id": len(saved),
