@@ -122,8 +122,9 @@ def _untidy(page: ComfyPage) -> list[str]:
     return faults
 
 
-def _run_small(page: ComfyPage, name: str) -> None:
+def _run_small(page: ComfyPage, name: str, info: dict[str, Any]) -> None:
     page.load(FILES / f"{name}.json")
+    assert page.prompt() == to_prompt(WORKFLOWS[name], info), "the description means something else than its file"
     page.show_whole_graph()
     assert not page.errors()
     assert not _untidy(page)
@@ -179,24 +180,18 @@ AFTERWARDS = {
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_is_opened_runs_to_its_end_and_shows_its_pictures(
-    classic: ComfyPage, painted: Painted, name: str
+    classic: ComfyPage, painted: Painted, info: dict[str, Any], name: str
 ) -> None:
-    _run_small(classic, name)
+    _run_small(classic, name, info)
     classic.screenshot(SCREENSHOTS / f"{name}.png")
     if name in AFTERWARDS:
         AFTERWARDS[name](painted)
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_it_does_so_in_the_newer_nodes_as_well(newer: ComfyPage, name: str) -> None:
-    _run_small(newer, name)
+def test_it_does_so_in_the_newer_nodes_as_well(newer: ComfyPage, info: dict[str, Any], name: str) -> None:
+    _run_small(newer, name, info)
     newer.screenshot(SCREENSHOTS / f"{name}-newer-nodes.png")
-
-
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_the_page_sends_what_the_description_says(classic: ComfyPage, info: dict[str, Any], name: str) -> None:
-    classic.load(FILES / f"{name}.json")
-    assert classic.prompt() == to_prompt(WORKFLOWS[name], info)
 
 
 def test_every_workflow_is_a_template_with_its_thumbnail(classic: ComfyPage) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ..comfyui.answers import Event
 from ..comfyui.client import Client
 from ..comfyui.server import ComfyServer
-from ..workflows.graph import Workflow, ids_of
+from ..workflows.graph import Workflow
 
 
 @contextmanager
@@ -28,7 +28,7 @@ class Progress:
     """Prints which node runs, and what it says."""
 
     def __init__(self, workflow: Workflow) -> None:
-        self._names = {number: name for name, number in ids_of(workflow).items()}
+        self._names = {str(number): node.name for number, node in enumerate(workflow[0], start=1)}
         self._shown = 0.0
 
     def __call__(self, event: Event) -> None:

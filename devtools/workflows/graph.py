@@ -85,7 +85,7 @@ def numbers_of(workflow: Workflow) -> dict[str, int]:
 
 
 def ids_of(workflow: Workflow) -> dict[str, str]:
-    """The id of each node in a prompt, by its title or, if it has none, its type."""
+    """The id of each node in a prompt, by its title or, if it has none, its type: of several with one name, the last's."""
     return {node.name: str(number) for number, node in enumerate(workflow[0], start=1)}
 
 

@@ -89,7 +89,7 @@ def learn_a_face_fast() -> Workflow:
         "The same as *01-learn-a-face* in a tenth of the time: **preset** is *fast*.",
         "25 steps give a first impression: a person of the right kind. For a close likeness set it to *full*; nothing else "
         "has to change.",
-        "Good for a first look, for trying photos and prompts, and where there is no GPU.",
+        "Good for a first look, for trying photos and prompts, and without a GPU.",
         LARGE,
     )
     using = [

@@ -13,7 +13,7 @@ PLAIN_PICTURES, DRESSED_PICTURES = "Save Image (plain)", "Save Image (prompt)"
 """Titles of nodes of which there are two."""
 
 SHOWN = 20
-"""The drawn person in the file."""
+"""The drawn person in the file: the seed of Paint Drawn Person."""
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 120, 4, 0.08
 """How Learn Face is set: a minute on two processor cores. The vectors go as far from their start as the published ones do
@@ -95,7 +95,7 @@ def try_it_without_downloads() -> Workflow:
                             Node("person", "CrossInitDrawnPerson", 360, {"seed": SHOWN}, grows=True),
                             Note(
                                 "Press **Run**. Nothing is downloaded: the tiny model comes with the pack. It knows drawn faces "
-                                "only, and draws 128 x 128 px.\n\nThe portrait shows somebody whom it has never seen. Another "
+                                "only, in pictures of 128 x 128 px.\n\nThe portrait shows somebody whom it has never seen. Another "
                                 "**seed** is another person.",
                                 "What this is",
                             ),
@@ -114,7 +114,7 @@ def try_it_without_downloads() -> Workflow:
                             Node("start", "CrossInitInitialize", 200, {"vectors": 2}, start),
                             Note(
                                 "Learning starts at the average of the drawn celebrities, and finds the words that make the "
-                                "model draw this person.\n\nLearn Face shows what the model sees while it learns. This takes "
+                                "model show this person.\n\nLearn Face shows what the model sees while it learns. This takes "
                                 "a few seconds on a GPU and a minute or two without one.\n\nThe settings are made for this "
                                 "tiny model: fewer steps than usual, at a higher learning rate. For Stable Diffusion take "
                                 "the presets.\n\n**Cancel** keeps what was learned: the next run goes on from there.",
