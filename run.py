@@ -2,7 +2,7 @@
 """Set-up and entry of this repository: demo, tests, server and benchmarks.
 
     python3 run.py demo      learn a face through a live ComfyUI and look at the result
-    python3 run.py test      every test
+    python3 run.py test      every test; with --quick those that take little time
     python3 run.py serve     open ComfyUI with this pack in it
     python3 run.py bench     list the benchmarks
     python3 run.py setup     only prepare, so that the others later need no network

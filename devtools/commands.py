@@ -14,13 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools.comfyui import older
-from devtools.comfyui.links import prepare_base
-from devtools.comfyui.server import ComfyServer, ServerError, offline_environment
-from devtools.setup import browser, hosts
-from devtools.setup.environment import prepare_existing, prepare_pinned
-from devtools.setup.progress import CommandError, run_logged, say
-from devtools.setup.stages import Layout, Stamps
+from .comfyui import older
+from .comfyui.links import prepare_base
+from .comfyui.server import ComfyServer, ServerError, offline_environment
+from .setup import browser, hosts
+from .setup.environment import prepare_existing, prepare_pinned
+from .setup.progress import CommandError, run_logged, say
+from .setup.stages import Layout, Stamps
+
+QUICK = "not live and not page and not gpu and not slow"
+"""The quick tests, as pytest's -m takes it. The markers are explained in pyproject.toml."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,10 @@ def parse(arguments: Sequence[str], description: str | None = None) -> tuple[arg
     demo.add_argument("--preset", choices=("fast", "full"), help="how long to learn")
     demo.add_argument("--out", type=Path, metavar="FOLDER", help="default: demo-output beside run.py")
 
-    add("test", run_test, "Run the tests. All other arguments go to pytest, for instance: -k graphs -x")
+    test = add("test", run_test, "Run the tests. All other arguments go to pytest, for instance: -k graphs -x")
+    test.add_argument(
+        "--quick", action="store_true", help="only what needs no ComfyUI server, no browser, no GPU and little time"
+    )
 
     serve = add("serve", run_serve, "Open ComfyUI with this pack in it. Arguments behind -- go to ComfyUI.")
     serve.add_argument("--port", type=int, default=8188, help="default: %(default)s")
@@ -138,13 +144,18 @@ def run_demo(options: argparse.Namespace, passed: list[str], layout: Layout) -> 
 
 def run_test(options: argparse.Namespace, passed: list[str], layout: Layout) -> int:
     environment = prepare(options, layout, ["test"])
-    chromium = prepare_browser(layout, environment)
-    prepare_older(layout, environment)
-    variables = {"CROSSINIT_CHROMIUM": str(chromium)} if chromium else {}
+    tier: list[str] = []
+    variables: dict[str, str] = {}
+    if options.quick:
+        tier = ["-m", QUICK]
+    else:
+        if chromium := prepare_browser(layout, environment):
+            variables["CROSSINIT_CHROMIUM"] = str(chromium)
+        prepare_older(layout, environment)
     # Tests that are named on the command line take the place of the whole folder.
     named = any(not word.startswith("-") and (layout.root / word.split("::")[0]).exists() for word in passed)
     command = hosts.module_command(environment.python, layout.root, "pytest")
-    return run_child([*command, *([] if named else ["tests"]), *passed], layout, environment, variables)
+    return run_child([*command, *([] if named else ["tests"]), *tier, *passed], layout, environment, variables)
 
 
 def run_bench(options: argparse.Namespace, passed: list[str], layout: Layout) -> int:
@@ -200,7 +211,7 @@ def run_serve(options: argparse.Namespace, passed: list[str], layout: Layout) ->
 
 
 def prepare(options: argparse.Namespace, layout: Layout, groups: Sequence[str]) -> Environment:
-    """The environment that the options ask for, with the packages of `groups`; made where it is ours to make."""
+    """The environment that the options ask for, with the packages of `groups`; made if it is ours to make."""
     found = hosts.find_comfyui(options.comfyui, os.environ, layout.root)
     if found is None or (layout.comfyui.exists() and found.samefile(layout.comfyui)):
         prepare_pinned(layout, groups)
@@ -214,7 +225,7 @@ def prepare(options: argparse.Namespace, layout: Layout, groups: Sequence[str]) 
 
 
 def prepare_browser(layout: Layout, environment: Environment, try_again: bool = False) -> Path | None:
-    """A browser for the page tests. What could not be installed once is only tried again by `setup`."""
+    """A browser for the page tests. After a failure only `setup` tries again."""
     stamps = Stamps(layout.stamps)
     known = stamps.get("browser") or ""
     failed = known.startswith("failed:")
@@ -235,8 +246,7 @@ def prepare_browser(layout: Layout, environment: Environment, try_again: bool = 
 
 
 def prepare_older(layout: Layout, environment: Environment, try_again: bool = False) -> None:
-    """An older ComfyUI and a newer page for the tests, beside the pinned one. What could not be had once is only tried again
-    by `setup`."""
+    """An older ComfyUI and a newer page for the tests, beside the pinned one. After a failure only `setup` tries again."""
     stamps = Stamps(layout.stamps)
     for release, stamp in ((older.OLDEST, "older"), (older.NEWEST, "newer page")):
         if not environment.pinned or release.is_in(layout.host):
@@ -250,7 +260,7 @@ def prepare_older(layout: Layout, environment: Environment, try_again: bool = Fa
             older.fetch(release, layout.host, environment.python, lambda line: run_logged(line, "ComfyUI", layout.log))
         except RuntimeError as error:
             stamps.add(stamp, f"failed: {error}")
-            say(f"ComfyUI {release.name} could not be had, so its tests will be skipped: {error}")
+            say(f"ComfyUI {release.name} could not be fetched, so its tests will be skipped: {error}")
 
 
 def run_child(

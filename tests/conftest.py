@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -26,8 +28,7 @@ CACHE = REPOSITORY / ".host" / "test-models"
 
 PACK = "crossinit_pack"
 
-SERVED = ("test_live", "test_locales", "test_demo", "test_page", "test_shipped", "test_older")
-"""Files of tests on a running server."""
+NO_COMFYUI = "there is no ComfyUI at {}; set COMFYUI_PATH, or use: python3 run.py test"
 
 # Last, never first: the pack has a folder `nodes`, and so has ComfyUI a module of that name.
 if str(REPOSITORY) not in sys.path:
@@ -46,7 +47,7 @@ def reference() -> Path:
 def comfyui() -> Path:
     """ComfyUI on sys.path, ahead of this repository, in CPU mode; returns its folder."""
     if not (COMFYUI / "comfy" / "sd.py").is_file():
-        pytest.skip(f"there is no ComfyUI at {COMFYUI}; set COMFYUI_PATH, or use: python3 run.py test")
+        pytest.skip(NO_COMFYUI.format(COMFYUI))
     if str(COMFYUI) not in sys.path:
         sys.path.insert(0, str(COMFYUI))
     from comfy.cli_args import args
@@ -106,7 +107,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone(tiny_models: Path) -> Any:
-    """The tiny model that predicts noise, in memory once: whoever changes its weights puts them back."""
+    """The tiny model that predicts noise, in memory once: a test that changes its weights restores them."""
     from crossinit_core.diffusers_backbone import DiffusersBackbone
 
     return DiffusersBackbone.from_pretrained(tiny_models / "tiny-eps")
@@ -122,7 +123,7 @@ def v0(backbone: Any) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def eps(backbone: Any) -> Any:
-    """The tiny model that predicts noise, with a start and draws of its training."""
+    """The tiny model that predicts noise, with a start and batches of its training."""
     from tests.tiny_models import prepare
 
     return prepare(backbone)
@@ -185,17 +186,63 @@ def cached_model(name: str, make: Any) -> Path:
     return path
 
 
-# A live ComfyUI, for test_live*.py and test_page*.py.
+# Tiers of tests: a test that asks for a server is `live`, one that asks for a browser is `page`. `slow` is set by hand.
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first; and the server, which holds gigabytes, lives no longer than needed."""
-    items.sort(key=lambda item: item.path.stem.startswith(SERVED))
+    """Sets the markers of the tiers, and puts live tests last: their server, which holds gigabytes, lives only as long as
+    it is needed."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "start_server" in fixtures:
+            item.add_marker(pytest.mark.live)
+        if "browser" in fixtures:
+            item.add_marker(pytest.mark.page)
+            item.add_marker(pytest.mark.skipif(not _has_browser(), reason=NO_BROWSER))
+        if REPOSITORY / "tests" / "gpu" in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+    items.sort(key=lambda item: item.get_closest_marker("live") is not None)
+
+
+NO_BROWSER = "there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM"
+
+
+@functools.cache
+def _has_browser() -> bool:
+    from devtools.setup.browser import find_browser
+
+    return find_browser(os.environ) is not None
+
+
+# A live ComfyUI.
+
+StartServer = Callable[..., AbstractContextManager[Any]]
+"""`with start_server(base) as server`, see there."""
+
+
+@pytest.fixture(scope="session")
+def start_server(server_arguments: tuple[str, ...]) -> StartServer:
+    """Starts ComfyUI in a base directory, `with start_server(base) as server`, with its log in `base / "server.log"`.
+
+    Optional: `comfyui`, the folder of another ComfyUI, and `arguments` in place of the usual ones. Every test on a running
+    server gets it from here, which makes it a `live` test.
+    """
+    from devtools.comfyui.server import ComfyServer
+
+    def start(base: Path, comfyui: Path = COMFYUI, arguments: Sequence[str] = server_arguments) -> Any:
+        if not (comfyui / "main.py").is_file():
+            pytest.skip(NO_COMFYUI.format(comfyui))
+        # Threads that wait for each other make tiny models several times slower on a busy machine.
+        one_thread = {"OMP_NUM_THREADS": "1"}
+        return ComfyServer(comfyui, base, extra_args=arguments, log=base / "server.log", environment=one_thread)
+
+    return start
 
 
 @dataclass(frozen=True)
 class Live:
-    """A running server with everything that the shipped workflows need, and nobody else's."""
+    """A running server of our own with everything that the shipped workflows need."""
 
     url: str
     base: Path
@@ -219,24 +266,16 @@ def server_arguments() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def live(comfyui: Path, server_arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(comfyui: Path, start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """One server on the CPU for the whole session, in a base directory of its own."""
     from devtools.comfyui.client import Client
-    from devtools.comfyui.server import ComfyServer
     from devtools.standins.stage import set_stage
 
     base = tmp_path_factory.mktemp("comfyui")
     set_stage(base, cached_model)
     shutil.copyfile(Path(__file__).with_name("probe_nodes.py"), base / "custom_nodes" / "crossinit_probe.py")
-    server = ComfyServer(comfyui, base, extra_args=server_arguments, log=base / "server.log")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMP_NUM_THREADS", "1")
-        server.start()
-    try:
-        with Client(server.url) as client:
-            yield Live(server.url, base, client, client.object_info())
-    finally:
-        server.stop()
+    with start_server(base) as server, Client(server.url) as client:
+        yield Live(server.url, base, client, client.object_info())
 
 
 @pytest.fixture(scope="session")
@@ -249,12 +288,9 @@ def learned(live: Live) -> Any:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    from devtools.page.comfy_page import chromium
-    from devtools.setup.browser import find_browser
+    """A headless Chromium. A test that asks for it is skipped if there is none: see above."""
+    from devtools.page.driver import chromium
 
-    if find_browser(os.environ) is None:
-        pytest.skip("there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM")
     with chromium() as opened:
         yield opened
 
@@ -268,7 +304,7 @@ def page_url(live: Live) -> str:
 @pytest.fixture(scope="module")
 def classic(browser: Any, page_url: str) -> Iterator[Any]:
     """The page as a new local installation shows it."""
-    from devtools.page.comfy_page import ComfyPage
+    from devtools.page.driver import ComfyPage
 
     page = ComfyPage.open(browser, page_url)
     yield page
@@ -278,7 +314,7 @@ def classic(browser: Any, page_url: str) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def newer(browser: Any, page_url: str) -> Iterator[Any]:
     """The page with its newer nodes, "Nodes 2.0", and with previews in KSampler too."""
-    from devtools.page.comfy_page import ComfyPage
+    from devtools.page.driver import ComfyPage
 
     page = ComfyPage.open(
         browser, page_url, {"Comfy.VueNodes.Enabled": True, "Comfy.Execution.PreviewMethod": "latent2rgb"}

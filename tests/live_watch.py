@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from devtools.comfyui.answers import Event, History
-from devtools.standins.stage import SMALL
-from devtools.workflows.graphs import set_widget, to_api
+from devtools.workflows.graph import with_values
 from devtools.workflows.parts import CHECKPOINT, PHOTO
+from devtools.workflows.prompt import to_prompt
+from devtools.workflows.settings import SMALL
+from devtools.workflows.shipped import WORKFLOWS
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 STEPS = 3
 
 Ref = list[Any]
@@ -93,7 +92,7 @@ class Watched:
         return [event for event in self.events if event.type == kind and event.node_id == node]
 
     def steps(self, node: str) -> list[int]:
-        """The steps that a node reported; empty where it did not run."""
+        """The steps that a node reported; empty if it did not run."""
         return [int(event.data["value"]) for event in self.of(node, "progress")]
 
     def cached(self) -> set[str]:
@@ -117,10 +116,9 @@ def watch(live: Any, prompt: dict[str, Any], on_event: Callable[[Event], None] |
 
 def shipped(live: Any, *changes: tuple[str, str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Workflow 01 at the smallest size as a prompt, and its node ids by type."""
-    workflow = json.loads((WORKFLOWS / "01-learn-a-face.json").read_text(encoding="utf-8"))
-    for node, name, value in (*SMALL, *changes):
-        set_widget(workflow, node, name, value, live.info)
-    return to_api(workflow, live.info), {node["type"]: str(node["id"]) for node in workflow["nodes"]}
+    workflow = with_values(WORKFLOWS["01-learn-a-face"], *SMALL, *changes)
+    ids = {node.type: str(number) for number, node in enumerate(workflow[0], start=1)}
+    return to_prompt(workflow, live.info), ids
 
 
 def file_of(history: History, node: str) -> str:

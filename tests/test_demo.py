@@ -20,7 +20,7 @@ from devtools.demo.jury import Findings, Jury
 from devtools.demo.miniature import PERSON
 from devtools.demo.photo import put_checkpoint
 from devtools.demo.sheet import Tile, contact_sheet
-from devtools.workflows.graphs import to_api
+from devtools.page.driver import ComfyPage
 from miniature.training import pack
 
 PROMPTS = [
@@ -61,28 +61,36 @@ def test_a_learned_person_is_nearer_to_the_truth_than_any_celebrity_and_most_peo
 @needs_weights
 def test_prompts_still_change_the_scene(shown: Shown) -> None:
     assert shown.findings.editability >= 0.75
-    plain = shown.jury.look(shown.made.drawn[0])
+    plain = shown.jury.look(shown.made.pictures[0])
     for prompt in PROMPTS[1:]:
         assert not plain.shows(prompt.asks).any(), f"the plain picture shows what '{prompt.text}' asks"
 
 
 @needs_weights
 def test_the_pictures_are_clean_portraits(shown: Shown) -> None:
-    assert (shown.jury.look(np.concatenate(shown.made.drawn)).clean > 0.5).mean() >= 0.9
+    assert (shown.jury.look(np.concatenate(shown.made.pictures)).clean > 0.5).mean() >= 0.9
 
 
 @needs_weights
-def test_a_person_can_go_on_with_what_the_demo_leaves(live: Any, shown: Shown) -> None:
+def test_a_person_can_go_on_with_what_the_demo_leaves(shown: Shown) -> None:
     names = {path.name for path in shown.out.iterdir()}
     assert names == {"contact-sheet.png", "portrait.png", "loss.png", "workflow.json", shown.made.file}
     token = load_learned_token(shown.out / shown.made.file)
     assert (token.base, token.width) == ("miniature", 256)
     workflow = json.loads((shown.out / "workflow.json").read_text(encoding="utf-8"))
-    api = to_api(workflow, live.info)
-    texts = [node["inputs"]["text"] for node in api.values() if node["class_type"] == "CrossInitEncodePrompt"]
+    texts = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "CrossInitEncodePrompt"]
     assert texts == [PROMPTS[0].text, PROMPTS[-1].text]
     with Image.open(shown.out / "contact-sheet.png") as sheet:
         assert sheet.width > 1000 and sheet.height > 600
+
+
+@needs_weights
+def test_the_page_opens_the_workflow_that_the_demo_leaves(classic: ComfyPage, shown: Shown) -> None:
+    classic.load(shown.out / "workflow.json")
+    assert not classic.errors()
+    sent = classic.prompt().values()
+    texts = [node["inputs"]["text"] for node in sent if node["class_type"] == "CrossInitEncodePrompt"]
+    assert texts == [PROMPTS[0].text, PROMPTS[-1].text]
 
 
 @pytest.mark.parametrize(

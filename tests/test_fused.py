@@ -224,6 +224,7 @@ print("all equal")
 """
 
 
+@pytest.mark.slow
 def test_the_triton_kernels_are_right() -> None:
     pytest.importorskip("triton")
     root = Path(__file__).resolve().parents[1]

@@ -1,13 +1,17 @@
-"""Saved workflows become the prompt that ComfyUI's page would send."""
+"""Short descriptions of workflows become files as ComfyUI's page saves them, and prompts as it sends them.
+
+That page and description agree on every shipped workflow is tested in the page itself, in test_shipped.py.
+"""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
 
-from devtools.workflows.graphs import set_widget, to_api
+from devtools.workflows.graph import Node, Note, Workflow, ids_of, with_values
+from devtools.workflows.prompt import to_prompt
+from devtools.workflows.saved_workflow import saved_workflow
 
 Json = dict[str, Any]
 
@@ -36,7 +40,11 @@ OBJECT_INFO: Json = {
             "optional": ["mask", "tiled"],
         },
     },
-    "Noise": {"display_name": "Noise", "input": {"required": {"noise_seed": ["INT", {}], "width": ["INT", {}]}}},
+    "Noise": {
+        "output": ["NOISE"],
+        "display_name": "Noise",
+        "input": {"required": {"noise_seed": ["INT", {}], "width": ["INT", {}]}},
+    },
     "Prompt": {
         "display_name": "Prompt",
         "input": {
@@ -44,11 +52,7 @@ OBJECT_INFO: Json = {
             "optional": {"note": ["STRING", {"forceInput": True}], "extra": ["STRING", {"default": "none"}]},
         },
     },
-    "Lora": {
-        "display_name": "Lora",
-        "input": {"required": {"model": ["MODEL", {}], "clip": ["CLIP", {}], "strength": ["FLOAT", {"default": 1.0}]}},
-    },
-    "Image": {"display_name": "Image", "input": {"required": {"image": [["x.png"], {"image_upload": True}]}}},
+    "LoadImage": {"display_name": "Image", "input": {"required": {"image": [["x.png"], {"image_upload": True}]}}},
     "Shape": {
         "display_name": "Shape",
         "input": {
@@ -76,45 +80,45 @@ OBJECT_INFO: Json = {
         },
     },
 }
+for _definition in OBJECT_INFO.values():
+    _definition.setdefault("output", [])
+    _definition.setdefault("output_name", _definition["output"])
 
 
-def node(node_id: int, kind: str, values: Any = None, **more: Any) -> Json:
-    made: Json = {"id": node_id, "type": kind, "mode": 0, "inputs": [], "outputs": [], **more}
-    if values is not None:
-        made["widgets_values"] = values
-    return made
+def workflow(*nodes: Node) -> Workflow:
+    return nodes, {"note": Note("read me")}, ()
 
 
-def socket(name: str, kind: str, link: int | None, widget: bool = False) -> Json:
-    return {"name": name, "type": kind, "link": link, **({"widget": {"name": name}} if widget else {})}
+def sampler(links: dict[str, tuple[str, int]] | None = None, title: str = "", **values: Any) -> Node:
+    chosen = {"seed": 7, "steps": 30, "cfg": 5.5, "sampler": "heun", "tiled": True, **values}
+    return Node("sampler", "Sampler", 100, chosen, links or {}, title=title)
 
 
-def workflow(nodes: list[Json], links: list[list[Any]] | None = None) -> Json:
-    return {"version": 0.4, "nodes": nodes, "links": links or [], "groups": [{"title": "a group"}], "extra": {}}
+CHECKPOINT = Node("checkpoint", "Checkpoint", 100, {"ckpt_name": "b.safetensors"})
+NOISE = Node("noise", "Noise", 100, {"noise_seed": 5, "width": 64})
 
 
-def sampler(values: Any = None, **more: Any) -> Json:
-    default = [7, "randomize", 30, 5.5, "heun", True]
-    return node(3, "Sampler", default if values is None else values, **more)
+def inputs(*nodes: Node) -> Json:
+    """What the page would send of the last of these nodes."""
+    found: Json = to_prompt(workflow(*nodes), OBJECT_INFO)[str(len(nodes))]["inputs"]
+    return found
 
 
-def inputs(graph: Json, node_id: int) -> Json:
-    found: Json = to_api(graph, OBJECT_INFO)[str(node_id)]["inputs"]
+def saved_values(*nodes: Node) -> list[Any]:
+    """What the page would save of the widgets of the last of these nodes."""
+    found: list[Any] = saved_workflow(workflow(*nodes), OBJECT_INFO)["nodes"][len(nodes) - 1]["widgets_values"]
     return found
 
 
 def test_widgets_links_and_titles() -> None:
-    graph = workflow(
-        [node(1, "Checkpoint", ["b.safetensors"]), sampler(inputs=[socket("model", "MODEL", 9)], title="My sampler")],
-        [[9, 1, 0, 3, 0, "MODEL"]],
-    )
-    assert to_api(graph, OBJECT_INFO) == {
+    graph = workflow(CHECKPOINT, sampler({"model": ("checkpoint", 0)}, title="My sampler"))
+    assert to_prompt(graph, OBJECT_INFO) == {
         "1": {
             "class_type": "Checkpoint",
             "inputs": {"ckpt_name": "b.safetensors"},
             "_meta": {"title": "Load Checkpoint"},
         },
-        "3": {
+        "2": {
             "class_type": "Sampler",
             "inputs": {
                 "seed": 7,
@@ -127,201 +131,109 @@ def test_widgets_links_and_titles() -> None:
             "_meta": {"title": "My sampler"},
         },
     }
+    assert ids_of(graph) == {"Checkpoint": "1", "My sampler": "2"}
 
 
-def test_links_saved_as_objects() -> None:
-    graph = workflow([node(1, "Checkpoint", ["a.safetensors"]), sampler(inputs=[socket("model", "MODEL", 9)])])
-    graph["links"] = [{"id": 9, "origin_id": 1, "origin_slot": 0, "target_id": 3, "target_slot": 0, "type": "MODEL"}]
-    assert inputs(graph, 3)["model"] == ["1", 0]
+def test_the_saved_form_has_the_order_of_the_server_and_every_socket() -> None:
+    graph = workflow(CHECKPOINT, sampler({"model": ("checkpoint", 0)}))
+    saved = saved_workflow(graph, OBJECT_INFO)
+    first, second, note = saved["nodes"]
+    assert second["widgets_values"] == [7, "fixed", 30, 5.5, "heun", True]
+    assert [slot["name"] for slot in second["inputs"]] == ["model", "seed", "steps", "cfg", "sampler", "mask", "tiled"]
+    assert saved["links"] == [[1, 1, 0, 2, 0, "MODEL"]]
+    assert first["outputs"][0]["links"] == [1] and second["inputs"][0]["link"] == 1
+    assert note["type"] == "MarkdownNote" and note["widgets_values"] == ["read me"]
 
 
-def test_a_noise_seed_is_controlled_although_its_node_does_not_say_so() -> None:
-    assert inputs(workflow([node(1, "Noise", [5, "fixed", 64])]), 1) == {"noise_seed": 5, "width": 64}
+def test_notes_are_not_sent() -> None:
+    assert set(to_prompt(workflow(CHECKPOINT, NOISE), OBJECT_INFO)) == {"1", "2"}
 
 
-def test_a_controlled_combo_has_two_more_values_and_a_multi_select_is_no_link() -> None:
-    graph = workflow([node(1, "Choice", ["b", "increment", "", ["p", "q"]])])
-    assert inputs(graph, 1) == {"name": "b", "tags": {"__value__": ["p", "q"]}}
+def test_a_seed_is_controlled_if_its_node_says_nothing() -> None:
+    assert inputs(NOISE) == {"noise_seed": 5, "width": 64}
+    assert saved_values(NOISE) == [5, "fixed", 64]
 
 
-def test_values_given_by_name() -> None:
-    graph = workflow([sampler({"seed": 1, "steps": 2, "cfg": 3.0, "sampler": "euler", "tiled": False})])
-    assert inputs(graph, 3) == {"seed": 1, "steps": 2, "cfg": 3.0, "sampler": "euler", "tiled": False}
+def test_a_controlled_combo_has_two_more_values() -> None:
+    choice = Node("choice", "Choice", 100, {"name": "b", "control_after_generate": "increment", "tags": ["p", "q"]})
+    assert saved_values(choice) == ["b", "increment", "", ["p", "q"]]
+    # A plain list would read as a link.
+    assert inputs(choice) == {"name": "b", "tags": {"__value__": ["p", "q"]}}
 
 
-def test_a_widget_newer_than_the_workflow_has_its_default() -> None:
-    assert inputs(workflow([sampler([7, "fixed", 30, 5.5, "heun"])]), 3)["tiled"] is False
+def test_a_widget_without_a_value_has_its_default() -> None:
+    found = inputs(Node("sampler", "Sampler", 100, {"steps": 30}))
+    assert found == {"seed": 0, "steps": 30, "cfg": 8.0, "sampler": "euler", "tiled": False}
+    assert inputs(Node("prompt", "Prompt", 100)) == {"text": "", "extra": "none"}
 
 
-def test_a_widget_that_is_fed_by_a_link_keeps_its_place() -> None:
-    graph = workflow(
-        [node(1, "Noise", [5, "fixed", 64]), sampler(inputs=[socket("steps", "INT", 4, widget=True)])],
-        [[4, 1, 0, 3, 0, "INT"]],
-    )
-    found = inputs(graph, 3)
+def test_a_widget_that_a_link_feeds_keeps_its_place() -> None:
+    nodes = NOISE, sampler({"steps": ("noise", 0)})
+    found = inputs(*nodes)
     assert (found["steps"], found["cfg"]) == (["1", 0], 5.5)
+    assert saved_values(*nodes) == [7, "fixed", 30, 5.5, "heun", True]
 
 
-def test_a_primitive_gives_its_value() -> None:
-    graph = workflow(
-        [node(8, "PrimitiveNode", [12, "fixed"]), sampler(inputs=[socket("steps", "INT", 4, widget=True)])],
-        [[4, 8, 0, 3, 0, "INT"]],
-    )
-    assert inputs(graph, 3)["steps"] == 12
-    assert "8" not in to_api(graph, OBJECT_INFO)
-
-
-def test_reroutes_are_followed_and_notes_left_out() -> None:
-    graph = workflow(
-        [
-            node(1, "Checkpoint", ["a.safetensors"]),
-            node(5, "Reroute", inputs=[socket("", "*", 1)], outputs=[{"type": "MODEL"}]),
-            node(6, "Reroute", inputs=[socket("", "*", 2)], outputs=[{"type": "MODEL"}]),
-            node(7, "Note", ["read me"]),
-            node(8, "MarkdownNote", ["# read me"]),
-            sampler(inputs=[socket("model", "MODEL", 3)]),
-        ],
-        [[1, 1, 0, 5, 0, "*"], [2, 5, 0, 6, 0, "*"], [3, 6, 0, 3, 0, "MODEL"]],
-    )
-    assert inputs(graph, 3)["model"] == ["1", 0]
-    assert set(to_api(graph, OBJECT_INFO)) == {"1", "3"}
-
-
-def bypassable(mode: int) -> Json:
-    lora = node(
-        2,
-        "Lora",
-        [0.5],
-        mode=mode,
-        inputs=[socket("model", "MODEL", 1), socket("clip", "CLIP", 2)],
-        outputs=[{"type": "MODEL"}, {"type": "CLIP"}, {"type": "MASK"}],
-    )
-    prompt = node(4, "Prompt", ["a cat", "x"], inputs=[socket("clip", "CLIP", 4)])
-    end = sampler(inputs=[socket("model", "MODEL", 3), socket("mask", "MASK", 5)])
-    return workflow(
-        [node(1, "Checkpoint", ["a.safetensors"]), lora, end, prompt],
-        [
-            [1, 1, 0, 2, 0, "MODEL"],
-            [2, 1, 1, 2, 1, "CLIP"],
-            [3, 2, 0, 3, 0, "MODEL"],
-            [4, 2, 1, 4, 0, "CLIP"],
-            [5, 2, 2, 3, 1, "MASK"],
-        ],
-    )
-
-
-def test_a_bypassed_node_passes_on_what_it_gets_by_type() -> None:
-    prompt = to_api(bypassable(4), OBJECT_INFO)
-    assert "2" not in prompt
-    assert prompt["3"]["inputs"]["model"] == ["1", 0]
-    assert prompt["4"]["inputs"]["clip"] == ["1", 1]
-    assert "mask" not in prompt["3"]["inputs"]  # nothing of that type goes into the node
-
-
-def test_a_muted_node_and_the_links_from_it_are_gone() -> None:
-    prompt = to_api(bypassable(2), OBJECT_INFO)
-    assert "2" not in prompt
-    assert "model" not in prompt["3"]["inputs"]
-    assert "clip" not in prompt["4"]["inputs"]
-
-
-def test_a_dynamic_combo_brings_the_widgets_of_its_choice() -> None:
-    box = workflow([node(1, "Shape", ["box", 3, 4, True])])
-    circle = workflow([node(1, "Shape", ["circle", 9, False])])
-    assert inputs(box, 1) == {"kind": "box", "kind.w": 3, "kind.h": 4, "filled": True}
-    assert inputs(circle, 1) == {"kind": "circle", "kind.radius": 9, "filled": False}
-
-
-def test_upload_buttons_and_text_previews_behind_the_widgets_are_not_sent() -> None:
-    assert inputs(workflow([node(1, "Image", ["x.png", "image"])]), 1) == {"image": "x.png"}
-
-
-def test_comments_and_escapes_of_a_prompt_text_are_resolved() -> None:
-    text = "a \\{cat\\} /* not\nthis */ here // nor this\nend"
-    assert inputs(workflow([node(1, "Prompt", [text, "x"])]), 1)["text"] == "a {cat}  here \nend"
-
-
-def test_the_workflow_is_not_changed() -> None:
-    graph = bypassable(4)
-    before = copy.deepcopy(graph)
-    to_api(graph, OBJECT_INFO)
-    assert graph == before
+def test_upload_buttons_are_saved_and_not_sent() -> None:
+    load = Node("image", "LoadImage", 100, {"image": "x.png"})
+    assert saved_values(load) == ["x.png", "image"]
+    assert inputs(load) == {"image": "x.png"}
 
 
 @pytest.mark.parametrize(
-    ("graph", "message"),
+    ("nodes", "message"),
     [
-        ({"3": {"class_type": "Sampler"}}, "Export API"),
-        (workflow([node(1, "Elsewhere")]), r"node 1 \(Elsewhere\).*no node of type"),
-        (workflow([sampler([7, 30, "randomize", 5.5, "heun", True])]), r"node 3 \(Sampler\), 'steps': expected INT"),
-        (workflow([sampler([7, "fixed", 30, 5.5, "heun", "yes"])]), "'tiled': expected BOOLEAN"),
-        (workflow([sampler([7, "fixed", 30, 5.5, "heun", True, 3])]), "node 3 .* 7 values, but the node has 6"),
-        (workflow([sampler(inputs=[socket("model", "MODEL", 9)])]), r"'model': link 9 is not in the workflow"),
-        (workflow([sampler(inputs=[socket("gone", "X", 1)])], [[1, 3, 0, 3, 0, "X"]]), "'gone'.*no such input"),
-        (
-            workflow([sampler(inputs=[socket("model", "MODEL", 1)])], [[1, 77, 0, 3, 0, "MODEL"]]),
-            "'model': it is linked to node 77",
-        ),
-        (
-            workflow(
-                [
-                    node(5, "Reroute", inputs=[socket("", "*", 1)]),
-                    node(6, "Reroute", inputs=[socket("", "*", 2)]),
-                    sampler(inputs=[socket("model", "MODEL", 3)]),
-                ],
-                [[1, 6, 0, 5, 0, "*"], [2, 5, 0, 6, 0, "*"], [3, 6, 0, 3, 0, "MODEL"]],
-            ),
-            "leads back to itself",
-        ),
-        (workflow([node(1, "Prompt", ["a {cat|dog}", "x"])]), r"node 1 \(Prompt\), 'text'.*random choice"),
-        (workflow([node(1, "Shape", ["star", True])]), r"'kind': 'star' is not one of \['circle', 'box'\]"),
-        (
-            {**workflow([node(1, "some-uuid")]), "definitions": {"subgraphs": [{"id": "some-uuid"}]}},
-            "is a subgraph",
-        ),
+        ([Node("one", "Elsewhere", 100)], "no node of type 'Elsewhere'"),
+        ([sampler(steps="randomize")], "Sampler, 'steps': expected INT"),
+        ([sampler(tiled="yes")], "'tiled': expected BOOLEAN"),
+        ([sampler(step=5)], r"no widget 'step'\. It has: seed, control_after_generate, steps"),
+        ([sampler({"gone": ("sampler", 0)})], "Sampler has no input 'gone'"),
+        ([sampler({"model": ("gone", 0)})], "Sampler, 'model': it is linked to 'gone'"),
+        ([sampler(), sampler()], "Two nodes have the key 'sampler'"),
+        ([Node("shape", "Shape", 100)], "'kind' is a combo that shows inputs of its own"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(graph: Json, message: str) -> None:
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        to_api(graph, OBJECT_INFO)
+def test_what_does_not_fit_is_refused_by_name(nodes: list[Node], message: str) -> None:
+    for form in (to_prompt, saved_workflow):
+        with pytest.raises(ValueError, match=f"(?s){message}"):
+            form(workflow(*nodes), OBJECT_INFO)
 
 
-def test_set_widget_by_type_title_and_id() -> None:
-    graph = workflow(
-        [node(1, "Checkpoint", ["a.safetensors"]), sampler(title="Final"), node(4, "Image", ["x.png", "image"])]
+@pytest.mark.parametrize("text", ["a {cat|dog}", "a \\{cat\\}", "a cat /* or\na dog */", "a cat // or a dog"])
+def test_a_text_that_the_page_would_change_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"Prompt, 'text'.*random choice"):
+        inputs(Node("prompt", "Prompt", 100, {"text": text}))
+
+
+def test_widgets_are_changed_by_title_and_by_type() -> None:
+    load = Node("image", "LoadImage", 100, {"image": "x.png"})
+    graph = workflow(CHECKPOINT, sampler(title="Final"), load)
+    changed = with_values(
+        graph,
+        ("Checkpoint", "ckpt_name", "mine.safetensors"),
+        ("Final", "seed", 99),
+        ("Final", "steps", 2),
+        ("LoadImage", "image", "y.png"),
     )
-    set_widget(graph, "Checkpoint", "ckpt_name", "mine.safetensors", OBJECT_INFO)
-    set_widget(graph, "Final", "seed", 99, OBJECT_INFO)
-    set_widget(graph, 3, "steps", 2, OBJECT_INFO)
-    set_widget(graph, 4, "image", "y.png", OBJECT_INFO)
-    assert inputs(graph, 1) == {"ckpt_name": "mine.safetensors"}
-    assert graph["nodes"][1]["widgets_values"] == [99, "randomize", 2, 5.5, "heun", True]
-    assert graph["nodes"][2]["widgets_values"] == ["y.png", "image"]
+    prompt = to_prompt(changed, OBJECT_INFO)
+    assert prompt["1"]["inputs"] == {"ckpt_name": "mine.safetensors"}
+    assert prompt["2"]["inputs"] == {"seed": 99, "steps": 2, "cfg": 5.5, "sampler": "heun", "tiled": True}
+    assert prompt["3"]["inputs"] == {"image": "y.png"}
+    saved = saved_workflow(changed, OBJECT_INFO)["nodes"]
+    assert saved[1]["widgets_values"] == [99, "fixed", 2, 5.5, "heun", True]
+    assert saved[2]["widgets_values"] == ["y.png", "image"]
+    assert graph == workflow(CHECKPOINT, sampler(title="Final"), load)
 
 
-def test_set_widget_with_values_by_name_and_with_values_that_are_missing() -> None:
-    by_name = workflow([sampler({"seed": 1, "steps": 2, "cfg": 3.0, "sampler": "euler", "tiled": False})])
-    set_widget(by_name, "Sampler", "steps", 4, OBJECT_INFO)
-    assert inputs(by_name, 3)["steps"] == 4
-
-    older = workflow([sampler([7, "fixed", 30, 5.5, "heun"])])
-    set_widget(older, "Sampler", "tiled", True, OBJECT_INFO)
-    assert inputs(older, 3) == {"seed": 7, "steps": 30, "cfg": 5.5, "sampler": "heun", "tiled": True}
-
-
-def test_set_widget_refuses_what_would_have_no_effect() -> None:
-    linked = workflow(
-        [node(1, "Noise", [5, "fixed", 64]), sampler(inputs=[socket("steps", "INT", 4, widget=True)])],
-        [[4, 1, 0, 3, 0, "INT"]],
-    )
-    two = workflow([node(1, "Image", ["x.png"]), node(2, "Image", ["x.png"])])
-    with pytest.raises(ValueError, match=r"'steps': a link feeds"):
-        set_widget(linked, "Sampler", "steps", 5, OBJECT_INFO)
-    with pytest.raises(ValueError, match=r"no widget 'step'\. It has: seed, steps"):
-        set_widget(linked, "Sampler", "step", 5, OBJECT_INFO)
-    with pytest.raises(ValueError, match="'cfg': expected FLOAT"):
-        set_widget(linked, "Sampler", "cfg", "much", OBJECT_INFO)
-    with pytest.raises(ValueError, match=r"2 nodes have the type 'Image'.*\(1, 2\)"):
-        set_widget(two, "Image", "image", "y.png", OBJECT_INFO)
-    with pytest.raises(ValueError, match=r"no node 'Video'\. It has: node 1 \(Image\)"):
-        set_widget(two, "Video", "image", "y.png", OBJECT_INFO)
+def test_a_change_without_effect_is_refused() -> None:
+    linked = workflow(NOISE, sampler({"steps": ("noise", 0)}))
+    two = workflow(Node("one", "Image", 100), Node("two", "Image", 100))
+    with pytest.raises(ValueError, match="'steps': a link feeds"):
+        with_values(linked, ("Sampler", "steps", 5))
+    with pytest.raises(ValueError, match=r"2 nodes have the type 'Image' \(one, two\)"):
+        with_values(two, ("Image", "image", "y.png"))
+    with pytest.raises(ValueError, match=r"no node 'Video'\. It has: Image"):
+        with_values(two, ("Video", "image", "y.png"))
+    for name, value, message in (("step", 5, "no widget 'step'"), ("cfg", "much", "'cfg': expected FLOAT")):
+        with pytest.raises(ValueError, match=message):
+            to_prompt(with_values(linked, ("Sampler", name, value)), OBJECT_INFO)

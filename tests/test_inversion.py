@@ -14,7 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossinit_core import InversionSettings, StepReport, TrainingBatch, cross_initialize, invert, load_celebrity_names
+from crossinit_core import (
+    InversionSettings,
+    LearnedToken,
+    StepReport,
+    TrainingBatch,
+    cross_initialize,
+    invert,
+    load_celebrity_names,
+)
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from tests.tiny_learning import PHOTO, SMALL, Watched, broken, learn
 from tests.tiny_models import MODELS, Prepared, prepare
@@ -134,12 +142,16 @@ def test_a_seed_gives_the_same_token_to_the_last_bit(eps: Prepared) -> None:
 
 
 def test_the_largest_seed_works(eps: Prepared) -> None:
-    """Torch's generator takes the last 32 bits of a seed."""
-    largest, same_bits, zero, one = (
-        learn(eps, replace(SMALL, steps=1, seed=seed)).token.vectors for seed in (2**64 - 1, 2**32 - 1, 0, 1)
-    )
-    assert torch.equal(largest, same_bits)
-    assert not torch.equal(largest, zero) and not torch.equal(largest, one) and not torch.equal(zero, one)
+    def learned(seed: int) -> LearnedToken:
+        return learn(eps, replace(SMALL, steps=1, seed=seed)).token
+
+    largest = 2**64 - 1
+    token = learned(largest)
+    assert token.metadata["crossinit.seed"] == str(largest)
+    assert torch.equal(token.vectors, learned(largest).vectors)
+    # It is neither cut off at another limit nor taken for its neighbour. (Of a seed, torch's CPU generator uses 32 bits.)
+    for other in (0, 1, largest - 1):
+        assert not torch.equal(token.vectors, learned(other).vectors), other
 
 
 def test_nobody_elses_random_numbers_are_used_up(eps: Prepared) -> None:

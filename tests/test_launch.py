@@ -72,6 +72,7 @@ print("all equal")
 """
 
 
+@pytest.mark.slow
 def test_a_kernel_gets_addresses_as_numbers_and_is_compiled_for_tensors(tmp_path: Path) -> None:
     """With this Triton, and in the way that is there for those before 3.6."""
     pytest.importorskip("triton")
@@ -146,6 +147,7 @@ print("all fit")
 
 
 @pytest.mark.parametrize("capability, shared", [(90, 232448), (120, 101376)])  # H100, RTX 5090
+@pytest.mark.slow
 def test_attention_compiles_and_fits_into_shared_memory(capability: int, shared: int, tmp_path: Path) -> None:
     """In half precision with heads of 64, as in SD 2.1 at batch 8 and 512 px."""
     pytest.importorskip("triton")

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from devtools.comfyui.answers import PromptError
+from devtools.comfyui.links import PACK
 from devtools.standins.stage import SD1_CHECKPOINT
-from devtools.workflows.author import build
 from devtools.workflows.parts import CHECKPOINT, TOKEN_FILE
-from devtools.workflows.shipped import WORKFLOWS as SHIPPED
-from tests.live_watch import WORKFLOWS, Prompt
+from devtools.workflows.saved_workflow import saved_workflow
+from devtools.workflows.shipped import WORKFLOWS
+from tests.live_watch import Prompt
 
 
 def _refused(live: Any, prompt: Prompt, node_type: str, text: str) -> str:
@@ -152,11 +153,11 @@ def test_a_prompt_without_a_place_for_the_person_is_refused(live: Any) -> None:
     _refused(live, prompt, "CrossInitEncodePrompt", "The prompt 'a photo of a person' has no {} for the person")
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", sorted(WORKFLOWS))
 def test_a_workflow_file_fits_the_nodes_of_today(live: Any, name: str) -> None:
     """Values are saved by position, so a file that is older than its nodes puts them into the wrong widgets."""
-    saved = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-    assert saved == build(*SHIPPED[name], live.info), "write it anew: python -m devtools.workflows.author"
+    saved = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    assert saved == saved_workflow(WORKFLOWS[name], live.info), "write it anew: python -m devtools.workflows.author"
 
 
 def test_nothing_of_the_pack_went_wrong_in_the_servers_log(live: Any) -> None:

@@ -89,6 +89,7 @@ def backbone(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Diffuse
     return DiffusersBackbone.from_pretrained(pack.expand(shipped, tmp_path_factory.mktemp("expanded")))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(trained: Path) -> None:
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [line["finished"] for line in lines if "finished" in line] == ["features", "vae", "judges", "diffusion"]
@@ -101,6 +102,7 @@ def test_a_stopped_run_goes_on_where_it_was(trained: Path) -> None:
     assert (trained / "samples.png").exists() and (trained / "grid-vae.png").exists()
 
 
+@pytest.mark.slow
 def test_the_report_has_numbers_for_both_judges(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     assert len(report["judges"]) == 2
@@ -111,6 +113,7 @@ def test_the_report_has_numbers_for_both_judges(trained: Path) -> None:
         assert set(judge["on held-out paintings"]) >= {*VALUES, *ATTRIBUTES, *(f"error {name}" for name in CONTINUOUS)}
 
 
+@pytest.mark.slow
 def test_the_shipped_files_expand_to_a_diffusers_folder(
     trained: Path, shipped: Path, backbone: DiffusersBackbone
 ) -> None:
@@ -129,6 +132,7 @@ def test_the_shipped_files_expand_to_a_diffusers_folder(
     assert backbone.pad == 0 and backbone.vocabulary_size == VOCABULARY
 
 
+@pytest.mark.slow
 def test_the_expanded_encoder_encodes_as_the_trained_one(shipped: Path, backbone: DiffusersBackbone) -> None:
     ids = torch.from_numpy(Encoder(backbone.tokenizer).encode("a sad person on the beach")).long()[None]
     ours = pack.load(shipped)

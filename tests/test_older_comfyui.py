@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ from devtools.comfyui.links import prepare_base
 from devtools.comfyui.older import NEWEST, OLDEST, RELEASES, Release
 from devtools.comfyui.server import ComfyServer
 from devtools.docs import locales
-from devtools.page.comfy_page import ComfyPage, chromium
-from devtools.setup.browser import find_browser
-from devtools.standins.stage import SMALL_MINIATURE
+from devtools.page.driver import ComfyPage
 from devtools.workflows.miniature import DRESSED_PICTURES, PLAIN_PICTURES
+from devtools.workflows.settings import SMALL_MINIATURE
 from devtools.workflows.shipped import MINIATURE
 from miniature.training.pack import WEIGHTS
 
@@ -52,21 +50,16 @@ class Old:
     params=THERE or [OLDEST],
     ids=lambda release: release.name,
 )
-def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Old]:
+def old(
+    request: pytest.FixtureRequest, start_server: Callable[..., ComfyServer], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Old]:
     """A server of one of them, with nothing but the pack."""
     release: Release = request.param
     base = tmp_path_factory.mktemp("older")
     prepare_base(base, REPOSITORY)
     arguments = ("--cpu", "--front-end-root", str(release.page_folder(HOST)))
-    server = ComfyServer(release.comfyui(HOST), base, extra_args=arguments, log=base / "server.log")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMP_NUM_THREADS", "1")
-        server.start()
-    try:
-        with Client(server.url) as client:
-            yield Old(release, base, client, client.object_info())
-    finally:
-        server.stop()
+    with start_server(base, release.comfyui(HOST), arguments) as server, Client(server.url) as client:
+        yield Old(release, base, client, client.object_info())
 
 
 def test_the_nodes_are_what_they_are_in_the_newest(old: Old) -> None:
@@ -75,27 +68,25 @@ def test_the_nodes_are_what_they_are_in_the_newest(old: Old) -> None:
     assert all("textual inversion" in old.info[name]["search_aliases"] for name in newest)
 
 
-@pytest.mark.skipif(find_browser(os.environ) is None, reason="there is no browser")
-def test_the_miniatures_workflow_runs_in_its_own_page_in_chinese(old: Old) -> None:
-    with chromium() as browser:
-        page = ComfyPage.open(browser, old.client.url, {"Comfy.Locale": "zh"})
-        page.load(REPOSITORY / "workflows" / f"{MINIATURE}.json")
-        for node, name, value in SMALL_MINIATURE:
-            page.set_widget(node, name, value)
-        page.run()
-        page.screenshot(SCREENSHOTS / f"older-{old.release.name}.png")
-        assert not page.errors()
-        assert not page.complaints
-        assert page.title(LEARN) == locales.read("zh")[LEARN]["display_name"]
-        assert page.text(LEARN).startswith("learned in")
-        assert [page.pictures(node) for node in (PLAIN_PICTURES, DRESSED_PICTURES)] == [[[128, 128]]] * 2
-        saved = [path.name for path in (old.base / "models" / "embeddings").iterdir()]
-        assert saved == ["drawn-person.safetensors"]
+def test_the_miniatures_workflow_runs_in_its_own_page_in_chinese(old: Old, browser: Any) -> None:
+    page = ComfyPage.open(browser, old.client.url, {"Comfy.Locale": "zh"})
+    page.load(REPOSITORY / "workflows" / f"{MINIATURE}.json")
+    for node, name, value in SMALL_MINIATURE:
+        page.set_widget(node, name, value)
+    page.run()
+    page.screenshot(SCREENSHOTS / f"older-{old.release.name}.png")
+    assert not page.errors()
+    assert not page.complaints
+    assert page.title(LEARN) == locales.read("zh")[LEARN]["display_name"]
+    assert page.text(LEARN).startswith("learned in")
+    assert [page.pictures(node) for node in (PLAIN_PICTURES, DRESSED_PICTURES)] == [[[128, 128]]] * 2
+    saved = [path.name for path in (old.base / "models" / "embeddings").iterdir()]
+    assert saved == ["drawn-person.safetensors"]
 
-        page.set_widget("CrossInitSave", "name", "two words")
-        page.start()
-        page.note("for example 'two-words'").wait_for()
-        page.close()
+    page.set_widget("CrossInitSave", "name", "two words")
+    page.start()
+    page.note("for example 'two-words'").wait_for()
+    page.close()
 
 
 def _where(text: tuple[str, str]) -> str:

@@ -5,26 +5,17 @@ Every shipped workflow runs in test_shipped.py; what people do by hand is in tes
 
 from __future__ import annotations
 
-import os
 from itertools import combinations
 from pathlib import Path
 
-import pytest
-
-from devtools.page.comfy_page import ComfyPage
-from devtools.setup.browser import find_browser
-from devtools.standins.stage import SMALL
+from devtools.page.driver import ComfyPage
+from devtools.workflows.settings import SMALL
 from devtools.workflows.shipped import WORKFLOWS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = [REPOSITORY / "workflows" / f"{name}.json" for name in WORKFLOWS]
 SCREENSHOTS = REPOSITORY / "test-output"
 LEARN = "CrossInitLearn"
-
-pytestmark = pytest.mark.skipif(
-    find_browser(os.environ) is None,
-    reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
-)
 
 
 def _load_small(page: ComfyPage, workflow: Path, seed: int) -> None:

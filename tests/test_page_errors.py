@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,14 @@ from pathlib import Path
 import pytest
 
 from devtools.page import hands
-from devtools.page.comfy_page import ComfyPage, PageError
+from devtools.page.driver import ComfyPage, PageError
 from devtools.page.hands import Placed
-from devtools.setup.browser import find_browser
 from devtools.standins.stage import SD1_CHECKPOINT
 from miniature.training.pack import WEIGHTS
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "test-output"
 
-pytestmark = [
-    pytest.mark.skipif(
-        find_browser(os.environ) is None,
-        reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
-    ),
-    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature"),
-]
+pytestmark = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature")
 
 _MODEL = Placed("CrossInitMiniature", (50, 100))
 _PERSON = Placed("CrossInitDrawnPerson", (50, 320))

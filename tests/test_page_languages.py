@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,12 @@ import pytest
 
 from devtools.docs import locales
 from devtools.page import hands
-from devtools.page.comfy_page import ComfyPage
-from devtools.setup.browser import find_browser
+from devtools.page.driver import ComfyPage
 from devtools.workflows.shipped import WORKFLOWS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCREENSHOTS = REPOSITORY / "test-output"
 LEARN, PROMPT = "CrossInitLearn", "CrossInitEncodePrompt"
-
-pytestmark = pytest.mark.skipif(
-    find_browser(os.environ) is None,
-    reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
-)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import pytest
 
 from devtools.page import hands
-from devtools.page.comfy_page import ComfyPage
-from devtools.setup.browser import find_browser
+from devtools.page.driver import ComfyPage
 
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "test-output"
 LEARN = "Learn Face (train)"
@@ -20,11 +18,6 @@ IN_SIGHT = 11
 
 WORDS = ("textual inversion", "embedding", "face", "portrait", "personalization", "train", "celeb basis")
 MORE_WORDS = ("train face", "train embedding", "文本反转", "人脸", "训练", "顔", "学習", "얼굴", "лицо", "وجه")
-
-pytestmark = pytest.mark.skipif(
-    find_browser(os.environ) is None,
-    reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
-)
 
 
 @pytest.fixture(scope="module")

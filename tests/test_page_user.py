@@ -6,9 +6,8 @@ On the miniature, with a server of their own that holds nothing but the pack.
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from safetensors import safe_open
 from devtools.comfyui.links import PACK_NAME, prepare_base
 from devtools.comfyui.server import ComfyServer
 from devtools.page import hands
-from devtools.page.comfy_page import ComfyPage
-from devtools.setup.browser import find_browser
-from devtools.standins.stage import SMALL_MINIATURE
+from devtools.page.driver import ComfyPage
 from devtools.workflows.miniature import DRESSED, DRESSED_PICTURES, DRESSED_SAMPLER, PLAIN_SAMPLER
+from devtools.workflows.settings import SMALL_MINIATURE
 from devtools.workflows.shipped import MINIATURE, WORKFLOWS
 from miniature.training.pack import WEIGHTS
 
@@ -30,27 +28,15 @@ FILES = REPOSITORY / "workflows"
 SCREENSHOTS = REPOSITORY / "test-output"
 LEARN, SAVE, LOAD = "CrossInitLearn", "CrossInitSave", "CrossInitLoad"
 
-pytestmark = [
-    pytest.mark.skipif(
-        find_browser(os.environ) is None,
-        reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
-    ),
-    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature"),
-]
+pytestmark = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature")
 
 
 @pytest.fixture(scope="module")
-def server(
-    comfyui: Path, server_arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ComfyServer]:
+def server(start_server: Callable[..., ComfyServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     base = tmp_path_factory.mktemp("user")
     prepare_base(base, REPOSITORY)
-    server = ComfyServer(comfyui, base, extra_args=server_arguments, log=base / "server.log")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMP_NUM_THREADS", "1")
-        server.start()
+    with start_server(base) as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,7 @@ def _command(weights: Path, out: Path, *more: str) -> list[str]:
 # ---- from end to end
 
 
+@pytest.mark.slow
 def test_a_tiny_experiment_writes_its_page_and_does_nothing_twice(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

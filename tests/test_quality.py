@@ -22,7 +22,11 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check"), ("ruff", "format", "--check"), pytest.param(("mypy",), marks=pytest.mark.slow)],
+    ids=" ".join,
+)
 def test_the_tools_find_nothing(command: tuple[str, ...]) -> None:
     done = _run("-m", *command)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
@@ -27,6 +28,15 @@ def test_arguments_of_others_are_passed_on() -> None:
     assert (options.port, passed) == (9000, ["--lowvram", "--port", "1"])
     with pytest.raises(SystemExit):
         commands.parse(["serve", "--lowvram"])
+
+
+def test_quick_tests_are_a_tier_of_markers_that_pytest_knows() -> None:
+    options, passed = commands.parse(["test", "--quick", "-k", "graphs"])
+    assert options.quick and passed == ["-k", "graphs"]
+    assert not commands.parse(["test"])[0].quick
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    known = {line.split(":")[0] for line in project["tool"]["pytest"]["ini_options"]["markers"]}
+    assert set(commands.QUICK.replace("not ", "").split(" and ")) == known
 
 
 def test_benchmarks_are_listed_with_their_first_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,11 @@
-"""The server harness and its client: on servers that die or never answer, and on a live ComfyUI."""
+"""Our server and its client: on servers that die or never answer, and on a live ComfyUI."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,6 @@ import pytest
 from devtools.comfyui.answers import Event, Interrupted, PromptError
 from devtools.comfyui.client import Client
 from devtools.comfyui.server import ComfyServer, ServerError
-from devtools.setup import hosts
 from tests.tiny_comfyui import free_port, make_comfyui
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +65,7 @@ import comfy.utils
 from PIL import Image
 from server import PromptServer
 
-class HarnessProbe:
+class ServerProbe:
     """Reports progress, a preview and a text in each of its steps; fails after the last one if told to."""
     CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "testing", "run", (), True
 
@@ -87,20 +86,18 @@ class HarnessProbe:
             raise ValueError("told to fail")
         return {"ui": {"steps": [steps]}}
 
-NODE_CLASS_MAPPINGS = {"HarnessProbe": HarnessProbe}
+NODE_CLASS_MAPPINGS = {"ServerProbe": ServerProbe}
 '''
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    if not hosts.is_comfyui(COMFYUI):
-        pytest.skip(f"there is no ComfyUI at {COMFYUI}; set COMFYUI_PATH, or use: python3 run.py test")
+def server(start_server: Callable[..., ComfyServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     base = tmp_path_factory.mktemp("base")
     for folder in ("custom_nodes", "input", "models/checkpoints"):
         (base / folder).mkdir(parents=True)
-    (base / "custom_nodes" / "harness_probe.py").write_text(PROBE_NODES, encoding="utf-8")
+    (base / "custom_nodes" / "server_probe.py").write_text(PROBE_NODES, encoding="utf-8")
     before = files_of(COMFYUI)
-    with ComfyServer(COMFYUI, base, log=base / "server.log") as running:
+    with start_server(base, arguments=()) as running:
         yield running
         assert files_of(COMFYUI) == before, "the server wrote into the ComfyUI folder"
 
@@ -116,7 +113,7 @@ def files_of(folder: Path) -> set[Path]:
 
 
 def probe(steps: int, fail: bool = False) -> dict[str, Any]:
-    return {"1": {"class_type": "HarnessProbe", "inputs": {"steps": steps, "fail": fail}}}
+    return {"1": {"class_type": "ServerProbe", "inputs": {"steps": steps, "fail": fail}}}
 
 
 def test_a_picture_made_by_the_server_comes_back(client: Client, tmp_path: Path) -> None:
@@ -124,7 +121,7 @@ def test_a_picture_made_by_the_server_comes_back(client: Client, tmp_path: Path)
         size = {"width": 24, "height": 16, "batch_size": 2, "color": colour}
         return {
             "1": {"class_type": "EmptyImage", "inputs": size},
-            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "harness"}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "probe"}},
         }
 
     assert "SaveImage" in client.object_info()
@@ -159,9 +156,9 @@ def test_progress_previews_and_texts_arrive_as_events(client: Client) -> None:
 
 
 def test_a_failing_node_is_named(client: Client) -> None:
-    with pytest.raises(PromptError, match=r"node 1 \(HarnessProbe\): ValueError: told to fail") as caught:
+    with pytest.raises(PromptError, match=r"node 1 \(ServerProbe\): ValueError: told to fail") as caught:
         client.run(probe(1, fail=True))
-    assert (caught.value.node_id, caught.value.node_type) == ("1", "HarnessProbe")
+    assert (caught.value.node_id, caught.value.node_type) == ("1", "ServerProbe")
     assert "raise ValueError" in caught.value.traceback
 
 
@@ -183,7 +180,7 @@ def test_a_running_prompt_can_be_interrupted_and_the_next_one_runs(client: Clien
         if event.type == "progress" and event.data["value"] == 3:
             client.interrupt()
 
-    with pytest.raises(Interrupted, match=r"interrupted in node 1 \(HarnessProbe\)"):
+    with pytest.raises(Interrupted, match=r"interrupted in node 1 \(ServerProbe\)"):
         client.run(probe(4000), on_event=stop)
     client.free()
     assert client.run(probe(2)).outputs["1"] == {"steps": [2]}

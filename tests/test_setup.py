@@ -16,7 +16,7 @@ import pytest
 
 from devtools import commands
 from devtools.comfyui import links
-from devtools.comfyui.server import prepare_base
+from devtools.comfyui.links import prepare_base
 from devtools.setup import comfyui_source, hosts
 from devtools.setup.environment import check_disk, check_python
 from devtools.setup.stages import Layout, requirements_of
@@ -57,6 +57,14 @@ def test_requirements_follow_the_projects_references_to_itself() -> None:
     assert not any(requirement.startswith("crossinit") for requirement in found)
     with pytest.raises(hosts.SetupError, match="no group 'nonsense'"):
         requirements_of(ROOT / "pyproject.toml", ["nonsense"])
+
+
+def test_the_commands_need_no_package_that_is_not_installed_yet() -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import devtools.commands; print(*sys.modules)"
+    alone = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, encoding="utf-8")
+    assert alone.returncode == 0, alone.stderr
+    roots = {name.partition(".")[0] for name in alone.stdout.split()} - {"__main__", "devtools"}
+    assert not [name for name in roots if name not in sys.stdlib_module_names and not name.startswith("_")]
 
 
 # The pinned ComfyUI
@@ -123,6 +131,7 @@ def make_wheel(folder: Path, name: str, version: str) -> None:
         wheel.writestr(f"{info}/RECORD", "")
 
 
+@pytest.mark.slow
 def test_setup_from_nothing_then_without_pip_then_only_what_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

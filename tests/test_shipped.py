@@ -1,15 +1,14 @@
-"""Every shipped workflow in ComfyUI's real page, in the world that the miniature draws. Screenshots stay in test-output/.
+"""Every shipped workflow in ComfyUI's real page, in the miniature's painted world. Screenshots stay in test-output/.
 
-The stock nodes load, draw and save; the checkpoint's name leads to the miniature (devtools/standins/drawn/loader.py). That the stock
+The stock nodes load, sample and save; the checkpoint's name leads to the miniature (devtools/standins/miniature/loader.py). That the stock
 loader takes a file of full size is tested in test_live.py and test_page.py.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,13 +21,14 @@ from PIL import Image, ImageFilter
 
 from crossinit_core import load_learned_token
 from devtools.comfyui.links import PACK_NAME
+from devtools.comfyui.server import ComfyServer
 from devtools.docs.screenshots import LARGEST_THUMBNAIL, THUMBNAIL
-from devtools.page.comfy_page import ComfyPage
-from devtools.setup.browser import find_browser
+from devtools.page.driver import ComfyPage
 from devtools.workflows.faces import EXPRESSIONS, FOLDERS, PROMPTS, SHEET, STRIP
 from devtools.workflows.miniature import DRESSED_PICTURES, PLAIN_PICTURES
 from devtools.workflows.parts import CHECKPOINT, CHECKPOINT_URL, CONTROLNET, CONTROLNET_URL, LORA, OTHER_FILES, SCENE
-from devtools.workflows.runs import DRAWN, QUICK, SIDE, bring_into_view, change
+from devtools.workflows.prompt import to_prompt
+from devtools.workflows.settings import ON_MINIATURE, QUICK, SIDE
 from devtools.workflows.shipped import MINIATURE, WORKFLOWS
 from devtools.workflows.stock import EDGES, FIRST_PICTURE
 from miniature.training.pack import WEIGHTS
@@ -64,18 +64,12 @@ PICTURES: dict[str, dict[str, list[list[int]]]] = {
 }
 """Width and height of every picture that nodes, by type or title, show after a run."""
 
-pytestmark = [
-    pytest.mark.skipif(
-        find_browser(os.environ) is None,
-        reason="there is no Chromium, Chrome or Edge; install one, or set CROSSINIT_CHROMIUM",
-    ),
-    pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature"),
-]
+pytestmark = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="there are no weights of the miniature")
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A running server in whose world people are drawn."""
+class Painted:
+    """A running server in whose world people are painted."""
 
     url: str
     base: Path
@@ -85,25 +79,25 @@ class Drawn:
 
 
 @pytest.fixture(scope="module")
-def drawn(
-    comfyui: Path, server_arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Drawn]:
-    from devtools.comfyui.server import ComfyServer
-    from devtools.standins.drawn.stage import set_drawn_stage
+def painted(start_server: Callable[..., ComfyServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Painted]:
+    from devtools.standins.miniature.stage import set_miniature_stage
 
-    base = tmp_path_factory.mktemp("drawn")
-    set_drawn_stage(base)
-    server = ComfyServer(comfyui, base, extra_args=server_arguments, log=base / "server.log")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMP_NUM_THREADS", "1")
-        server.start()
-    yield Drawn(server.url, base)
-    server.stop()
+    base = tmp_path_factory.mktemp("painted")
+    set_miniature_stage(base)
+    with start_server(base) as server:
+        yield Painted(server.url, base)
 
 
 @pytest.fixture(scope="module")
-def page_url(drawn: Drawn) -> str:
-    return drawn.url
+def info(painted: Painted) -> dict[str, Any]:
+    from devtools.comfyui.client import Client
+
+    return Client(painted.url).object_info()
+
+
+@pytest.fixture(scope="module")
+def page_url(painted: Painted) -> str:
+    return painted.url
 
 
 def _untidy(page: ComfyPage) -> list[str]:
@@ -128,27 +122,28 @@ def _untidy(page: ComfyPage) -> list[str]:
     return faults
 
 
-def _run_small(page: ComfyPage, name: str) -> None:
+def _run_small(page: ComfyPage, name: str, info: dict[str, Any]) -> None:
     page.load(FILES / f"{name}.json")
-    bring_into_view(page)
+    assert page.prompt() == to_prompt(WORKFLOWS[name], info), "the description means something else than its file"
+    page.show_whole_graph()
     assert not page.errors()
     assert not _untidy(page)
-    change(page, *(QUICK if name == MINIATURE else (*DRAWN, *QUICK)))
+    page.set_widgets(*(QUICK if name == MINIATURE else (*ON_MINIATURE, *QUICK)))
     page.run()
     assert not page.errors()
     assert not _untidy(page)
     assert {node: page.pictures(node) for node in PICTURES[name]} == PICTURES[name]
 
 
-def _each_prompt_has_its_folder(drawn: Drawn) -> None:
-    folders = sorted(path.parent.name for path in (drawn.base / "output" / "crossinit").glob("*/*.png"))
+def _each_prompt_has_its_folder(painted: Painted) -> None:
+    folders = sorted(path.parent.name for path in (painted.base / "output" / "crossinit").glob("*/*.png"))
     assert len(set(folders)) == len(PROMPTS)
     assert "a-person-on-the-beach" in folders
 
 
-def _outside_of_the_mask_all_is_as_it_was(drawn: Drawn) -> None:
-    photo = Image.open(drawn.base / "input" / SCENE).resize((SCALED, SCALED), Image.Resampling.LANCZOS)
-    result = Image.open(drawn.base / "output" / "learned-face-inpainted_00001_.png").convert("RGB")
+def _outside_of_the_mask_all_is_as_it_was(painted: Painted) -> None:
+    photo = Image.open(painted.base / "input" / SCENE).resize((SCALED, SCALED), Image.Resampling.LANCZOS)
+    result = Image.open(painted.base / "output" / "learned-face-inpainted_00001_.png").convert("RGB")
     before, after = (np.asarray(picture.convert("RGB")).astype(float) for picture in (photo, result))
     changed = np.abs(after - before).mean(axis=2)
     painted = np.asarray(photo.getchannel("A")) < 128
@@ -158,8 +153,8 @@ def _outside_of_the_mask_all_is_as_it_was(drawn: Drawn) -> None:
     assert changed[painted].mean() > 20
 
 
-def _every_embedding_is_saved_whole(drawn: Drawn) -> None:
-    faces = drawn.base / "models" / "embeddings"
+def _every_embedding_is_saved_whole(painted: Painted) -> None:
+    faces = painted.base / "models" / "embeddings"
     for file, tool in OTHER_FILES:
         brought, saved = (
             load_learned_token(faces / file),
@@ -168,10 +163,10 @@ def _every_embedding_is_saved_whole(drawn: Drawn) -> None:
         assert torch.equal(brought.vectors, saved.vectors)
 
 
-def _controlnet_and_lora_fitted(drawn: Drawn) -> None:
-    """ComfyUI only warns where they do not fit, and draws without them."""
+def _controlnet_and_lora_fitted(painted: Painted) -> None:
+    """ComfyUI only warns if they do not fit, and samples without them."""
     complaints = ("lora key not loaded", "missing controlnet keys", "control could not be applied")
-    assert not [complaint for complaint in complaints if complaint in drawn.log()]
+    assert not [complaint for complaint in complaints if complaint in painted.log()]
 
 
 AFTERWARDS = {
@@ -185,17 +180,17 @@ AFTERWARDS = {
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_is_opened_runs_to_its_end_and_shows_its_pictures(
-    classic: ComfyPage, drawn: Drawn, name: str
+    classic: ComfyPage, painted: Painted, info: dict[str, Any], name: str
 ) -> None:
-    _run_small(classic, name)
+    _run_small(classic, name, info)
     classic.screenshot(SCREENSHOTS / f"{name}.png")
     if name in AFTERWARDS:
-        AFTERWARDS[name](drawn)
+        AFTERWARDS[name](painted)
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_it_does_so_in_the_newer_nodes_as_well(newer: ComfyPage, name: str) -> None:
-    _run_small(newer, name)
+def test_it_does_so_in_the_newer_nodes_as_well(newer: ComfyPage, info: dict[str, Any], name: str) -> None:
+    _run_small(newer, name, info)
     newer.screenshot(SCREENSHOTS / f"{name}-newer-nodes.png")
 
 
@@ -214,13 +209,15 @@ def test_every_workflow_is_a_template_with_its_thumbnail(classic: ComfyPage) -> 
     page.keyboard.press("Escape")
 
 
-def test_models_that_are_missing_are_named_with_their_folders_and_where_to_get_them(drawn: Drawn, browser: Any) -> None:
-    models = drawn.base / "models"
+def test_models_that_are_missing_are_named_with_their_folders_and_where_to_get_them(
+    painted: Painted, browser: Any
+) -> None:
+    models = painted.base / "models"
     away = [models / "checkpoints" / CHECKPOINT, models / "controlnet" / CONTROLNET, models / "loras" / LORA]
     for path in away:
         path.rename(path.with_suffix(".away"))
     try:
-        page = ComfyPage.open(browser, drawn.url)
+        page = ComfyPage.open(browser, painted.url)
         page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         posed = _missing(page, "03-learned-face-with-controlnet", CONTROLNET)
         with_lora = _missing(page, "09-lora-and-second-pass", LORA)

@@ -15,6 +15,8 @@ import torch
 from devtools.standins import files as standins
 from devtools.standins.unets import UNetShape
 
+slow = pytest.mark.slow  # checkpoints with the sizes of real ones
+
 
 @pytest.fixture(scope="module")
 def sd2(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
@@ -108,6 +110,7 @@ def _check_text(clip: Any, width: int, pad: int) -> None:
     assert torch.cosine_similarity(hat[0, 7], hat[0, 8], dim=0) < 0.9, "positions look alike"
 
 
+@slow
 def test_load_checkpoint_takes_it_for_sd2_and_nothing_is_missing(sd2: SimpleNamespace) -> None:
     import comfy.model_base
     import comfy.supported_models
@@ -122,6 +125,7 @@ def test_load_checkpoint_takes_it_for_sd2_and_nothing_is_missing(sd2: SimpleName
     assert not [message for message in sd2.messages if "missing" in message.lower() or "unexpected" in message]
 
 
+@slow
 def test_load_checkpoint_takes_it_for_v_prediction(comfyui: Path, tmp_path: Path) -> None:
     import comfy.model_base
     import comfy.sd
@@ -132,6 +136,7 @@ def test_load_checkpoint_takes_it_for_v_prediction(comfyui: Path, tmp_path: Path
     assert model.model.model_type == comfy.model_base.ModelType.V_PREDICTION
 
 
+@slow
 def test_load_checkpoint_takes_it_for_sd1_and_nothing_is_missing(sd1: SimpleNamespace) -> None:
     import comfy.supported_models
 
@@ -143,28 +148,34 @@ def test_load_checkpoint_takes_it_for_sd1_and_nothing_is_missing(sd1: SimpleName
     assert not [message for message in sd1.messages if "missing" in message.lower() or "unexpected" in message]
 
 
+@slow
 def test_sd2_text_encoder_tells_words_apart(sd2: SimpleNamespace) -> None:
     _check_text(sd2.clip, width=1024, pad=0)
     table = sd2.clip.cond_stage_model.clip_h.transformer.get_input_embeddings().weight
     assert 0.3 < table[:1000].float().norm(dim=-1).mean() < 0.5
 
 
+@slow
 def test_sd1_text_encoder_tells_words_apart(sd1: SimpleNamespace) -> None:
     _check_text(sd1.clip, width=768, pad=49407)
 
 
+@slow
 def test_sd2_unet_hears_the_text(sd2: SimpleNamespace) -> None:
     _check_unet_step(sd2.model, sd2.clip.encode("a photo of a face"))
 
 
+@slow
 def test_sd1_unet_hears_the_text(sd1: SimpleNamespace) -> None:
     _check_unet_step(sd1.model, sd1.clip.encode("a photo of a face"))
 
 
+@slow
 def test_vae_encodes_a_photo_to_realistic_latents_and_back(sd2: SimpleNamespace) -> None:
     _check_vae(sd2.vae)
 
 
+@slow
 def test_controlnet_changes_the_picture(sd2: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import comfy.controlnet
 
@@ -185,6 +196,7 @@ def test_controlnet_changes_the_picture(sd2: SimpleNamespace, tmp_path: Path, ca
     assert len(control.control_model.zero_convs) == unet_blocks
 
 
+@slow
 def test_lora_changes_text_and_picture(sd2: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import comfy.sd
     import comfy.utils

@@ -103,7 +103,7 @@ def ends(event: Event, prompt_id: str) -> bool:
 
 
 def raise_failure(history: History) -> None:
-    """Raises PromptError where a node failed, and Interrupted where somebody pressed Cancel."""
+    """Raises PromptError if a node failed, and Interrupted if somebody pressed Cancel."""
     for name, data in history.status.get("messages", []):
         if name == "execution_error":
             raise PromptError(

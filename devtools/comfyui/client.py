@@ -62,7 +62,7 @@ class Client:
         return texts
 
     def queue(self, prompt_api: Json, workflow: Json | None = None) -> str:
-        """Queue a prompt in API form and return its id. Raises PromptError where the server refuses it.
+        """Queue a prompt in API form and return its id. Raises PromptError if the server refuses it.
 
         `workflow` is stored in the pictures that the prompt saves, as the page does.
         """
@@ -88,8 +88,8 @@ class Client:
     ) -> History:
         """Follow a prompt to its end, calling `on_event` in this thread for each event.
 
-        Raises PromptError where a node failed, Interrupted where it was cancelled, TimeoutError
-        after `timeout` seconds and ConnectionError where the server went away.
+        Raises PromptError if a node failed, Interrupted if it was cancelled, TimeoutError
+        after `timeout` seconds and ConnectionError if the server went away.
         """
         deadline = time.monotonic() + timeout
         for event in self._events_until(deadline, prompt_id):
@@ -192,7 +192,7 @@ class Client:
             opened.put(False)
 
     def _events_until(self, deadline: float, prompt_id: str) -> Iterator[Event]:
-        """Events as they come. Ends where the history already knows the prompt's end."""
+        """Events as they come. Ends if the history already knows the prompt's end."""
         while True:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
@@ -249,7 +249,7 @@ _CLOSING = (
 
 
 def _run(request: Coroutine[Any, Any, T]) -> T:
-    """Run one request. In a thread of its own where the caller's thread already runs a loop
+    """Run one request. In a thread of its own if the caller's thread already runs a loop
     (Playwright's synchronous API does)."""
     try:
         asyncio.get_running_loop()

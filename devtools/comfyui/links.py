@@ -9,7 +9,11 @@ import os
 import shutil
 from pathlib import Path
 
+PACK = Path(__file__).resolve().parents[2]
+"""The root of this repository, which is the pack."""
+
 PACK_NAME = "comfyui-crossinit"
+"""Its folder in custom_nodes."""
 
 _BASE_FOLDERS = (
     "models/checkpoints",

@@ -16,15 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from devtools.setup import comfyui_source
-from devtools.setup.hosts import SetupError, is_comfyui
-from devtools.setup.progress import run_logged
+from ..setup import comfyui_source
+from ..setup.hosts import SetupError, is_comfyui
+from ..setup.progress import run_logged
+from .links import PACK
 
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--progress-bar", "off", "--no-deps")
 _PAGE_IN_WHEEL = PurePosixPath("comfyui_frontend_package", "static")
 
 Run = Callable[[list[str]], None]
-"""Runs one command; raises RuntimeError where it fails."""
+"""Runs one command; raises RuntimeError if it fails."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ NEWEST = NewerPage(comfyui_source.VERSION, comfyui_source.PACKAGE, comfyui_sourc
 
 
 def fetch(release: Release, host: Path, python: Path, run: Run) -> None:
-    """Bring a release into `host`. Raises SetupError, or RuntimeError where a command of pip fails."""
+    """Bring a release into `host`. Raises SetupError, or RuntimeError if a command of pip fails."""
     download = host / f"download-{release.version}"
     shutil.rmtree(download, ignore_errors=True)
     pip = [str(python), *_PIP, "--dest", str(download)]
@@ -147,7 +148,7 @@ def main() -> None:
     releases = {release.name: release for release in (*RELEASES, NEWEST)}
     parser.add_argument("version", choices=releases)
     release = releases[parser.parse_args().version]
-    host = Path(__file__).resolve().parents[2] / ".host"
+    host = PACK / ".host"
     fetch(release, host, Path(sys.executable), lambda line: run_logged(line, "ComfyUI", host / "setup.log"))
     print(release.comfyui(host))
 

@@ -12,14 +12,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO
-
-from devtools.comfyui.links import PACK_NAME, link_pack, prepare_base
-
-__all__ = ["PACK_NAME", "ComfyServer", "ServerError", "link_pack", "offline_environment", "prepare_base"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # A proxy named in the environment must not be asked for 127.0.0.1.
@@ -45,7 +41,8 @@ class ComfyServer:
     `base` becomes ComfyUI's `--base-directory` (make it with `prepare_base`), so that nothing is
     written to the ComfyUI folder, and nothing is fetched from the network. With `base=None` the
     server keeps ComfyUI's own folders and settings. `port=0` picks a free port. Without `log` the
-    server prints to the terminal. `--cpu` is added where torch finds no accelerator.
+    server prints to the terminal. `--cpu` is added if torch finds no accelerator. `environment` is
+    added to the variables that the server gets.
     """
 
     def __init__(
@@ -58,6 +55,7 @@ class ComfyServer:
         extra_args: Sequence[str] = (),
         log: Path | None = None,
         timeout: float = 300.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.comfyui = comfyui
         self.base = base
@@ -66,6 +64,7 @@ class ComfyServer:
         self.extra_args = tuple(extra_args)
         self.log = log
         self.timeout = timeout
+        self.environment = dict(environment or {})
         self.seconds_to_start: float | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -98,7 +97,7 @@ class ComfyServer:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.comfyui,
-                env=offline_environment() if self.base else {**os.environ, "PYTHONUTF8": "1"},
+                env={**(offline_environment() if self.base else {**os.environ, "PYTHONUTF8": "1"}), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
@@ -117,7 +116,7 @@ class ComfyServer:
         return self
 
     def stop(self) -> None:
-        """Ask the server to end, and end it by force where it does not within ten seconds."""
+        """Ask the server to end, and end it by force if it does not end within ten seconds."""
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
@@ -132,7 +131,7 @@ class ComfyServer:
             process.wait()
 
     def log_text(self) -> str:
-        """What the server printed so far, without colours; empty where it prints to the terminal."""
+        """What the server printed so far, without colours; empty if it prints to the terminal."""
         if self.log is None or not self.log.is_file():
             return ""
         return _ANSI.sub("", self.log.read_text(encoding="utf-8", errors="replace"))

@@ -11,15 +11,14 @@ import sys
 from pathlib import Path
 
 from ..comfyui.answers import Interrupted, PromptError
-from ..comfyui.links import prepare_base
+from ..comfyui.links import PACK, prepare_base
 from ..comfyui.server import ServerError
 from . import miniature as demo_miniature
 from . import photo as demo_photo
-from .parts import PACK
 
 
 def main() -> int:
-    """Run the demo; the exit code is 0 where everything was made."""
+    """Run the demo; the exit code is 0 if everything was made."""
     parser = argparse.ArgumentParser(prog="run.py demo", description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI folder to run")
     parser.add_argument("--base", type=Path, required=True, help="the server's own folder for models and pictures")

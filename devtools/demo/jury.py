@@ -1,4 +1,4 @@
-"""What the miniature's judges say of pictures of a drawn person. The judge that took no part in training speaks."""
+"""What the miniature's judges say of pictures of a drawn person. The judge is the one that took no part in training."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class Jury:
 
         return np.stack([painted(who, scene) for who in (self.person, other, celebrity) for scene in scenes])
 
-    def findings(self, prompts: Sequence[Prompt], drawn: Sequence[Pictures], paintings: Pictures) -> Findings:
-        """`drawn` has the pictures of each prompt, and `paintings` is what the VAE made of `paintings(prompts)`."""
-        seen = [self.look(pictures) for pictures in drawn]
+    def findings(self, prompts: Sequence[Prompt], pictures: Sequence[Pictures], paintings: Pictures) -> Findings:
+        """`pictures` has those of each prompt, and `paintings` is what the VAE made of `paintings(prompts)`."""
+        seen = [self.look(those) for those in pictures]
         likeness = [verdict.likeness(self.person) for verdict in seen]
         plain = [i for i, prompt in enumerate(prompts) if not prompt.asks]
         ceiling, floor, nearest = self.look(paintings).likeness(self.person).reshape(3, -1).mean(1)

@@ -21,10 +21,14 @@ from miniature.training.captions import Prompt
 
 from ..comfyui.answers import Event, History
 from ..comfyui.client import Client
-from ..workflows.graphs import Json, set_widget, to_api
+from ..workflows.graph import Change, ids_of, with_values
 from ..workflows.miniature import DRESSED, DRESSED_PICTURES, PLAIN, PLAIN_PICTURES, SHOWN, WORKFLOW
+from ..workflows.prompt import to_prompt
+from ..workflows.saved_workflow import saved_workflow
+from ..workflows.shipped import WORKFLOWS
+from ..workflows.widgets import Json
 from .jury import Findings, Jury, Pictures
-from .parts import PACK, Progress, fetch, list_results, running
+from .parts import Progress, fetch, list_results, running
 from .sheet import Tile, contact_sheet
 
 PERSON = SHOWN
@@ -60,7 +64,7 @@ class Run:
     saved file's name, and the workflow."""
 
     portrait: Pictures
-    drawn: list[Pictures]
+    pictures: list[Pictures]
     loss: list[Json]
     learned: str
     file: str
@@ -90,14 +94,14 @@ def run(arguments: argparse.Namespace) -> None:
 def show(
     client: Client, base: Path, out: Path, person: int, prompts: Sequence[Prompt], learning: Mapping[str, object]
 ) -> tuple[Run, Findings]:
-    """Learn a person, draw it in every prompt, have it judged; leave a contact sheet and all that it came from.
+    """Learn a person, sample every prompt, have the pictures judged; leave a contact sheet and all that it came from.
 
     base is the server's base directory. The first prompt is the plain one. learning changes widgets of Learn Face.
     """
     jury = Jury(pack.WEIGHTS, person)
-    made = learn_and_draw(client, person, prompts, learning)
+    made = learn_and_sample(client, person, prompts, learning)
     paintings = through_vae(client, jury.paintings(prompts), base / "input")
-    findings = jury.findings(prompts, made.drawn, paintings)
+    findings = jury.findings(prompts, made.pictures, paintings)
     fetch(client, made.loss, out / "loss")
     shutil.copyfile(base / "models" / "embeddings" / made.file, out / made.file)
     workflow = json.dumps(made.workflow, indent=1, ensure_ascii=False)
@@ -107,42 +111,41 @@ def show(
     return made, findings
 
 
-def learn_and_draw(client: Client, person: int, prompts: Sequence[Prompt], learning: Mapping[str, object]) -> Run:
+def learn_and_sample(client: Client, person: int, prompts: Sequence[Prompt], learning: Mapping[str, object]) -> Run:
     """Run the workflow once for every prompt; only the first run learns."""
     info = client.object_info()
-    workflow: Json = json.loads((PACK / "workflows" / f"{WORKFLOW}.json").read_text(encoding="utf-8"))
-    changes: list[tuple[str, str, object]] = [
+    changes: list[Change] = [
         ("CrossInitDrawnPerson", "seed", person),
         ("CrossInitSave", "name", TOKEN),
         ("EmptyLatentImage", "batch_size", EACH),
         (PLAIN, "text", prompts[0].text),
         *(("CrossInitLearn", name, value) for name, value in learning.items()),
     ]
-    for node, name, value in changes:
-        set_widget(workflow, node, name, value, info)
-    ids = {node.get("title") or node["type"]: str(node["id"]) for node in workflow["nodes"]}
+    workflow = with_values(WORKFLOWS[WORKFLOW], *changes)
+    ids = ids_of(workflow)
     progress = _LastWords(ids["CrossInitLearn"], Progress(workflow))
     histories: list[History] = []
     for number, prompt in enumerate(prompts[1:], start=1):
-        set_widget(workflow, DRESSED, "text", prompt.text, info)
+        workflow = with_values(workflow, (DRESSED, "text", prompt.text))
+        saved = saved_workflow(workflow, info)
         began = time.monotonic()
         follow = None if histories else progress
-        histories.append(client.run(to_api(workflow, info), workflow, on_event=follow, timeout=24 * 3600))
+        histories.append(client.run(to_prompt(workflow, info), saved, on_event=follow, timeout=24 * 3600))
         if number == 1:
-            print("\n\nThe person is learned. Drawing:", flush=True)
+            print("\n\nThe person is learned. Now the prompts:", flush=True)
         seconds = "" if number == 1 else f"  {time.monotonic() - began:.0f} s"
         print(f"  {number:2d} of {len(prompts) - 1}  {prompt.text}{seconds}", flush=True)
     first = histories[0]
     return Run(
         portrait=_pictures(client, first, ids["CrossInitDrawnPerson"]),
-        drawn=[
+        pictures=[
             _pictures(client, first, ids[PLAIN_PICTURES]),
             *(_pictures(client, history, ids[DRESSED_PICTURES]) for history in histories),
         ],
         loss=first.images(ids["LossGraphNode"]),
         learned=progress.text,
         file=str(first.outputs[ids["CrossInitSave"]]["file"][0]),
-        workflow=workflow,
+        workflow=saved,
     )
 
 
@@ -186,7 +189,7 @@ def described(findings: Findings) -> list[str]:
 def sheet(jury: Jury, prompts: Sequence[Prompt], made: Run, findings: Findings) -> Image.Image:
     """The portrait, and the first picture of each prompt with what the judge sees in it."""
     tiles = [Tile(made.portrait[0], "The portrait: all that was learned from", framed=True)]
-    for prompt, pictures in zip(prompts, made.drawn, strict=True):
+    for prompt, pictures in zip(prompts, made.pictures, strict=True):
         verdict = jury.look(pictures[:1])
         marks: list[tuple[str, bool | None]] = [
             (SAID.get(name, value), bool(verdict.shows({name: value})[0])) for name, value in prompt.asks.items()

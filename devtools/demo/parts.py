@@ -6,13 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..comfyui.answers import Event
 from ..comfyui.client import Client
 from ..comfyui.server import ComfyServer
-from ..workflows.graphs import Json
-
-PACK = Path(__file__).resolve().parents[2]
+from ..workflows.graph import Workflow
 
 
 @contextmanager
@@ -28,8 +27,8 @@ def running(comfyui: Path, base: Path) -> Iterator[Client]:
 class Progress:
     """Prints which node runs, and what it says."""
 
-    def __init__(self, workflow: Json) -> None:
-        self._names = {str(node["id"]): node.get("title") or node["type"] for node in workflow["nodes"]}
+    def __init__(self, workflow: Workflow) -> None:
+        self._names = {str(number): node.name for number, node in enumerate(workflow[0], start=1)}
         self._shown = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -40,7 +39,7 @@ class Progress:
             print(f"\n    {event.data['text']}", end="", flush=True)
 
 
-def fetch(client: Client, images: list[Json], target: Path) -> list[Path]:
+def fetch(client: Client, images: list[dict[str, Any]], target: Path) -> list[Path]:
     """Write pictures as TARGET.png, TARGET-2.png and so on, each with the suffix that it has."""
     paths = []
     for number, image in enumerate(images, start=1):

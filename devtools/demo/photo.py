@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from pathlib import Path
 
-from ..workflows.graphs import Json, set_widget, to_api
-from .parts import PACK, Progress, fetch, list_results, running
+from ..standins.photos import put_astronaut
+from ..workflows.graph import Change, Workflow, ids_of, with_values
+from ..workflows.prompt import to_prompt
+from ..workflows.saved_workflow import saved_workflow
+from ..workflows.shipped import WORKFLOWS
+from .parts import Progress, fetch, list_results, running
 
 TOKEN = "demo-face"
 PROMPT = "a photo of a {} person"
@@ -23,11 +26,12 @@ def run(arguments: argparse.Namespace) -> None:
     shutil.copyfile(photo, out / f"photo{photo.suffix}")
     with running(arguments.comfyui, arguments.base) as client:
         info = client.object_info()
-        workflow = _workflow(info, checkpoint, photo, arguments)
+        workflow = _workflow(checkpoint, photo, arguments)
+        prompt, saved_form = to_prompt(workflow, info), saved_workflow(workflow, info)
         began = time.monotonic()
-        history = client.run(to_api(workflow, info), workflow, on_event=Progress(workflow), timeout=24 * 3600)
+        history = client.run(prompt, saved_form, on_event=Progress(workflow), timeout=24 * 3600)
         print(f"\nThe workflow took {time.monotonic() - began:.0f} s.")
-        ids = {node["type"]: str(node["id"]) for node in workflow["nodes"]}
+        ids = ids_of(workflow)
         saved = history.outputs[ids["CrossInitSave"]]
         shutil.copyfile(arguments.base / "models" / "embeddings" / saved["file"][0], out / saved["file"][0])
         fetch(client, history.images(ids["SaveImage"]), out / "picture")
@@ -36,9 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"\nIn any prompt of ComfyUI: {saved['prompt_text'][0]}")
 
 
-def _workflow(info: Json, checkpoint: str, photo: Path, arguments: argparse.Namespace) -> Json:
-    workflow: Json = json.loads((PACK / "workflows" / "01-learn-a-face.json").read_text(encoding="utf-8"))
-    changes: list[tuple[str, str, object]] = [
+def _workflow(checkpoint: str, photo: Path, arguments: argparse.Namespace) -> Workflow:
+    changes: list[Change] = [
         ("CheckpointLoaderSimple", "ckpt_name", checkpoint),
         ("LoadImage", "image", photo.name),
         ("CrossInitLearn", "preset", arguments.preset or "fast"),
@@ -46,9 +49,7 @@ def _workflow(info: Json, checkpoint: str, photo: Path, arguments: argparse.Name
         ("CrossInitSave", "if_exists", "replace it"),
         ("CrossInitEncodePrompt", "text", arguments.prompt or PROMPT),
     ]
-    for node, name, value in changes:
-        set_widget(workflow, node, name, value, info)
-    return workflow
+    return with_values(WORKFLOWS["01-learn-a-face"], *changes)
 
 
 def put_checkpoint(given: Path, base: Path) -> str:
@@ -92,9 +93,5 @@ def portrait(given: Path | None, folder: Path) -> Path:
         return place if _holds(place, given) else Path(shutil.copy2(given, place))
     path = folder / "astronaut.png"
     if not path.is_file():
-        from PIL import Image
-        from skimage import data
-
-        head = (92, 0, 348, 256)  # left, top, right, bottom: Eileen Collins' head and shoulders
-        Image.fromarray(data.astronaut()).crop(head).resize((512, 512), Image.Resampling.LANCZOS).save(path)
+        put_astronaut(path)
     return path

@@ -53,7 +53,7 @@ def contact_sheet(title: str, lines: Sequence[str], tiles: Sequence[Tile], colum
                 draw.text((left, y), line, INK, text)
                 y += LINE
             for line_of_marks in marks[i]:
-                _draw_marks(draw, line_of_marks, left, y, small)
+                _put_marks(draw, line_of_marks, left, y, small)
                 y += MARK
         top += height
     return sheet
@@ -87,12 +87,12 @@ def _mark_width(text: str, is_so: bool | None, font: Font) -> float:
     return font.getlength(text) + (12 if is_so is None else 28)
 
 
-def _draw_marks(
+def _put_marks(
     draw: ImageDraw.ImageDraw, marks: Sequence[tuple[str, bool | None]], left: float, top: float, font: Font
 ) -> None:
     for text, is_so in marks:
         x, y, color = left, top + 9, FAINT if is_so is None else YES if is_so else NO
-        # Drawn, because the font that Pillow brings has no such signs.
+        # Lines, because the font that Pillow brings has no such signs.
         if is_so is True:
             draw.line([(x, y), (x + 4, y + 4), (x + 11, y - 5)], fill=color, width=2)
         elif is_so is False:

@@ -1,4 +1,4 @@
-"""Makes the pictures of the help pages, `web/docs/images/NODE.jpg`, in the world that the miniature draws.
+"""Makes the pictures of the help pages, `web/docs/images/NODE.jpg`, in the miniature's painted world.
 
     python -m devtools.docs.help_pictures --comfyui COMFYUI --base DIRECTORY
 
@@ -16,15 +16,14 @@ from pathlib import Path
 from PIL import Image
 
 from ..comfyui.client import Client
-from ..comfyui.links import prepare_base
+from ..comfyui.links import PACK, prepare_base
 from ..comfyui.server import ComfyServer
-from ..demo.photo import portrait
 from ..page import hands
-from ..page.comfy_page import BARE, ComfyPage, chromium
+from ..page.driver import BARE, ComfyPage, chromium
 from ..page.hands import Placed
-from .help_strips import STRIPS, World, strip
+from ..standins.photos import put_astronaut
+from .strips import STRIPS, World, strip
 
-PACK = Path(__file__).resolve().parents[2]
 IMAGES = PACK / "web" / "docs" / "images"
 SCALE = 1.1
 """Of nodes, in pixels of the picture."""
@@ -96,7 +95,7 @@ def main() -> None:
 
     base = arguments.base.resolve()
     prepare_base(base, PACK)
-    portrait(None, base / "input").replace(base / "input" / "somebody.png")
+    put_astronaut(base / "input" / "somebody.png")
     with ComfyServer(arguments.comfyui.resolve(), base, log=base / "help-server.log") as server:
         with Client(server.url) as client:
             world = World(client)

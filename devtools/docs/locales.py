@@ -2,8 +2,8 @@
 
     python -m devtools.docs.locales --comfyui COMFYUI --base DIRECTORY
 
-writes `locales/english.json`, the English text from which the translations were made. A test fails where the nodes say
-something else by now: then write it anew, look at what git shows as changed, and translate that in every language.
+writes `locales/english.json`, the English text from which the translations were made. A test fails once the nodes say
+something else: then write it anew, look at what git shows as changed, and translate that in every language.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..comfyui.links import PACK
+
 Json = dict[str, Any]
 
-FOLDER = Path(__file__).resolve().parents[2] / "locales"
+FOLDER = PACK / "locales"
 ENGLISH = FOLDER / "english.json"
 """ComfyUI reads the folders of languages beside it, not this file: the nodes' own text is English."""
 
@@ -88,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     base = arguments.base.resolve()
-    prepare_base(base, FOLDER.parent)
+    prepare_base(base, PACK)
     log = base / "locales-server.log"
     with ComfyServer(arguments.comfyui.resolve(), base, log=log) as server, Client(server.url) as client:
         write(ENGLISH, english(client.object_info()))

@@ -3,8 +3,8 @@
     python -m devtools.docs.screenshots --comfyui COMFYUI --base DIRECTORY
     python -m devtools.docs.screenshots ... --checkpoint v2-1_512-ema-pruned.safetensors --photo me.jpg
 
-Without a checkpoint the workflows draw in the miniature's world: drawn people, learned and dressed as the workflows say, by a
-model of 128 px. With one they run as they are shipped, and those are left out that need more than a checkpoint and a photo.
+Without a checkpoint the workflows run on the miniature: painted people, learned and dressed as the workflows say, at 128 px.
+With one they run as they are shipped, without those that need more than a checkpoint and a photo.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from playwright.sync_api import Browser
 
 from crossinit_core import load_learned_token
 
+from ..comfyui.links import PACK
 from ..comfyui.server import ComfyServer
-from ..page.comfy_page import BARE, ComfyPage, chromium
-from ..standins.drawn.photos import SECOND_PHOTO
-from ..standins.drawn.stage import set_drawn_stage
-from ..standins.stage import PACK, put_faces
+from ..page.driver import BARE, ComfyPage, chromium
+from ..standins.faces import put_faces
+from ..standins.miniature.stage import set_miniature_stage
+from ..standins.photos import SECOND_PHOTO
 from ..workflows.faces import SHEET, STRIP
+from ..workflows.graph import Change
 from ..workflows.miniature import DRESSED_PICTURES
 from ..workflows.parts import CHECKPOINT, PHOTO, SECOND_TOKEN_FILE, TOKEN_FILE
-from ..workflows.runs import DRAWN, GOOD, Change, change
+from ..workflows.settings import GOOD, ON_MINIATURE
 from ..workflows.shipped import MINIATURE, WORKFLOWS
 from ..workflows.stock import EDGES, FIRST_PICTURE, SECOND_SAMPLER
 
@@ -62,7 +64,7 @@ TWO = (("EmptyLatentImage", "batch_size", 2),)
 FAST = (("CrossInitLearn", "steps", 80),)
 """The miniature's 25 steps show nobody yet."""
 GENTLE = (("ImageScaleBy", "scale_by", 1.25), (SECOND_SAMPLER, "denoise", 0.25))
-"""What was trained on 128 px draws a second head where there is room."""
+"""A model trained on 128 px adds a second head where there is room."""
 SIDE_BY_SIDE = ("CrossInitEncodePrompt", "text", "a {} person and {} in the snow")
 """How the miniature's captions name two people."""
 ANEW = (("CrossInitLearn", "resume", False),)
@@ -105,10 +107,10 @@ def main() -> int:
     base: Path = arguments.base.resolve()
     faces = base / "models" / "embeddings"
     learned = _is_learned(faces / TOKEN_FILE)  # by an earlier call with this base
-    settings: Sequence[Change] = (*DRAWN, *GOOD)
+    settings: Sequence[Change] = (*ON_MINIATURE, *GOOD)
     names = [name for name in WORKFLOWS if name in (arguments.only or WORKFLOWS)]
     if not learned:
-        set_drawn_stage(base)
+        set_miniature_stage(base)
     if arguments.checkpoint is not None:
         shutil.copyfile(arguments.checkpoint, base / "models" / "checkpoints" / CHECKPOINT)
         names, settings = [name for name in names if name in NEED_NO_MORE], ()
@@ -145,7 +147,7 @@ def _learn_faces(page: ComfyPage, faces: Path, settings: Sequence[Change], both:
     for photo, file in people:
         page.load(FILES / f"{FIRST}.json")
         changes = (("LoadImage", "image", photo), ("CrossInitSave", "name", Path(file).stem))
-        change(page, *settings, *changes, ("CrossInitSave", "if_exists", "replace it"))
+        page.set_widgets(*settings, *changes, ("CrossInitSave", "if_exists", "replace it"))
         page.run(seconds=3600)
         print(f"{file}: {page.text('CrossInitLearn')}")
     if both:
@@ -155,7 +157,7 @@ def _learn_faces(page: ComfyPage, faces: Path, settings: Sequence[Change], both:
 def _take(page: ComfyPage, name: str, settings: Sequence[Change]) -> None:
     shown = SHOWN[name]
     page.load(FILES / f"{name}.json")
-    change(page, *settings, *ANEW, *shown.changes)
+    page.set_widgets(*settings, *ANEW, *shown.changes)
     page.run(seconds=3600)
     page.hide_everything_else()
     page.frame(WIDTH)

@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.sync_api import Locator, TimeoutError
 
-from .comfy_page import ComfyPage, PageError
+from .driver import ComfyPage, PageError
 
 Point = tuple[float, float]
 
@@ -81,7 +81,7 @@ def search(page: ComfyPage, text: str) -> list[str]:
 
 
 def search_library(page: ComfyPage, text: str) -> list[str]:
-    """Type into the library of nodes at the side, opened where it is not; returns the names that it shows, folders too."""
+    """Type into the library of nodes at the side, which is opened if it is closed; returns the names that it shows, folders too."""
     if _box(page).is_visible():
         close_search(page)
     box = page.page.locator("input[role=combobox][placeholder^=Search]")
@@ -130,7 +130,7 @@ def open_template(page: ComfyPage, pack: str, name: str) -> None:
 
 
 def connect(page: ComfyPage, source: str, output: str, target: str, socket: str) -> None:
-    """Drag a wire from an output to an input, nodes by type or title. Raises PageError where it does not hold."""
+    """Drag a wire from an output to an input, nodes by type or title. Raises PageError if it does not hold."""
     start, end = place(page, source, "outputs", output), place(page, target, "inputs", socket)
     page.page.mouse.move(*start)
     page.page.mouse.down()
@@ -146,8 +146,8 @@ def connect(page: ComfyPage, source: str, output: str, target: str, socket: str)
 
 
 def _settle(page: ComfyPage, entries: str, before: str = "") -> None:
-    """Wait until a list, which follows the typing after a moment, is no longer as it was before, and stays as it is. Five
-    seconds later it may be the same as before."""
+    """Wait until a list, which follows the typing after a moment, has changed and stays as it is. After five seconds it may
+    be the same as before: then the typing changed nothing."""
     page.page.evaluate("() => { window.crossinitOffered = null; window.crossinitTyped = Date.now() }")
     page.page.wait_for_function(
         """([entries, before]) => {

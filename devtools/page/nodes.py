@@ -8,16 +8,16 @@ from playwright.sync_api import Locator
 
 from .view import PageView
 
-# A node by its type or title, where exactly one has it.
+# A node by its type or title, if exactly one has it.
 FIND = """(wanted => {
     const found = app.graph.nodes.filter(n => n.type === wanted || n.title === wanted)
     return found.length === 1 ? found[0] : null
 })"""
-# Sizes of the pictures that a node shows, drawn on the canvas or as elements.
+# Sizes of the pictures that a node shows, on the canvas or as elements.
 SHOWN = """(id => {
-    const drawn = app.graph.getNodeById(id)?.imgs ?? []
+    const onCanvas = app.graph.getNodeById(id)?.imgs ?? []
     const elements = [...document.querySelectorAll(`.lg-node[data-node-id="${id}"] img`)]
-    return [...(elements.length ? elements : drawn)]
+    return [...(elements.length ? elements : onCanvas)]
         .filter(i => i.complete && i.naturalWidth).map(i => [i.naturalWidth, i.naturalHeight])
 })"""
 
@@ -28,7 +28,7 @@ NOTES = ".p-toast-message-error, [data-testid=toast][data-toast-kind=error]"
 class PageNodes(PageView):
     """What can be read off an open page. A node is named by its type or title, which it alone has.
 
-    What was said and what ran since Run was pressed is known where somebody listened: see ComfyPage.
+    What was said and what ran since Run was pressed is known if ComfyPage opened the page: it listens.
     """
 
     def title(self, node: str) -> str:

@@ -1,4 +1,4 @@
-"""How ComfyUI's page looks: where nodes and groups stand, the part that the window shows, and pictures of it."""
+"""How ComfyUI's page looks: places of nodes and groups, the part that the window shows, and pictures of it."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ class PageView:
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
     def nodes(self) -> list[Box]:
-        """The nodes and notes as they are drawn."""
+        """The nodes and notes as they are shown."""
         return [
             Box(*box)
             for box in self.page.evaluate(
                 """() => app.graph.nodes.map(n => {
-                    const drawn = document.querySelector(`.lg-node[data-node-id="${n.id}"]`)
-                    if (!drawn) {
+                    const shown = document.querySelector(`.lg-node[data-node-id="${n.id}"]`)
+                    if (!shown) {
                         const [x, y, w, h] = n.boundingRect
                         return [n.title, x, y, x + w, y + h]
                     }
-                    const box = drawn.getBoundingClientRect()
+                    const box = shown.getBoundingClientRect()
                     const canvas = app.canvas.canvas.getBoundingClientRect()
                     const { scale, offset } = app.canvas.ds
                     const x = client => (client - canvas.left) / scale - offset[0]
@@ -107,8 +107,26 @@ class PageView:
         )
         self.settle()
 
+    def show_whole_graph(self) -> None:
+        """Move the view so that the whole graph is in the window: classic nodes load their pictures once they are visible."""
+        boxes = self.groups()
+        left, top = min(box.left for box in boxes), min(box.top for box in boxes)
+        right, bottom = max(box.right for box in boxes), max(box.bottom for box in boxes)
+        self.page.evaluate(
+            """([x, y, width, height]) => {
+                const { clientWidth, clientHeight } = app.canvas.canvas
+                const [side, bar] = [80, 110]
+                const scale = Math.min((clientWidth - 2 * side) / width, (clientHeight - 2 * bar) / height)
+                app.canvas.ds.scale = scale
+                app.canvas.ds.offset = [side / scale - x, bar / scale - y]
+                app.canvas.setDirty(true, true)
+            }""",
+            [left, top, right - left, bottom - top],
+        )
+        self.settle()
+
     def settle(self) -> None:
-        """Wait until the page has drawn what it was told, pictures and fonts included."""
+        """Wait until the page shows what it was told, pictures and fonts included."""
         self.page.evaluate("() => document.fonts.ready")
         for _ in range(3):
             self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")

@@ -1,4 +1,4 @@
-"""The browser of the page tests: found, or installed where that is possible. Standard library only."""
+"""The browser of the page tests: found, or installed if that is possible. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from devtools.setup.hosts import SetupError
+from .hosts import SetupError
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge", "microsoft-edge")
 _PLACES = (
@@ -43,7 +43,7 @@ def find_browser(environ: Mapping[str, str], installed: Path | None = None) -> P
 def install_browser(python: Path, run: Callable[[list[str]], None]) -> Path:
     """Install Chromium: with apt-get as root on Debian and its kin, else through Playwright.
 
-    `run` runs one command and raises RuntimeError where it fails; so does this function, saying why.
+    `run` runs one command and raises RuntimeError if it fails; so does this function, saying why.
     """
     reasons = []
     if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:

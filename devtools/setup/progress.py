@@ -29,7 +29,7 @@ def run_logged(command: list[str], title: str, log: Path) -> None:
     """Run a command with its output appended to `log`, and show that it lives.
 
     On a terminal that is one line with the seconds and the command's last line, elsewhere a line every
-    15 seconds. Raises CommandError with the last 30 lines where the command fails.
+    15 seconds. Raises CommandError with the last 30 lines if the command fails.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     try:

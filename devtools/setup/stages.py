@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools.setup import comfyui_source as source
-from devtools.setup.hosts import SetupError, is_comfyui, python_of
-from devtools.setup.progress import run_logged
+from . import comfyui_source as source
+from .hosts import SetupError, is_comfyui, python_of
+from .progress import run_logged
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 NODES = "comfyui"
@@ -176,7 +176,7 @@ def _make_venv(layout: Layout, stamps: Stamps) -> None:
     can_pip = importlib.util.find_spec("pip") is not None
     if not _succeeds(layout.python, "-c", "import encodings"):
         if layout.venv.exists() and not (layout.venv / "pyvenv.cfg").is_file():
-            raise SetupError(f"{layout.venv} exists and is no Python environment. Move it away.")
+            raise SetupError(f"{layout.venv} exists, but is not a Python environment. Move it away.")
         if importlib.util.find_spec("ensurepip") is None and not can_pip:
             _install_ensurepip(run)
         run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(layout.venv)])

@@ -5,7 +5,7 @@ Text encoder and VAE have their real sizes; the UNet has every block of the real
 included, but each level is 320 channels wide. So block numbers, latent sizes and key names mean what they
 mean in a real file, and a training step at 128 px takes a second or two on two CPU cores.
 
-Which weights they have is in standin_unets.py and standin_weights.py.
+Which weights they have is in unets.py and weights.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .unets import SD1_UNET, SD2_UNET, V_PREDICTION_KEY, UNetShape, controlnet_e
 from .weights import SD2_TEXT, Entry, TextShape, clip_l_entries, openclip_h_entries, prefixed, vae_entries
 
 
-def _draw(entry: Entry, seed: int, dtype: torch.dtype) -> torch.Tensor:
+def _sampled(entry: Entry, seed: int, dtype: torch.dtype) -> torch.Tensor:
     weight = torch.zeros(entry.shape)
     if entry.std:
         # A generator for each key, so that a weight depends on nothing but its key, shape and the seed.
@@ -37,7 +37,7 @@ def _write(path: Path | str, entries: Iterable[Entry], seed: int, dtype: torch.d
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {entry.key: _draw(entry, seed, dtype) for entry in entries}
+    state = {entry.key: _sampled(entry, seed, dtype) for entry in entries}
     # An interrupted run must not leave half a checkpoint where ComfyUI lists it.
     partial = path.with_suffix(".partial")
     try:

@@ -18,10 +18,10 @@ class UNetShape:
     """Size of a Stable Diffusion UNet; a ControlNet or a LoRA fits the checkpoint made with the same one.
 
     The real models have `channel_mult=(1, 2, 4, 4)`. ComfyUI takes a UNet for SD 1.x or 2.x only if
-    `model_channels` is 320, and can see v-prediction only where there are twelve output blocks, as here.
+    `model_channels` is 320, and can see v-prediction only if there are twelve output blocks, as here.
     As in the real models, every level but the last attends to the text.
 
-    Raises ValueError if `model_channels` is no multiple of 64, the width of an attention head.
+    Raises ValueError if `model_channels` is not a multiple of 64, the width of an attention head.
     """
 
     context_dim: int

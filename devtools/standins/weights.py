@@ -1,6 +1,6 @@
 """Layouts of stand-in models: the weights of Stable Diffusion's VAE and text encoders by key and shape.
 
-A layout is a table of `Entry`, which says how each weight is drawn. Those of the UNet are in standin_unets.py.
+A layout is a table of `Entry`, which says how each weight is sampled. Those of the UNet are in unets.py.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The workflow files of `workflows/`: written from short descriptions, and turned into what the page sends."""
+"""The shipped workflows: short descriptions, the files of `workflows/` that are made of them, and the prompts."""

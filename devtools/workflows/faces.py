@@ -1,8 +1,8 @@
-"""The workflows that put learned faces into ordinary pictures, in the short form that `author` turns into files."""
+"""The workflows that put learned faces into ordinary pictures, as short descriptions (`graph`)."""
 
 from __future__ import annotations
 
-from .author import Node, Workflow
+from .graph import Node, Workflow
 from .layout import Column, Frame, lay_out
 from .parts import (
     CLIP,
@@ -102,7 +102,7 @@ def change_the_expression() -> Workflow:
     explained = note(
         "Expressions",
         "One prompt a line, the same seed for all: only the expression changes.",
-        "Where the photo's own expression stays, weaken the face a little, **({}:0.85)**, or set *Rescale Learned Token* "
+        "If the photo's own expression stays, weaken the face a little, **({}:0.85)**, or set *Rescale Learned Token* "
         "before the prompt.",
         LARGE_PICTURE,
     )
@@ -130,7 +130,7 @@ def two_people() -> Workflow:
         "Who is who",
         "The first **{}** is **token0**, the second **token1**. Names work too: *a {my-face} person and a {another-face} "
         "person*.",
-        "Where the two look alike or one is missing, try other seeds, weigh the weaker one, **({}:1.2)**, or take a wider "
+        "If the two look alike or one is missing, try other seeds, weigh the weaker one, **({}:1.2)**, or take a wider "
         "picture: 768 x 512.",
         "Up to ten people: every face that you connect opens another socket.",
     )

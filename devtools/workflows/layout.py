@@ -1,6 +1,6 @@
 """Where the nodes of a workflow stand: below one another in columns, which stand in frames, which stand in rows.
 
-So nobody writes a coordinate, wires run from left to right, and what stands side by side begins and ends together.
+So no description needs a coordinate, wires run from left to right, and what stands side by side begins and ends together.
 """
 
 from __future__ import annotations
@@ -9,14 +9,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .author import BADGE_HEIGHT, GROUP_MARGIN, GROUP_TITLE_HEIGHT, TITLE_HEIGHT, Group, Node, Note, Workflow
+from .graph import Group, Node, Note, Workflow
+
+TITLE_HEIGHT = 30
+BADGE_HEIGHT = 20
+"""The page writes a node's pack above its title."""
+GROUP_TITLE_HEIGHT = 36
+GROUP_MARGIN = 20
 
 LEFT, TOP = 40, 80
 BETWEEN_COLUMNS = 60
 """Between frames as well: their margins leave 20."""
 BETWEEN_NODES = TITLE_HEIGHT + BADGE_HEIGHT + 10
 BETWEEN_ROWS = 2 * GROUP_MARGIN + TITLE_HEIGHT + BADGE_HEIGHT + GROUP_TITLE_HEIGHT
-
 
 NOTE_LINE, NOTE_GAP, NOTE_MARGIN = 16, 8, 36
 """Pixels of a note: a line of its text, what lies between paragraphs, and what lies around them all."""

@@ -1,8 +1,8 @@
-"""The workflows that learn a face, in the short form that `author` turns into files."""
+"""The workflows that learn a face, as short descriptions (`graph`)."""
 
 from __future__ import annotations
 
-from .author import Node, Workflow
+from .graph import Node, Workflow
 from .layout import Column, Frame, lay_out
 from .parts import (
     CLIP,
@@ -89,7 +89,7 @@ def learn_a_face_fast() -> Workflow:
         "The same as *01-learn-a-face* in a tenth of the time: **preset** is *fast*.",
         "25 steps give a first impression: a person of the right kind. For a close likeness set it to *full*; nothing else "
         "has to change.",
-        "Good for a first look, for trying photos and prompts, and where there is no GPU.",
+        "Good for a first look, for trying photos and prompts, and without a GPU.",
         LARGE,
     )
     using = [
@@ -176,7 +176,7 @@ def compare_initializations() -> Workflow:
     tokens = {f"tokens.token{number}": (key, 0) for number, key in enumerate(learned)}
     report = Node("report", "CrossInitReport", 700, {}, tokens, grows=True)
     learning = [Column(340, [learn("fast", f"learn_{way}", f"start_{way}", f"Learn Face ({way})")]) for way in ways]
-    drawing = [
+    sampling = [
         Column(340, [positive("a {} person on the beach", "list"), negative(), latent()]),
         Column(340, [sampler(control="fixed"), decode()]),
         Column(340, [grid(3, 512)]),
@@ -191,5 +191,5 @@ def compare_initializations() -> Workflow:
             Frame("3. Learn from each", LEARN, learning),
             Frame("4. Compare", LOOK, [Column(780, [report, together(learned)])]),
         ],
-        [Frame("5. The same prompt for all three", USE, drawing)],
+        [Frame("5. The same prompt for all three", USE, sampling)],
     )

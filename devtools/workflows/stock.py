@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .author import Node, Workflow
+from .graph import Node, Workflow
 from .layout import Column, Frame, lay_out
 from .parts import (
     CLIP,
@@ -45,7 +45,7 @@ def with_controlnet() -> Workflow:
     pose = note(
         "The pose",
         "A ControlNet for SD 2.1 goes into *models/controlnet*; its family must be that of the checkpoint.",
-        "Where the pose's own face shows through, lower **strength** or **end_percent**.",
+        "If the pose's own face shows through, lower **strength** or **end_percent**.",
         "For a stick figure instead of a photo: **control_v11p_sd21_openpose**, without Canny.",
     )
     thresholds = {"low_threshold": 0.2, "high_threshold": 0.6}
@@ -85,12 +85,12 @@ def lora_and_second_pass() -> Workflow:
     about_lora = note(
         "With a LoRA",
         "Any LoRA for SD 2.1 goes into *models/loras*: choose yours at **lora_name**. One for SD 1.5 or SDXL has no effect.",
-        "The prompts get their CLIP from the LoRA. Where it changes the face too much, lower **strength_model**.",
+        "The prompts get their CLIP from the LoRA. If it changes the face too much, lower **strength_model**.",
     )
     passes = note(
         "Two passes",
-        "The first pass draws at the size that the checkpoint was made for. The second makes the picture half as large again "
-        "and redraws it in part: sharper eyes and hair.",
+        "The first pass samples at the size that the checkpoint was made for. The second makes the picture half as large again "
+        "and samples it again in part: sharper eyes and hair.",
         "**denoise** of the second pass: less stays closer to the first.",
         LARGE_PICTURE,
     )
@@ -127,7 +127,7 @@ def inpaint_into_a_photo() -> Workflow:
         "Load the photo that the face goes into. Right-click *Load Image*, **Open in Mask Editor**, and paint over the head "
         "with its hair.",
         "Say in the prompt what the photo shows, so that the head fits.",
-        "**denoise** 1 draws a new head. 0.6 keeps the pose and the light of the old one, and some of its face.",
+        "**denoise** 1 makes a new head. 0.6 keeps the pose and the light of the old one, and some of its face.",
         "The last node puts the new head back, so that everything outside of the mask stays as it was.",
     )
     size = {"upscale_method": "lanczos", "megapixels": 0.3, "resolution_steps": 8}
@@ -144,7 +144,7 @@ def inpaint_into_a_photo() -> Workflow:
     ]
     parts = {"destination": ("scaled", 0), "source": ("decode", 0), "mask": ("mask", 0)}
     whole = Node("whole", "ImageCompositeMasked", 160, {"x": 0, "y": 0, "resize_source": False}, parts)
-    drawing = [
+    sampling = [
         Column(340, [sampler(image=("masked", 0), denoise=0.9), decode(), whole]),
         Column(520, [save_picture("learned-face-inpainted", "whole")]),
     ]
@@ -152,7 +152,7 @@ def inpaint_into_a_photo() -> Workflow:
         [
             Frame("1. Checkpoint and face", LOAD, [Column(340, [checkpoint(), load_token(), how])]),
             Frame("2. Photo and mask", LOOK, [Column(360, scene)]),
-            Frame("3. Prompt, and where to draw", LEARN, [Column(400, prompt)]),
-            Frame("4. Picture", USE, drawing),
+            Frame("3. Prompt, and what to replace", LEARN, [Column(400, prompt)]),
+            Frame("4. Picture", USE, sampling),
         ]
     )

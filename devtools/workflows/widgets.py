@@ -1,4 +1,8 @@
-"""The widgets that ComfyUI's page makes for a node's inputs, and what it sends of their values."""
+"""The widgets that ComfyUI's page makes for a node's inputs, and the values that they have in a workflow.
+
+The rules are those of the page (ComfyUI_frontend 1.47 and 1.58), as far as the shipped workflows need them. A test asks the
+page for what it makes of every one of these, and compares.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .graph import Node
+
 Json = dict[str, Any]
 
-# Socket types for which the page draws a widget. Every other type is a socket.
+# Socket types for which the page makes a widget. Every other type is a socket.
 _WIDGET_TYPES = frozenset(
-    {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", "COMFY_DYNAMICCOMBO_V3", "MARKDOWN", "TEXTAREA"}
+    {"INT", "FLOAT", "BOOLEAN", "STRING", "COMBO", "MARKDOWN", "TEXTAREA"}
     | {"COLOR", "COLORS", "CURVE", "RANGE", "BOUNDING_BOX", "BOUNDING_BOXES", "CHART", "GALLERIA", "PAINTER"}
 )
-_COMMENT = re.compile(r"/\*[\s\S]*?\*/|//.*")
+_CHANGED_BY_THE_PAGE = re.compile(r"//|/\*|\{|\\[{}|]")
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Widget:
 
 
 def ordered_specs(definition: Json) -> Iterator[tuple[str, Any]]:
-    """Required inputs, then optional ones, in the order of `input_order` where the server gives one."""
+    """Required inputs, then optional ones, in the order of `input_order` if the server gives one."""
     for group in ("required", "optional"):
         specs = (definition.get("input") or {}).get(group) or {}
         order = (definition.get("input_order") or {}).get(group) or specs
@@ -43,48 +49,70 @@ def options_of(spec: Any) -> Json:
 
 
 def widgets_of(name: str, spec: Any) -> Iterator[Widget]:
-    """The widgets the page makes for one input: none for a socket, more than one for a seed."""
+    """The widgets that the page makes for one input: none for a socket, two or three for one that changes after a run.
+
+    Raises ValueError for a combo that shows inputs of its own.
+    """
     options = options_of(spec)
     kind = "COMBO" if isinstance(spec[0], list) else str(options.get("widgetType", spec[0]))
+    if kind == "COMFY_DYNAMICCOMBO_V3":
+        raise ValueError(
+            f"'{name}' is a combo that shows inputs of its own, which descriptions of workflows do not know."
+        )
     if options.get("forceInput") or kind not in _WIDGET_TYPES:
         return
     if isinstance(spec[0], list):
         options = {**options, "options": spec[0]}
     yield Widget(name, kind, options)
-    # The page's rule: a seed is controlled unless its node says no; others only where their node says so.
+    # The page's rule: a seed is controlled unless its node says no; others only if their node says so.
     controlled = options.get("control_after_generate")
     if controlled is None and kind == "INT":
         controlled = name in ("seed", "noise_seed")
     if controlled and kind in ("INT", "FLOAT", "COMBO"):
-        yield Widget("control_after_generate", "CONTROL", {"default": "randomize"}, sent=False)
+        yield Widget("control_after_generate", "CONTROL", {"default": "fixed"}, sent=False)
         if kind == "COMBO":
             yield Widget("control_filter_list", "CONTROL", {"default": ""}, sent=False)
 
 
-def chosen_inputs(where: str, widget: Widget, value: Any) -> Iterator[tuple[str, Any]]:
-    """The inputs that a dynamic combo shows for its chosen option."""
-    for option in widget.options.get("options") or []:
-        if option["key"] == value:
-            yield from ordered_specs({"input": option.get("inputs") or {}})
-            return
-    keys = [option["key"] for option in widget.options.get("options") or []]
-    raise ValueError(f"{where}, '{widget.name}': {value!r} is not one of {keys}.")
+def definition_of(node_type: str, info: Json) -> Json:
+    """What the server's /object_info says of a node type. Raises ValueError if it does not know the type."""
+    if node_type not in info:
+        raise ValueError(
+            f"The server has no node of type '{node_type}'. "
+            "Is the pack that brings it installed, and did it load without an error?"
+        )
+    found: Json = info[node_type]
+    return found
+
+
+def values_of(node: Node, definition: Json) -> list[tuple[Widget, Any]]:
+    """Every widget of a node, in the page's order, with the node's value or, if it gives none, the widget's default.
+
+    Raises ValueError if the node gives a value to a widget that it does not have, or a value of the wrong type.
+    """
+    widgets = [widget for name, spec in ordered_specs(definition) for widget in widgets_of(name, spec)]
+    unknown = set(node.values) - {widget.name for widget in widgets}
+    if unknown:
+        has = ", ".join(widget.name for widget in widgets) or "none"
+        raise ValueError(f"{node.name} has no widget '{', '.join(sorted(unknown))}'. It has: {has}.")
+    found = [(widget, node.values.get(widget.name, default_of(widget))) for widget in widgets]
+    for widget, value in found:
+        check_value(node.name, widget, value)
+    return found
 
 
 def default_of(widget: Widget) -> Any:
     """The value of a widget that nobody has touched."""
     if "default" in widget.options:
         return widget.options["default"]
-    choices = widget.options.get("options") or []
-    if widget.type == "COMFY_DYNAMICCOMBO_V3":
-        return choices[0]["key"] if choices else None
     if widget.type == "COMBO":
-        return choices[0] if choices else None
+        choices = widget.options.get("options") or [None]
+        return choices[0]
     return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False, "STRING": ""}.get(widget.type)
 
 
 def check_value(where: str, widget: Widget, value: Any) -> None:
-    """Values out of step with their widgets are the usual fault of a workflow; types show it.
+    """Raise ValueError if the value is not of the widget's type.
 
     Whether a name is in a combo's list is the server's to say: lists of files differ by machine.
     """
@@ -96,28 +124,13 @@ def check_value(where: str, widget: Widget, value: Any) -> None:
         "STRING": isinstance(value, str),
     }.get(widget.type, True)
     if not fits:
+        raise ValueError(f"{where}, '{widget.name}': expected {widget.type}, but the value is {value!r}.")
+
+
+def refuse_dynamic_prompt(where: str, widget: Widget, value: Any) -> None:
+    """Raise ValueError for a text that the page changes before it sends it: a random choice {a|b}, an escape, a comment."""
+    if widget.type == "STRING" and widget.options.get("dynamicPrompts") and _CHANGED_BY_THE_PAGE.search(value):
         raise ValueError(
-            f"{where}, '{widget.name}': expected {widget.type}, the workflow has {value!r}. "
-            "Either the value is wrong or 'widgets_values' is out of step with the node's widgets."
+            f"{where}, '{widget.name}': the page replaces {{a|b}} by a random choice, drops comments and reads \\{{ as a "
+            f"brace, so it would not send {value!r} as it stands. Write a text without braces and comments."
         )
-
-
-def as_sent(where: str, widget: Widget, value: Any) -> Any:
-    """A value as the page puts it into the prompt."""
-    if isinstance(value, list):  # a plain list would read as a link
-        curve = {"__type__": "CURVE"} if widget.type == "CURVE" else {}
-        return {**curve, "__value__": value}
-    if widget.type == "STRING" and widget.options.get("dynamicPrompts") and isinstance(value, str):
-        return _static_prompt(where, widget.name, value)
-    return value
-
-
-def _static_prompt(where: str, name: str, text: str) -> str:
-    """A prompt text without comments and escapes, as the page sends it."""
-    text = _COMMENT.sub("", text)
-    if "{" in re.sub(r"\\.", "", text, flags=re.DOTALL):
-        raise ValueError(
-            f"{where}, '{name}': the page replaces {{a|b}} by a random choice at every run, "
-            "so this text has no single prompt. Write \\{ for a brace."
-        )
-    return re.sub(r"\\([{}|])", r"\1", text)

@@ -1,4 +1,4 @@
-"""Photos of the drawn world under the names that the shipped workflows ask for."""
+"""Photos under the names that the shipped workflows ask for: painted people, and a real portrait of free use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from miniature.world.painter import paint
 from miniature.world.people import held_out_person, named_vectors, portrait
 from miniature.world.scene import Scene
 
-from ...workflows.parts import MORE_PHOTOS, PHOTO, SCENE
+from ..workflows.parts import MORE_PHOTOS, PHOTO, SCENE
 
 Pixels = NDArray[np.uint8]
 
@@ -38,7 +38,7 @@ FIRST, SECOND = Sitter(7, 7), Sitter(8, 8)
 """The face detector, which was made for photos, finds these two."""
 
 SECOND_PHOTO = "second-person.png"
-"""For whoever learns the second face; no workflow asks for it."""
+"""To learn the second face; no workflow asks for it."""
 
 WIDTH, HEIGHT = 640, 512
 
@@ -58,7 +58,15 @@ def put_photos(folder: Path) -> None:
 
 
 def photo_of(face: Pixels) -> Image.Image:
-    """A photo that is no portrait yet: wider than high, with the person off its middle."""
+    """A photo that is not a portrait yet: wider than high, with the person off its middle."""
     square = np.asarray(Image.fromarray(face).resize((HEIGHT, HEIGHT), Image.Resampling.BICUBIC))
     left = (WIDTH - HEIGHT) // 4
     return Image.fromarray(np.pad(square, ((0, 0), (left, WIDTH - HEIGHT - left), (0, 0)), mode="edge"))
+
+
+def put_astronaut(path: Path) -> None:
+    """Eileen Collins' head and shoulders, 512 x 512 px, from the photo that scikit-image carries (NASA, public domain)."""
+    from skimage import data
+
+    head = (92, 0, 348, 256)  # left, top, right, bottom
+    Image.fromarray(data.astronaut()).crop(head).resize((512, 512), Image.Resampling.LANCZOS).save(path)

@@ -42,7 +42,7 @@ class PageError(RuntimeError):
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The browser that CROSSINIT_CHROMIUM names, or an installed one. Raises PageError where there is none."""
+    """The browser that CROSSINIT_CHROMIUM names, or an installed one. Raises PageError if there is none."""
     path = find_browser(os.environ)
     if path is None:
         raise PageError("There is no Chromium, Chrome or Edge. Install one, or set CROSSINIT_CHROMIUM to its path.")
@@ -119,7 +119,7 @@ class ComfyPage(PageNodes):
         )
 
     def set_widget(self, node: str, name: str, value: Any) -> None:
-        """Set a widget of the one node of this type, as an edit in the page does. Raises PageError where there is none."""
+        """Set a widget of the one node of this type, as an edit in the page does. Raises PageError if there is none."""
         done = self.page.evaluate(
             f"""([node, name, value]) => {{
                 const owner = {FIND}(node)
@@ -134,8 +134,27 @@ class ComfyPage(PageNodes):
         if not done:
             raise PageError(f"The graph has no single node '{node}' with a widget '{name}'.")
 
+    def set_widgets(self, *changes: tuple[str, str, Any]) -> None:
+        """Set widgets, each on all nodes of a type or title; a change for which the graph has no node does nothing."""
+        self.page.evaluate(
+            """changes => {
+                for (const [wanted, name, value] of changes)
+                    for (const node of app.graph.nodes.filter(n => n.type === wanted || n.title === wanted)) {
+                        const widget = node.widgets.find(w => w.name === name)
+                        if (!widget) throw new Error(`${wanted} has no widget ${name}`)
+                        widget.value = value
+                        widget.callback?.(value, app.canvas, node)
+                    }
+            }""",
+            [list(one) for one in changes],
+        )
+
+    def prompt(self) -> dict[str, Any]:
+        """What the page would send if Run were pressed now, in API form."""
+        return dict(self.page.evaluate("async () => (await app.graphToPrompt()).output"))
+
     def run(self, seconds: float = 300) -> None:
-        """Press Run and wait for the end. Raises PageError with what the page says where it does not end well."""
+        """Press Run and wait for the end. Raises PageError with what the page says if it does not end well."""
         self.start()
         self.wait_for_end(seconds)
 
@@ -182,7 +201,7 @@ class ComfyPage(PageNodes):
         )
 
     def cancel(self) -> None:
-        """Press the red button, and wait until the run has stopped. Raises PageError where it ended otherwise."""
+        """Press the red button, and wait until the run has stopped. Raises PageError if it ended otherwise."""
         self.page.get_by_role("button", name="Cancel current run").first.click()
         self.page.wait_for_function("() => window.crossinitEnd", timeout=60_000)
         end = self.page.evaluate("() => window.crossinitEnd")

@@ -1,8 +1,8 @@
 """A custom node file for a stand-in ComfyUI: the stock Load Checkpoint opens the miniature.
 
-`drawn_stage` copies it into custom_nodes, and puts a file of a few bytes under a checkpoint's name. Where the loader comes
-upon such a file, it returns the miniature that the pack carries; all other files are loaded as ever. No user's ComfyUI has
-this: it lets the shipped workflows draw people, not noise, on machines without a checkpoint.
+`stage` copies it into custom_nodes, and puts a file of a few bytes under a checkpoint's name. For such a file the loader
+returns the miniature that the pack carries; all other files are loaded as usual. No user's ComfyUI has this: it lets the
+shipped workflows make pictures of people, not of noise, on machines without a checkpoint.
 """
 
 from __future__ import annotations

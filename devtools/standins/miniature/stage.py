@@ -1,7 +1,7 @@
-"""What the shipped workflows ask for, in the world that the miniature draws: its checkpoint, photos and faces.
+"""A base directory with all that the shipped workflows ask for, in the painted world: its checkpoint, photos and faces.
 
-The stock Load Checkpoint opens the miniature under the checkpoint's name (`drawn_loader`), so that the workflows as they are
-draw people on any machine. ControlNet and LoRA are of its size; they do next to nothing, so that the pictures stay clean.
+The stock Load Checkpoint opens the miniature under the checkpoint's name (`loader`), so that the workflows as they are make
+pictures of people on any machine. ControlNet and LoRA have its size; they do next to nothing, so that the pictures stay clean.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from crossinit_core import LearnedToken
 from crossinit_core.models.compact_folder import TABLE, load_tokenizer, read_config, read_states
 from miniature.training.pack import WEIGHTS
 
-from ...comfyui.links import prepare_base
+from ...comfyui.links import PACK, prepare_base
 from ...workflows.parts import CHECKPOINT, CONTROLNET, LORA
 from .. import files as standins
-from ..stage import PACK, put_faces
+from ..faces import put_faces
+from ..photos import put_photos
 from ..unets import UNetShape
 from ..weights import TextShape
-from .photos import put_photos
 
 STANDING_IN = ("Emma Stone", "Morgan Freeman")
 """Two whom the miniature knows by name. Their names' vectors are the learned faces until some are learned."""
 
 MARK = {"crossinit.standin": "the miniature"}
-"""What `drawn_loader` looks for in the metadata of a checkpoint."""
+"""What `loader` looks for in the metadata of a checkpoint."""
 
 
-def set_drawn_stage(base: Path) -> None:
+def set_miniature_stage(base: Path) -> None:
     """Make `base` a base directory for ComfyUI in which every shipped workflow finds its models, photos and faces."""
     prepare_base(base, PACK)
-    shutil.copyfile(Path(__file__).with_name("loader.py"), base / "custom_nodes" / "crossinit_drawn_loader.py")
+    shutil.copyfile(Path(__file__).with_name("loader.py"), base / "custom_nodes" / "crossinit_miniature_loader.py")
     put_models(base / "models")
     put_photos(base / "input")
     put_faces(base / "models" / "embeddings", *(named_token(name) for name in STANDING_IN))
@@ -52,7 +52,7 @@ def put_models(models: Path) -> None:
         num_res_blocks=config["unet"]["layers_per_block"],
     )
     encoder = config["text_encoder"]
-    # ComfyUI's CLIP has one layer more, which is never heard.
+    # ComfyUI's CLIP has one layer more, which is not used.
     text = TextShape(encoder["num_hidden_layers"] + 1, encoder["intermediate_size"])
     for folder in ("checkpoints", "controlnet", "loras"):
         (models / folder).mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def strip(tiles: Tiles) -> Image.Image:
 
 
 class World:
-    """A running server in which people are learned and drawn."""
+    """A running server in which people are learned and sampled."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -70,7 +70,7 @@ class World:
         outputs = self._client.run(prompt).outputs
         return [Image.open(io.BytesIO(self._client.view(outputs[node]["images"][0]))) for node in nodes]
 
-    def drawn(self, conditioning: Prompt, seed: int = 42) -> Image.Image:
+    def sample(self, conditioning: Prompt, seed: int = 42) -> Image.Image:
         """The picture of the node `prompt` of these nodes."""
         sampler = {"seed": seed, "steps": 16, "cfg": 3.0, "sampler_name": "dpmpp_2m", "scheduler": "normal"}
         nodes = {
@@ -99,7 +99,7 @@ class World:
         nodes |= dict(between)
         token = [between[-1][0] if between else "anna", 0]
         nodes["prompt"] = _node("CrossInitEncodePrompt", clip=["model", 1], text=text, **{"tokens.token0": token})
-        return self.drawn(nodes, seed)
+        return self.sample(nodes, seed)
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def miniature(world: World) -> Tiles:
         "a watercolour painting\nof Brad Pitt",
     )
     encoded = ({"prompt": _node("CLIPTextEncode", clip=["model", 1], text=text.replace("\n", " "))} for text in texts)
-    return [(world.drawn(nodes), text) for nodes, text in zip(encoded, texts, strict=True)]
+    return [(world.sample(nodes), text) for nodes, text in zip(encoded, texts, strict=True)]
 
 
 def drawn_person(world: World) -> Tiles:
