@@ -35,15 +35,6 @@ class CelebrityNames:
         """Hex digest of the names joined by newlines: the same names give the same hash on every system."""
         return hashlib.sha256("\n".join(self.names).encode("utf-8")).hexdigest()
 
-    @property
-    def facts(self) -> dict[str, str]:
-        """What a token's file says of the names that it started from."""
-        return {
-            "crossinit.names": self.source,
-            "crossinit.names_count": str(len(self)),
-            "crossinit.names_sha256": self.sha256,
-        }
-
     def plus(self, other: CelebrityNames) -> CelebrityNames:
         """Both lists, one after the other."""
         return CelebrityNames(self.names + other.names, f"{self.source} + {other.source}")

@@ -33,6 +33,7 @@ from .photos.images import load_photo
 from .precision import DTYPES, PRECISIONS, resolve_precision
 from .prompts import PLACE, fill_places, load_prompts
 from .tokens.learned_token import check_token_name, suggest_token_name
+from .tokens.metadata import started_from_names, started_from_words
 from .tokens.token_files import SUFFIXES, load_learned_token, save_learned_token
 
 if TYPE_CHECKING:
@@ -73,11 +74,11 @@ def train(options: argparse.Namespace) -> None:
     backbone = _backbone(options.model, _device(options.device))
     if options.words is not None:
         v0 = cross_initialize_words(backbone, options.words, options.vectors)
-        facts = {"crossinit.initialization": "cross initialization from words", "crossinit.words": options.words}
+        facts = started_from_words("cross initialization", options.words)
     else:
         names = load_celebrity_names(options.names)
         v0 = cross_initialize(backbone, names.names, 2 if options.vectors is None else options.vectors)
-        facts = {"crossinit.initialization": "cross initialization from names", **names.facts}
+        facts = started_from_names("cross initialization", names)
     resume_folder = options.resume_folder or out.parent / RESUME_FOLDER
     done = 0
     try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .backbone import Posterior, PredictionType
-from .families import MINIATURE, base_of_width
+from .families import MINIATURE, TIMESTEPS, base_of_width
 from .models.activation_memory import activation_memory
 from .models.clip_text import encode_clip
 from .models.compact_folder import is_compact, load_modules, load_tokenizer, read_config
@@ -229,6 +229,6 @@ def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
     from diffusers import DDPMScheduler
 
     abar = DDPMScheduler.from_config(config).alphas_cumprod
-    if len(abar) != 1000:
-        raise ValueError(f"The noise schedule has {len(abar)} steps, but 1000 were expected.")
+    if len(abar) != TIMESTEPS:
+        raise ValueError(f"The noise schedule has {len(abar)} steps, but {TIMESTEPS} were expected.")
     return abar.float()

@@ -6,12 +6,13 @@ and texts from CLIP; the caller runs those.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .angles import angles
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,8 @@ class Drift:
 def drift(vectors: Tensor, start: Tensor) -> Drift:
     """Drift of learned vectors (K, d) from their start (K, d), of any float dtype, computed in float64.
 
-    The angle is 2 atan2(|a - b|, |a + b|) of the unit vectors a and b (Kahan, "How Futile are Mindless Assessments of
-    Roundoff", 2006, section 12): unlike the arc cosine it is exact for small angles too.
-
-    Raises ValueError where the shapes differ or are not (K, d), where a value is not finite, and where a vector is
-    zero, which has no direction.
+    Raises ValueError if the shapes differ or are not (K, d), if a value is not finite, and if a vector is zero, which
+    has no direction.
     """
     if vectors.ndim != 2 or not vectors.numel() or vectors.shape != start.shape:
         raise ValueError(
@@ -45,9 +43,7 @@ def drift(vectors: Tensor, start: Tensor) -> Drift:
         )
     after, before = _rows("learned vectors", vectors), _rows("start", start)
     norms, start_norms = after.norm(dim=1), before.norm(dim=1)
-    a, b = after / norms[:, None], before / start_norms[:, None]
-    angles = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)) * (180 / math.pi)
-    found = (start_norms, norms, norms / start_norms, angles, (after - before).norm(dim=1))
+    found = (start_norms, norms, norms / start_norms, angles(after, before), (after - before).norm(dim=1))
     return Drift(*(values.float() for values in found))
 
 

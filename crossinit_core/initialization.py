@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone
+from .families import CONTEXT_LENGTH
 from .prompts import MAX_VECTORS
-
-CONTEXT_LENGTH = 77
 
 
 def cross_initialize(backbone: Backbone, names: Sequence[str], vectors: int = 2) -> Tensor:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from .families import CONTEXT_LENGTH
+
 _PLAIN = (
     "a rendering of a {}",
     "a cropped photo of the {}",
@@ -94,7 +96,9 @@ class Vocabulary(Protocol):
         ...
 
 
-def token_ids_with_placeholders(words: Vocabulary, prompt: str, vectors: int, length: int = 77) -> list[int]:
+def token_ids_with_placeholders(
+    words: Vocabulary, prompt: str, vectors: int, length: int = CONTEXT_LENGTH
+) -> list[int]:
     """One prompt as `length` token ids; every `{}` becomes the ids V, V+1 .. V+K-1.
 
     The pieces between the `{}` are tokenized one by one, exactly as a tokenizer splits a text at its added tokens.

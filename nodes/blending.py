@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..crossinit_core import LearnedToken
 from ..crossinit_core.tokens.blending import ARC, LINE, blend_tokens, rescale_token
 from ..crossinit_core.tokens.learned_token import check_token_name
+from ..crossinit_core.tokens.report import describe_norms
 from .errors import tells_errors
 from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket, show_text
 
@@ -131,9 +132,5 @@ class CrossInitRescale(io.ComfyNode):
     @classmethod
     def execute(cls, token: LearnedToken, amount: float, cross_init: CrossInit | None = None) -> io.NodeOutput:
         rescaled = rescale_token(token, amount, start=cross_init.vectors if cross_init else None)
-        show_text(cls, f"{rescaled.name}: norm {_norms(token)} -> {_norms(rescaled)}")
+        show_text(cls, f"{rescaled.name}: norm {describe_norms(token.vectors)} -> {describe_norms(rescaled.vectors)}")
         return io.NodeOutput(rescaled)
-
-
-def _norms(token: LearnedToken) -> str:
-    return ", ".join(f"{norm:.1f}" for norm in token.vectors.norm(dim=1).tolist())

@@ -14,6 +14,8 @@ from ..crossinit_core import (
     lookup_words,
 )
 from ..crossinit_core.prompts import MAX_VECTORS
+from ..crossinit_core.tokens.metadata import started_from_names, started_from_words
+from ..crossinit_core.tokens.report import describe_norms
 from .errors import tells_errors
 from .host.backbone import ComfyBackbone
 from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket, show_text
@@ -71,9 +73,8 @@ class CrossInitInitialize(io.ComfyNode):
     def execute(cls, clip: Any, names: CelebrityNames, vectors: int, method: str = CROSS) -> io.NodeOutput:
         start = cross_initialize if method == CROSS else celebrity_mean
         v0 = start(ComfyBackbone(None, clip), names.names, vectors)
-        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {_norms(v0)}")
-        facts = {"crossinit.initialization": f"{method} from names", **names.facts}
-        return io.NodeOutput(CrossInit(v0, facts))
+        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {describe_norms(v0)}")
+        return io.NodeOutput(CrossInit(v0, started_from_names(method, names)))
 
 
 @tells_errors
@@ -107,10 +108,5 @@ class CrossInitInitializeWords(io.ComfyNode):
     def execute(cls, clip: Any, words: str, method: str = CROSS) -> io.NodeOutput:
         start = cross_initialize_words if method == CROSS else lookup_words
         v0 = start(ComfyBackbone(None, clip), words)
-        show_text(cls, f"'{words}' gives {len(v0)} vectors, norm {_norms(v0)}")
-        facts = {"crossinit.initialization": f"{method} from words", "crossinit.words": words}
-        return io.NodeOutput(CrossInit(v0, facts))
-
-
-def _norms(v0: Any) -> str:
-    return ", ".join(f"{norm:.1f}" for norm in v0.norm(dim=1).tolist())
+        show_text(cls, f"'{words}' gives {len(v0)} vectors, norm {describe_norms(v0)}")
+        return io.NodeOutput(CrossInit(v0, started_from_words(method, words)))

@@ -14,7 +14,7 @@ from PIL import Image
 from ..crossinit_core import LearnedToken, StepReport
 from ..crossinit_core.backbone import FrozenModel
 from ..crossinit_core.gpu.modes import release_memory
-from ..crossinit_core.tokens.history import Strip
+from ..crossinit_core.tokens.small_pictures import Strip
 from .host.backbone import ComfyBackbone
 from .host.previews import Previews, decoded, for_the_page
 from .host.sampling import PromptSampler

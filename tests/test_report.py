@@ -25,10 +25,12 @@ from crossinit_core import (
     load_learned_token,
     save_learned_token,
 )
+from crossinit_core.angles import mean_angle
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from crossinit_core.tokens.history import MOST_PICTURES, PIXELS, History, Picture, Strip, mean_angle
+from crossinit_core.tokens.history import History
 from crossinit_core.tokens.report import NO_HISTORY, describe_tokens, labels, smoothed
 from crossinit_core.tokens.report_figure import NoMatplotlibError, draw_report
+from crossinit_core.tokens.small_pictures import MOST_PICTURES, PIXELS, Picture, Strip
 
 STEPS = 6
 SETTINGS = InversionSettings(steps=STEPS, batch_size=2, learning_rate=0.05, resolution=64)

@@ -19,13 +19,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..angles import mean_angle
 from ..backbone import Backbone, FrozenModel
 from ..gpu.modes import Determinism, gradients_enabled, leave_it_to, old_objects_left_alone
 from ..gpu.peak_memory import PeakMemory
 from ..precision import Precision, precision_of, safer_precision
 from ..prompts import MAX_VECTORS
-from ..tokens.history import History, mean_angle, small_photos, vocabulary_norms
+from ..tokens.history import History
 from ..tokens.learned_token import LearnedToken, check_token_name
+from ..tokens.small_pictures import small_photos
+from ..tokens.vocabulary import vocabulary_norms
 from . import objective
 from .batches import BatchDraws, Source, TrainingBatch, draws_from_photos
 from .memory import MemoryPlan, plan_memory

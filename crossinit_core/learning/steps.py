@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
+from ..angles import mean_angle
 from ..backbone import Backbone, FrozenModel
 from ..gpu.graphs import Recorder
 from ..gpu.modes import Determinism, collect_all_garbage, is_out_of_memory, release_memory
 from ..gpu.peak_memory import PeakMemory
 from ..precision import precision_of
-from ..tokens.history import mean_angle
 from .batches import Source, TrainingBatch
 from .memory import MemoryPlan
 from .settings import InversionSettings

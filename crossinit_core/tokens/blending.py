@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..angles import angles_of_units
 from ..families import describe_width
-from ..learning.provenance import START_NORM, listed
 from .learned_token import LearnedToken, suggest_token_name
+from .metadata import BLEND, COSINE, DISTANCE, NORM, RESCALED, START_NORM, listed, numbers
 
 ARC = "arc"
 LINE = "line"
@@ -17,7 +18,8 @@ METHODS = (ARC, LINE)
 
 _STRAIGHT = f"Blend these with the method 'straight' (in Python: '{LINE}')."
 
-_OF_THE_VECTORS = ("crossinit.norm", "crossinit.distance", "crossinit.cosine")
+_OF_THE_VECTORS = (NORM, DISTANCE, COSINE)
+"""What a blend does not share with the tokens that it was made of."""
 
 
 def blend_tokens(
@@ -60,8 +62,8 @@ def blend_tokens(
         first.base,
         shared
         | {
-            "crossinit.norm": listed(vectors.norm(dim=1)),
-            "crossinit.blend": f"{1 - weight:g} {first.name} + {weight:g} {second.name} ({method})",
+            NORM: listed(vectors.norm(dim=1)),
+            BLEND: f"{1 - weight:g} {first.name} + {weight:g} {second.name} ({method})",
         },
     )
 
@@ -98,7 +100,7 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
         if float(now.min()) == 0:
             raise ValueError(f"A vector of '{token.name}' is zero, which has no direction to keep.")
         vectors = token.vectors * (torch.lerp(now, norms, amount) / now)[:, None]
-    kept = {key: value for key, value in token.metadata.items() if key not in ("crossinit.norm", "crossinit.distance")}
+    kept = {key: value for key, value in token.metadata.items() if key not in (NORM, DISTANCE)}
     return LearnedToken(
         vectors,
         token.name,
@@ -106,8 +108,8 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
         kept
         | {
             START_NORM: listed(norms),
-            "crossinit.norm": listed(vectors.norm(dim=1)),
-            "crossinit.rescaled": f"{amount:g} of the way from {listed(now)} to {listed(norms)}",
+            NORM: listed(vectors.norm(dim=1)),
+            RESCALED: f"{amount:g} of the way from {listed(now)} to {listed(norms)}",
         },
     )
 
@@ -118,7 +120,7 @@ def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
         raise ValueError(f"A vector of a token is zero, which has no direction. {_STRAIGHT}")
     # In double precision: the angle of nearly equal directions is lost in single.
     u, v = (a / lengths[0]).double(), (b / lengths[1]).double()
-    angle = torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True)) * 2
+    angle = angles_of_units(u, v)[:, None]
     if float(angle.max()) > 3.1:
         raise ValueError(f"Vectors of the tokens are opposite, and no arc leads from one to the other. {_STRAIGHT}")
     # sinc keeps the formula at an angle of zero: sin(w t) / sin(t) = w sinc(w t) / sinc(t).
@@ -129,12 +131,9 @@ def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
 
 
 def _recorded_norms(token: LearnedToken) -> Tensor | None:
-    """The norms of its start that a token's metadata records; None where they are not there or make no sense."""
-    try:
-        norms = torch.tensor([float(value) for value in token.metadata.get(START_NORM, "").split()])
-    except ValueError:
-        return None
-    good = len(norms) == len(token.vectors) and bool(torch.isfinite(norms).all()) and float(norms.min()) > 0
+    """The norms (K,) of its start that a token's metadata records; None if they are missing or cannot be norms."""
+    norms = torch.tensor(numbers(token.metadata, START_NORM, len(token.vectors)))
+    good = len(norms) and bool(torch.isfinite(norms).all()) and float(norms.min()) > 0
     return norms if good else None
 
 

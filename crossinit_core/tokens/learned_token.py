@@ -10,10 +10,10 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ..families import describe_width
+from ..families import CONTEXT_LENGTH, describe_width
 from .history import History
 
-MOST_VECTORS_IN_A_FILE = 75
+MOST_VECTORS_IN_A_FILE = CONTEXT_LENGTH - 2
 """What fits between BOS and EOS; other tools write more vectors than this pack learns."""
 
 LONGEST_NAME = 100

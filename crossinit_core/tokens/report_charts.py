@@ -10,10 +10,10 @@ import numpy as np
 from ..prompts import MAX_VECTORS
 from .history import History
 from .learned_token import LearnedToken
+from .metadata import lambda_of
 from .report import (
     end_angles,
     end_distances,
-    regularization,
     smoothed,
     smoothing_window,
     start_norms,
@@ -102,10 +102,10 @@ def regularizer(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Se
     axes.set_ylabel("λ · mean distance")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     axes.yaxis.get_offset_text().set(x=1, horizontalalignment="right")
-    known = [token for token in tokens if regularization(token) is not None]
+    known = [token for token in tokens if lambda_of(token.metadata) is not None]
 
     def weighted(values: Sequence[float], token: LearnedToken) -> list[float]:
-        return [(regularization(token) or 0.0) * value for value in values]
+        return [(lambda_of(token.metadata) or 0.0) * value for value in values]
 
     _course(
         axes,

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import report_charts as charts
-from .history import Picture
 from .learned_token import LearnedToken
 from .report import NO_HISTORY, headline, labels
+from .small_pictures import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

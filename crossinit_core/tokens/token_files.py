@@ -24,6 +24,7 @@ from torch import Tensor
 from ..families import base_of_width
 from ..files import write_atomically
 from .learned_token import LearnedToken, suggest_token_name
+from .metadata import BASE, CHECKPOINT, steps_of
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
 
@@ -50,7 +51,7 @@ def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedT
         return LearnedToken(
             vectors=vectors,
             name=name or suggest_token_name(stored_name or path.stem),
-            base=metadata.get("crossinit.base") or base_of_width(vectors.shape[-1]),
+            base=metadata.get(BASE) or base_of_width(vectors.shape[-1]),
             metadata=metadata,
         )
     except ValueError as error:
@@ -73,9 +74,9 @@ def save_learned_token(token: LearnedToken, path: str | Path) -> Path:
             "string_to_token": {"*": 265},
             "string_to_param": {"*": token.vectors},
             "name": token.name,
-            "step": int(steps) if (steps := token.metadata.get("crossinit.steps", "")).isdecimal() else 0,
+            "step": steps_of(token.metadata) or 0,
             "sd_checkpoint": None,
-            "sd_checkpoint_name": token.metadata.get("crossinit.checkpoint") or None,
+            "sd_checkpoint_name": token.metadata.get(CHECKPOINT) or None,
             "crossinit": json.dumps(dict(token.metadata)),
         }
         write_atomically(path, _pickled(content))
