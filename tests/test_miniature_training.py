@@ -13,7 +13,16 @@ import torch
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.models.compact_folder import load_tokenizer
 from miniature.training import pack
-from miniature.training.data import FIRST_PLACEHOLDER, STAND_IN, UNKNOWN, Encoder, Mixture, draw, paint_shard, reserved
+from miniature.training.data import (
+    FIRST_PLACEHOLDER,
+    STAND_IN,
+    UNKNOWN,
+    Encoder,
+    Mixture,
+    paint_shard,
+    random_example,
+    reserved,
+)
 from miniature.training.judge import attributes, build_judges, judge_step, likeness, look, ruined
 from miniature.training.model import (
     LATENT_SCALE,
@@ -179,12 +188,12 @@ def test_captions_become_tokens_with_placeholders(encoder: Encoder, world: World
         assert len(ids) == POSITIONS and ids[0] == 49406 and 49407 in ids and ids[-1] == 0
     rng = np.random.Generator(np.random.PCG64(3))
     names = {who: name for name, who in world.people.items()}
-    examples = [draw(world, names, rng, Mixture()) for _ in range(600)]
+    examples = [random_example(world, names, rng, Mixture()) for _ in range(600)]
     assert 0.15 < np.mean([example.placeholders > 0 for example in examples]) < 0.35
-    for sample, placeholders in examples:
-        ids = encoder.encode(sample.caption, placeholders)
-        assert ((ids >= FIRST_PLACEHOLDER) & (ids < UNKNOWN)).sum() == placeholders
-        assert not any(who in names and reserved(names[who], sample.scene) for who in sample.identities)
+    for example in examples:
+        ids = encoder.encode(example.caption, example.placeholders)
+        assert ((ids >= FIRST_PLACEHOLDER) & (ids < UNKNOWN)).sum() == example.placeholders
+        assert not any(who in names and reserved(names[who], example.scene) for who in example.identities)
 
 
 def test_sample_prompts_were_kept_from_training(world: World) -> None:
