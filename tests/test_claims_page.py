@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.claims.document import document
-from benchmarks.claims.plan import Plan
-from benchmarks.claims.results import ASKING, EXPRESSIONS, JUDGED, Summary
-from benchmarks.claims.statistics import Numbers, estimate
-from benchmarks.claims.verdicts import best_rate, fast_learning_rate, verdicts
+from benchmarks.paper_claims.document import document
+from benchmarks.paper_claims.plan import Plan
+from benchmarks.paper_claims.results import ASKING, EXPRESSIONS, JUDGED, Summary
+from benchmarks.paper_claims.statistics import Numbers, estimate
+from benchmarks.paper_claims.verdicts import best_rate, fast_learning_rate, verdicts
 from miniature.training.captions import PROMPTS
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claims import studio as studio_module
-from benchmarks.claims import workers as workers_module
-from benchmarks.claims.plan import Job, Plan
-from benchmarks.claims.studio import OutOfTimeError
-from benchmarks.claims.workers import MOST_FAILURES, Order, Outcome, perform
+from benchmarks.paper_claims import studio as studio_module
+from benchmarks.paper_claims import workers as workers_module
+from benchmarks.paper_claims.plan import Job, Plan
+from benchmarks.paper_claims.studio import OutOfTimeError
+from benchmarks.paper_claims.workers import MOST_FAILURES, Order, Outcome, perform
 
 PLAN = Plan()
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims import studio as studio_module
-from benchmarks.claims.plan import Job, Plan, Run, jobs
-from benchmarks.claims.results import ASKING, Results, read_json, summarize, write_json
-from benchmarks.claims.studio import Clock, OutOfTimeError, Studio
-from benchmarks.paper_claims import main
+from benchmarks.paper_claims import studio as studio_module
+from benchmarks.paper_claims.cli import main
+from benchmarks.paper_claims.plan import Job, Plan, Run, jobs
+from benchmarks.paper_claims.results import ASKING, Results, read_json, summarize, write_json
+from benchmarks.paper_claims.studio import Clock, OutOfTimeError, Studio
 from crossinit_core import InversionSettings, invert
 from miniature.training import pack
 from miniature.training.captions import PROMPTS

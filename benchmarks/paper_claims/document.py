@@ -52,7 +52,7 @@ def document(summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]]
     numbers = Numbers(summary)
     parts = [
         "# The paper's claims in the drawn world",
-        "This page is written by `benchmarks/paper_claims.py` from its own results; do not edit it.",
+        "This page is written by `python -m benchmarks.paper_claims` from its own results; do not edit it.",
         _introduction(plan),
         *_shortfall(plan, numbers),
         "## Which claims hold",
