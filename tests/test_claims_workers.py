@@ -63,7 +63,8 @@ def session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tu
     return run
 
 
-def test_two_jobs_of_one_trajectory_never_run_at_once(session: Callable[..., Any]) -> None:
+def test_one_trajectory_runs_one_job(session: Callable[..., Any]) -> None:
+    """Two jobs of one trajectory never run at once."""
     short, long = (run for run in PLAN.runs() if run.name == "plain")
     work = [Job("learn", 0, short), Job("learn", 0, long), Job("learn", 1, short), Job("learn", 1, long)]
     both = threading.Barrier(2)
@@ -80,7 +81,9 @@ def test_two_jobs_of_one_trajectory_never_run_at_once(session: Callable[..., Any
         assert own == ["+", "-", "+", "-"]
 
 
-def test_a_failed_job_is_told_and_the_others_go_on(session: Callable[..., Any]) -> None:
+def test_others_go_on_after_a_failure(session: Callable[..., Any]) -> None:
+    """The failed job is reported."""
+
     def act(job: Job) -> None:
         if job.identity == 1:
             raise ArithmeticError("no numbers")

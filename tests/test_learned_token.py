@@ -49,7 +49,8 @@ from tests.ann import VECTORS
         "face\ud800",
     ],
 )
-def test_a_name_that_breaks_prompts_or_paths_is_refused_with_one_that_does_not(name: str) -> None:
+def test_unusable_names_are_refused(name: str) -> None:
+    """The message suggests a name that works in prompts and paths."""
     with pytest.raises(ValueError, match=r"The token name '(.|\n)*for example '"):
         LearnedToken(VECTORS, name, "sd2")
     assert check_token_name(suggest_token_name(name)) == suggest_token_name(name)
@@ -67,7 +68,7 @@ def test_names_of_every_language_can_be_saved(tmp_path: Path, name: str, suffix:
     assert load_learned_token(path).name == name
 
 
-def test_the_longest_names_that_are_allowed_can_be_saved(tmp_path: Path) -> None:
+def test_the_longest_names_can_be_saved(tmp_path: Path) -> None:
     for name in (suggest_token_name("李" * 200), suggest_token_name("a" * 200)):
         path = save_learned_token(LearnedToken(VECTORS, name, "sd2"), tmp_path / f"{name}.safetensors")
         assert load_learned_token(path).name == name
@@ -88,7 +89,8 @@ def test_vectors_that_are_none_are_refused(vectors: Any) -> None:
         LearnedToken(vectors, "ann", "sd2")
 
 
-def test_a_token_does_not_change_with_what_it_was_made_from() -> None:
+def test_a_token_keeps_its_own_values() -> None:
+    """It does not change with the tensor and the metadata that it was made from."""
     vectors, facts = torch.ones(1, 4), {"a": "1"}
     token = LearnedToken(vectors, "ann", "width-4", facts)
     vectors.zero_()
@@ -100,7 +102,7 @@ def test_a_token_does_not_change_with_what_it_was_made_from() -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda token: pickle.loads(pickle.dumps(token))])
-def test_a_token_can_be_copied_and_sent_to_another_process(copied: Callable[[LearnedToken], LearnedToken]) -> None:
+def test_a_token_can_be_copied_and_pickled(copied: Callable[[LearnedToken], LearnedToken]) -> None:
     token = LearnedToken(VECTORS, "ann", "sd2", {"crossinit.steps": "3"})
     other = copied(token)
     assert torch.equal(other.vectors, VECTORS)

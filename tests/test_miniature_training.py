@@ -204,7 +204,7 @@ def test_sample_prompts_were_kept_from_training(world: World) -> None:
     assert not any(reserved(name, Scene(background="red")) for name in world.names)
 
 
-def test_a_shard_is_the_same_wherever_it_is_painted(encoder: Encoder, world: World) -> None:
+def test_shards_are_the_same_everywhere(encoder: Encoder, world: World) -> None:
     small = Mixture(seed=5, shard_size=6)
     first, again, other, held_out = (paint_shard(i, world, encoder, small) for i in (9, 9, 10, 0))
     assert all(np.array_equal(first[name], again[name]) for name in first)
@@ -227,7 +227,8 @@ def test_scaling_the_latents_leaves_pictures_alone() -> None:
                                atol=1e-2, rtol=1e-2)  # fmt: skip
 
 
-def test_the_sampler_finds_clean_latents_and_agrees_with_diffusers() -> None:
+def test_the_solver_agrees_with_diffusers() -> None:
+    """It finds the clean latents if epsilon is exact."""
     from diffusers import DPMSolverMultistepScheduler
 
     torch.manual_seed(0)
