@@ -32,7 +32,7 @@ def mean_angle(vectors: Tensor, others: Tensor) -> float:
 
 
 def angle_of_cosine(cosine: float) -> float:
-    """The angle in degrees where only its cosine is known, as exact as the cosine's digits allow.
+    """The angle in degrees of which only the cosine is known, as exact as the cosine's digits allow.
 
     The same formula: |u - v| is sqrt(2 - 2 cosine), and |u + v| is sqrt(2 + 2 cosine).
     """

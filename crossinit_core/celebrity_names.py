@@ -43,7 +43,7 @@ class CelebrityNames:
 def parse_celebrity_names(text: str, source: str = "text") -> CelebrityNames:
     """Names from text, one a line.
 
-    Raises ValueError where no line holds a name.
+    Raises ValueError if no line holds a name.
     """
     lines = (" ".join(line.split()) for line in text.splitlines())
     names = tuple(line for line in lines if line and not line.startswith("#"))
@@ -58,8 +58,8 @@ def parse_celebrity_names(text: str, source: str = "text") -> CelebrityNames:
 def load_celebrity_names(path: str | Path | None = None) -> CelebrityNames:
     """Names from a text file (UTF-8, or UTF-16 with a byte order mark), by default the bundled list.
 
-    Raises FileNotFoundError where there is no such file, and ValueError where it is not text in one
-    of these encodings or holds no name.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not text in one of
+    these encodings or holds no name.
     """
     if path is None:
         return parse_celebrity_names(BUNDLED_LIST.read_text(encoding="utf-8"), "bundled")

@@ -93,7 +93,7 @@ def train(options: argparse.Namespace) -> None:
             more: dict[str, Any] = {"resume_folder": resume_folder, "name": name, "metadata": facts}
             result = invert(backbone, v0, settings, images=photos, on_step=show, **more)
     except KeyboardInterrupt as stop:
-        if done and getattr(stop, "__notes__", None):  # nothing is promised where no resume file could be written
+        if done and getattr(stop, "__notes__", None):  # nothing is promised if no resume file could be written
             print(f"After step {done} of {settings.steps}: the same command continues from here.", file=sys.stderr)
         raise
     save_learned_token(result.token, out)
@@ -103,9 +103,9 @@ def train(options: argparse.Namespace) -> None:
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Draw pictures of learned people: 50 steps of DPM-Solver++ at guidance 7.5, as published.
+    """Sample pictures of learned people: 50 steps of DPM-Solver++ at guidance 7.5, as published.
 
-    Each picture has a generator of its own, so it does not depend on which others are drawn.
+    Each picture has a random generator of its own, so it does not depend on the other pictures.
     """
     if min(options.steps, options.count) < 1 or not 0 <= options.seed < 2**63:
         raise ValueError("--steps and --count must be at least 1, and --seed from 0 to 2^63 - 1.")
@@ -176,7 +176,7 @@ def _settings(options: argparse.Namespace) -> InversionSettings:
 
 
 def _photos(paths: Sequence[Path]) -> list[Tensor]:
-    """All pictures among files and folders; a line on stderr for everything that is none."""
+    """All pictures among files and folders; a line on stderr for every file that is not a picture."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
@@ -256,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="MODEL_FOLDER",
             help="Stable Diffusion 1.x or 2.x in diffusers' layout, or miniature/weights",
         )
-        command.add_argument("--device", help="default: cuda where there is one, else cpu")
+        command.add_argument("--device", help="default: cuda if there is one, else cpu")
         command.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: %(default)s")
         command.add_argument("--resolution", type=int, metavar="PX", help="default: the model's own")
 

@@ -1,6 +1,6 @@
 """How well a face was learned: drift of the vectors, identity similarity, prompt similarity.
 
-Everything here takes tensors and knows no network. Features of faces come from a face recognizer, features of pictures
+Everything here takes tensors; no network runs here. Features of faces come from a face recognizer, features of pictures
 and texts from CLIP; the caller runs those.
 """
 
@@ -53,7 +53,7 @@ def identity_similarity(faces: Tensor, references: Tensor) -> Tensor:
     faces (N, d) and references (d,) or (M, d) are a face recognizer's features of the generated faces and of M photos
     of the person, of any float dtype and length. A face's score is its mean cosine similarity to the references. The
     identity score of Pang et al. (CVPR 2024, section 5) is the mean of this over all pictures in which a face was
-    found; leave the others out, and report their share.
+    found. Leave the others out, and report their share.
 
     Raises ValueError for wrong shapes, different d, values that are not finite, and zero rows, which face recognizers
     give for pictures without a face.

@@ -41,7 +41,7 @@ ROOM = 20.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; returns the exit code: 0, 1 where a job failed, 2 for a wrong input, 3 where the time limit came."""
+    """Measure; returns the exit code: 0, 1 if a job failed, 2 for a wrong input, 3 if the time limit came."""
     began = time.time()
     options = _parser().parse_args(arguments)
     try:

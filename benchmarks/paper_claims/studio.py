@@ -89,7 +89,7 @@ class Studio:
         self._people = np.stack([random_identity(generator("people", i)).to_vector() for i in range(RANDOM_PEOPLE)])
 
     def do(self, job: Job) -> None:
-        """A job's missing results. Raises OutOfTimeError where the clock says so."""
+        """A job's missing results. Raises OutOfTimeError if the clock says so."""
         if job.run is not None:
             self.learn(job.run, job.identity)
         elif job.kind == "reference":
@@ -132,7 +132,7 @@ class Studio:
             shutil.rmtree(folder)
 
     def learned(self, run: Run, identity: int, start: Tensor, steps: int, folder: Path) -> tuple[Tensor, float | None]:
-        """Vectors after so many steps, and the seconds that all of these took (None where that is not known)."""
+        """Vectors after so many steps, and the seconds that all of these took (None if that is not known)."""
         settings = InversionSettings(
             steps=steps,
             learning_rate=run.learning_rate,

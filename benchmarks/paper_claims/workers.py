@@ -45,7 +45,7 @@ def perform(
 ) -> Outcome:
     """Do the jobs in their order, one worker process for each of `orders`; without any, nothing is done.
 
-    Jobs of one trajectory never run at once. A job that fails is told and left out; after `MOST_FAILURES`, and where
+    Jobs of one trajectory never run at once. A job that fails is told and left out; after `MOST_FAILURES`, and if
     every worker is dead, no further job is begun. report(job, seconds, left) is called after each job.
     """
     outcome, waiting = Outcome(), list(work)
@@ -98,7 +98,7 @@ class _Worker:
         self.process.join(timeout=30)
 
     def listen(self, outcome: Outcome, report: Callable[[Job, float], None]) -> bool:
-        """Take in what the worker says; False where it is dead."""
+        """Take in what the worker says; False if it is dead."""
         job, self.job = self.job, None
         try:
             said, text = self.connection.recv()

@@ -89,12 +89,12 @@ def prepare_faces(
     """Frame the face on each photo; `images` is one batch, or a sequence of batches of different sizes.
 
     masks: the head, face and hair, in white: (N, H, W) or a sequence of such; one serves all photos. It becomes the mask,
-    and the frame where neither `boxes` nor `framing.by_hand` decides.
+    and decides the frame if there are no `boxes` and `framing.by_hand` is off.
     boxes: faces from another detector, a list of boxes for each photo, or one list for all.
     on_photo: called after each photo.
 
-    Raises ValueError, which names the photo, where there is no face, too few, or one too small or cut off; NoDetectorError
-    where OpenCV is needed and not there.
+    Raises ValueError, which names the photo, if there is no face, too few, or one too small or cut off; NoDetectorError
+    if OpenCV is needed but missing.
     """
     framing = framing or Framing()
     framing.check()
@@ -209,7 +209,7 @@ class _Work:
         return faces[self.framing.face - 1]
 
     def _checked(self, frame: Frame, height: int, width: int) -> str:
-        """What is to be said of a frame on a photo of this size. Raises ValueError where it is of no use."""
+        """The note on a frame on a photo of this size. Raises ValueError if the frame cannot be used."""
         enlarged = self.framing.resolution / frame.side
         lost = 1 - share_inside(frame, height, width, middle=HEAD_PART)
         if self.framing.by_hand:

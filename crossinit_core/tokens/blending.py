@@ -31,7 +31,7 @@ def blend_tokens(
     `arc`: the direction goes along the great circle from a to b at a steady angle (Shoemake, "Animating rotation with
     quaternion curves", SIGGRAPH 1985), the norm from |a| to |b| in a straight line.
     `name` is by default both names with a `-` between. The metadata keeps what is true of both.
-    Raises ValueError where the tokens do not fit each other, or for a weight out of 0..1.
+    Raises ValueError if the tokens do not fit each other, or for a weight out of 0..1.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"The weight is {weight}, but must be from 0 (the first token) to 1 (the second).")
@@ -75,7 +75,7 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
     the authors of Cross Initialization, 2025) does with all of its vectors; CoRe (AAAI 2025) says why: vectors that have
     become long drown the rest of the prompt.
     `start` is v0 (K, d); without it the norms count that the token's file records.
-    Raises ValueError where neither is known, or where they do not fit.
+    Raises ValueError if neither is known, or if they do not fit.
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"The amount is {amount}, but must be from 0 (as it is) to 1 (as long as its start).")

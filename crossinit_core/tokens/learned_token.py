@@ -1,4 +1,4 @@
-"""The LearnedToken value: vectors, name, base and provenance."""
+"""A learned token: its vectors, its name, the model family that it fits, and where it comes from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("co
 
 
 def check_token_name(name: str) -> str:
-    """The name itself where it can stand in a prompt and in a file name on every system.
+    """The name itself, if it can stand in a prompt and in a file name on every system.
 
     Raises ValueError with the reason and a name that would do.
     """
@@ -73,7 +73,7 @@ class LearnedToken:
     `modelspec.*` and `crossinit.*` as written to safetensors files. `history` is there for a token that was just learned;
     files do not keep it.
 
-    Raises ValueError where the vectors are not K finite rows or the name cannot stand in a prompt.
+    Raises ValueError if the vectors are not K finite rows or the name cannot stand in a prompt.
     """
 
     vectors: Tensor
@@ -112,7 +112,7 @@ class LearnedToken:
         return replace(self, name=name)
 
     def check_fits(self, width: int) -> None:
-        """Raises ValueError where a text encoder of this width cannot use the token."""
+        """Raises ValueError if a text encoder of this width cannot use the token."""
         if width != self.width:
             raise ValueError(
                 f"CLIP has width {width} ({describe_width(width)}), but the token '{self.name}' was learned on width "

@@ -1,4 +1,4 @@
-"""What is known of a token, as text: from its vectors, its metadata, and its history where it has one."""
+"""What is known of a token, as text: from its vectors, its metadata, and its history if it has one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def family(token: LearnedToken) -> str:
 
 
 def smoothing_window(steps: int) -> int:
-    """Over how many steps a loss is averaged so that one sees where it goes: a tenth of the run, an odd number."""
+    """Over how many steps a loss is averaged so that its trend shows: a tenth of the run, an odd number."""
     return max(1, steps // 10) | 1
 
 
@@ -74,7 +74,7 @@ def smoothed(values: Sequence[float], window: int) -> NDArray[np.float64]:
 
 
 def steps_taken(token: LearnedToken) -> int | None:
-    """After how many steps the token was taken; None where nothing says."""
+    """After how many steps the token was taken; None if it is not recorded."""
     if token.history:
         return len(token.history.losses)
     return metadata.steps_of(token.metadata)

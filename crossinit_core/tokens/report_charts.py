@@ -1,4 +1,4 @@
-"""The charts of a report, each drawn into axes of matplotlib's: all tokens in one, told apart by colour and dashes."""
+"""The charts of a report, each drawn into axes of matplotlib: all tokens in the same axes, told apart by colour and dashes."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def regularizer(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Se
 
 
 def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float]) -> None:
-    """|v| of every vector, |v0| where it is known, and where the vocabulary's words lie."""
+    """|v| of every vector, |v0| if it is known, and the range of the vocabulary's words."""
     axes.set_title("Length of the vectors")
     axes.set_ylabel("norm")
     axes.grid(False, axis="x")
@@ -168,7 +168,7 @@ def _course(
     values: Callable[[History, LearnedToken], Sequence[float]],
     end: Callable[[LearnedToken], Sequence[float]],
 ) -> None:
-    """A line against steps where there is a history, else a mark at the end where the metadata knows it."""
+    """A line against steps if there is a history, else a mark at the end if the metadata records it."""
     drawn = False
     for number, token in enumerate(tokens):
         if token is None:

@@ -1,6 +1,6 @@
 """A report as a picture: charts with all tokens in the same axes, and strips of pictures below them.
 
-Needs matplotlib, of which it takes figures alone: `pyplot` would keep state in the process.
+Needs matplotlib, and uses only its figures: `pyplot` would keep state in the process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def draw_report(tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float
     """A picture (H, 1440, 3) of how tokens were learned.
 
     `vocabulary_norms` are percentiles as in `History`, for tokens that have no history of their own.
-    Raises ValueError where there is no token, and NoMatplotlibError where matplotlib is not installed.
+    Raises ValueError if there is no token, and NoMatplotlibError if matplotlib is not installed.
     """
     if not tokens:
         raise ValueError("There is no token to report on. Connect at least one.")

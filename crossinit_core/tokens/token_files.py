@@ -35,7 +35,7 @@ _NAMED_PARAMETERS = ("emb_params", "emp_params", "clip_h", "clip_l")
 def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedToken:
     """A token from a file in any format that textual inversion tools write.
 
-    The token's name is `name` where given, else the one in the file, else the file's own.
+    The token's name is `name` if given, else the one in the file, else the file's own.
     Raises FileNotFoundError, or ValueError that says which file, which key and why.
     """
     path = Path(path)
@@ -132,7 +132,7 @@ def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, 
         raise ValueError(f"'{file}' holds a {type(content).__name__}, but a token file holds tensors by name.")
     if "string_to_param" in content:
         parameters = content["string_to_param"]
-        # Where an older torch wrote a ParameterDict, its values() does not know of them.
+        # The values() of a ParameterDict that an older torch wrote are empty.
         parameters = getattr(parameters, "_parameters", parameters)
         found = [value for value in getattr(parameters, "values", list)() if isinstance(value, Tensor)]
         name = content.get("name")
@@ -167,7 +167,7 @@ def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, 
 
 
 def _stored_metadata(stored: object) -> dict[str, str]:
-    """What `save_learned_token` put into a `.pt` file; nothing where another tool wrote something else there."""
+    """What `save_learned_token` put into a `.pt` file; nothing if another tool wrote something else there."""
     try:
         content = json.loads(stored) if isinstance(stored, str) else {}
     except json.JSONDecodeError:

@@ -217,9 +217,9 @@ class Painters:
                 time.sleep(0.05)
 
     def next(self, timeout: float = 0.0) -> tuple[int, Shard] | None:
-        """The number and content of a shard, or None where none is ready within `timeout` seconds.
+        """The number and content of a shard, or None if none is ready within `timeout` seconds.
 
-        Raises RuntimeError where nothing more will come because the workers failed.
+        Raises RuntimeError if all workers failed, so that nothing more will come.
         """
         try:
             return self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()

@@ -194,7 +194,7 @@ _PLACES = (
 def find_merges(folder: str | Path | None = None) -> Path:
     """CLIP's `merges.txt` (openai/CLIP, MIT licence): in `folder`, with the weights, or in ComfyUI.
 
-    Raises FileNotFoundError where there is none.
+    Raises FileNotFoundError if there is none.
     """
     places = (Path(folder),) if folder else _PLACES
     for place in places:

@@ -23,7 +23,7 @@ PLAIN_SHARE, UNNAMED_SHARE, COMPANION_SHARE = 0.45, 0.10, 0.22
 
 class Example(NamedTuple):
     """One training example: who (from left to right), what else, the text, and how many placeholders stand for its
-    first person (0: none, the text has a name or nobody's)."""
+    first person (0: none)."""
 
     identities: tuple[Identity, ...]
     scene: Scene

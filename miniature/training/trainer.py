@@ -136,7 +136,7 @@ class Trainer:
         self.log(resumed=True)
 
     def start_from(self, folder: Path) -> None:
-        """Begin with the diffusion phase, from shipped weights (a few MB, where a checkpoint is hundreds)."""
+        """Begin with the diffusion phase, from shipped weights (a few MB instead of the hundreds of a checkpoint)."""
         shipped = pack.load(folder)
         for name, part in self.parts.modules().items():
             for module in (part, self.averages[name].module):

@@ -17,7 +17,7 @@ from .scene import Scene
 from .styles import restyle
 
 Sitters = Identity | tuple[Identity, ...]
-"""Who is in a picture: one, or two from left to right where the scene has a companion."""
+"""Who is in a picture: one, or two from left to right if the scene has a companion."""
 
 
 def paint(identities: Sitters, scene: Scene, seed: int = 0) -> NDArray[np.uint8]:
@@ -26,7 +26,7 @@ def paint(identities: Sitters, scene: Scene, seed: int = 0) -> NDArray[np.uint8]
     `seed` (0 or more) decides what neither identity nor scene says: where trees stand, the colour of a hat, the
     texture of paper. The same arguments give the same bytes.
 
-    Raises ValueError where the number of identities does not fit the scene.
+    Raises ValueError if the number of identities does not fit the scene.
     """
     sitters = (identities,) if isinstance(identities, Identity) else tuple(identities)
     wanted = 2 if scene.companion == "yes" else 1
