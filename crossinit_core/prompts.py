@@ -1,7 +1,7 @@
 """Training templates, prompts with places for a person, and prompt files.
 
 The templates are those of textual inversion's "imagenet small" set as Cross Initialization uses
-it: 81 draws over 57 distinct sentences, so that a sentence which does not name its medium is three
+it: 81 entries with 57 distinct sentences, so that a sentence which does not name its medium is three
 times as likely as one that does.
 """
 

@@ -123,7 +123,7 @@ def test_a_learned_token_records_its_start() -> None:
     start = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
     backbone: Any = SimpleNamespace(prediction_type="epsilon", base="sd2", checkpoint="x")
     model: Any = SimpleNamespace(fingerprint=lambda: "", dtype=torch.float32)
-    facts = provenance(backbone, model, InversionSettings(), start, RunState(1, start * 2, {}, {}))
+    facts = provenance(backbone, model, InversionSettings(resolution=512), start, RunState(1, start * 2, {}, {}))
     token = LearnedToken(start * 2, "anna", "sd2", facts)
     torch.testing.assert_close(rescale_token(token, 1).vectors, start)
 

@@ -21,7 +21,7 @@ def provenance(
     """Metadata as strings: `modelspec.*` as other tools read it, `crossinit.*` for what only we know."""
     learned = state.vectors.float().cpu()
     return {
-        **metadata.modelspec(settings.resolution, backbone.prediction_type, datetime.now(UTC)),
+        **metadata.modelspec(settings.resolution or backbone.resolution, backbone.prediction_type, datetime.now(UTC)),
         metadata.VERSION: VERSION,
         metadata.BASE: backbone.base,
         metadata.CHECKPOINT: backbone.checkpoint,

@@ -1,4 +1,4 @@
-"""What is known of a token, as text: from its vectors, its metadata, and its history if it has one."""
+"""What is known of a token, as text and as numbers for charts: from its vectors, its metadata, and its history if it has one."""
 
 from __future__ import annotations
 
@@ -149,8 +149,8 @@ def _course(history: History, lambda_: float | None) -> list[tuple[str, str]]:
     if history.resumed_from:
         facts.append(("resumed", f"the first {history.resumed_from} steps came from a resume file, without pictures"))
     if history.samples:
-        drawn = ", ".join(str(picture.step) for picture in history.samples)
-        facts.append(("samples", f"'{history.sample_prompt}' after steps {drawn}"))
+        steps = ", ".join(str(picture.step) for picture in history.samples)
+        facts.append(("samples", f"'{history.sample_prompt}' after steps {steps}"))
     return facts
 
 

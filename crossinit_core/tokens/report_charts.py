@@ -169,26 +169,26 @@ def _course(
     end: Callable[[LearnedToken], Sequence[float]],
 ) -> None:
     """A line against steps if there is a history, else a mark at the end if the metadata records it."""
-    drawn = False
+    known = False
     for number, token in enumerate(tokens):
         if token is None:
             continue
         if token.history:
             course = values(token.history, token)
             axes.plot(np.arange(len(course)), course, **look(number))
-            drawn = True
-        elif (known := end(token)) and (steps := steps_taken(token)) is not None:
-            axes.plot(steps, float(np.mean(known)), "D", color=look(number)["color"])
-            drawn = True
-    _against_steps(axes, drawn)
+            known = True
+        elif (ends := end(token)) and (steps := steps_taken(token)) is not None:
+            axes.plot(steps, float(np.mean(ends)), "D", color=look(number)["color"])
+            known = True
+    _against_steps(axes, known)
     axes.set_ylim(bottom=0)
 
 
-def _against_steps(axes: Axes, drawn: bool) -> None:
+def _against_steps(axes: Axes, known: bool) -> None:
     axes.set_xlabel("steps")
     axes.set_xlim(left=0)
     axes.margins(x=0.02)
-    if not drawn:
+    if not known:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.text(

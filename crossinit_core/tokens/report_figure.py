@@ -119,15 +119,15 @@ def _rows(token: LearnedToken) -> list[_Row]:
     if not history:
         return []
     seen = [(picture.pixels, f"step {picture.step}") for picture in history.previews]
-    drawn = [(picture.pixels, f"step {picture.step}") for picture in history.samples]
+    sampled = [(picture.pixels, f"step {picture.step}") for picture in history.samples]
     photo = [(_collage(history.photos), "photo" if len(history.photos) == 1 else "photos")] if history.photos else []
     rows = []
-    if seen or (photo and not drawn):
+    if seen or (photo and not sampled):
         title = "The photo, and what the model made of it at single steps, out of more or less noise"
         rows.append(_Row(title if seen else "The photo", photo + seen))
         photo = []
-    if drawn:
-        rows.append(_Row(f"Drawn while it was learned: “{history.sample_prompt}”", photo + drawn))
+    if sampled:
+        rows.append(_Row(f"Drawn while it was learned: “{history.sample_prompt}”", photo + sampled))
     return rows
 
 
