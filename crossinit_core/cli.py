@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .backbone import Backbone
 from .celebrity_names import load_celebrity_names
 from .families import describe_width
 from .initialization import cross_initialize, cross_initialize_words
@@ -65,36 +66,32 @@ def train(options: argparse.Namespace) -> None:
     """Learn a face from photos and save it."""
     settings = _settings(options)
     photos = _photos(options.photos)
-    first = options.photos[0]
-    name = options.name or suggest_token_name(options.out.stem if options.out else first.resolve().stem)
-    out = options.out or Path(f"{check_token_name(name)}.safetensors")
-    if out.suffix not in SUFFIXES:
-        raise ValueError(f"--out is '{out}', but the file name must end in one of {', '.join(SUFFIXES)}.")
+    name, out = _name_and_file(options)
     out.parent.mkdir(parents=True, exist_ok=True)
     backbone = _backbone(options.model, _device(options.device))
-    if options.words is not None:
-        v0 = cross_initialize_words(backbone, options.words, options.vectors)
-        facts = started_from_words("cross initialization", options.words)
-    else:
-        names = load_celebrity_names(options.names)
-        v0 = cross_initialize(backbone, names.names, 2 if options.vectors is None else options.vectors)
-        facts = started_from_names("cross initialization", names)
+    v0, facts = _start(options, backbone)
     resume_folder = options.resume_folder or out.parent / RESUME_FOLDER
-    done = 0
+    bar = tqdm(total=settings.steps, unit="step", dynamic_ncols=True)
+
+    def show(report: StepReport) -> None:
+        bar.set_postfix(loss=f"{report.loss:.4f}", moved=f"{report.regularization:.2f}", refresh=False)
+        bar.update(report.step - bar.n)
+
     try:
-        with logging_redirect_tqdm(), tqdm(total=settings.steps, unit="step", dynamic_ncols=True) as bar:
-
-            def show(report: StepReport) -> None:
-                nonlocal done
-                done = report.step
-                bar.set_postfix(loss=f"{report.loss:.4f}", moved=f"{report.regularization:.2f}", refresh=False)
-                bar.update(report.step - bar.n)
-
-            more: dict[str, Any] = {"resume_folder": resume_folder, "name": name, "metadata": facts}
-            result = invert(backbone, v0, settings, images=photos, on_step=show, **more)
+        with logging_redirect_tqdm(), bar:
+            result = invert(
+                backbone,
+                v0,
+                settings,
+                images=photos,
+                on_step=show,
+                resume_folder=resume_folder,
+                name=name,
+                metadata=facts,
+            )
     except KeyboardInterrupt as stop:
-        if done and getattr(stop, "__notes__", None):  # nothing is promised if no resume file could be written
-            print(f"After step {done} of {settings.steps}: the same command continues from here.", file=sys.stderr)
+        if bar.n and getattr(stop, "__notes__", None):  # nothing is promised if no resume file could be written
+            print(f"After step {bar.n} of {settings.steps}: the same command continues from here.", file=sys.stderr)
         raise
     save_learned_token(result.token, out)
     if result.resumed_from:
@@ -143,19 +140,7 @@ def convert(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Print what token files hold."""
-    facts: list[dict[str, Any]] = [
-        {
-            "file": str(path),
-            "name": token.name,
-            "vectors": len(token.vectors),
-            "width": token.width,
-            "base": token.base,
-            "norms": [round(norm, 4) for norm in token.vectors.norm(dim=1).tolist()],
-            "metadata": dict(sorted(token.metadata.items())),
-        }
-        for path in options.tokens
-        if (token := load_learned_token(path))
-    ]
+    facts = [_facts(path) for path in options.tokens]
     if options.json:
         print(json.dumps(facts if len(facts) > 1 else facts[0], ensure_ascii=False, indent=2))
         return
@@ -167,12 +152,49 @@ def inspect(options: argparse.Namespace) -> None:
             print(f"{key:<28} {value}")
 
 
+def _facts(path: Path) -> dict[str, Any]:
+    """What a token file holds."""
+    token = load_learned_token(path)
+    return {
+        "file": str(path),
+        "name": token.name,
+        "vectors": len(token.vectors),
+        "width": token.width,
+        "base": token.base,
+        "norms": [round(norm, 4) for norm in token.vectors.norm(dim=1).tolist()],
+        "metadata": dict(sorted(token.metadata.items())),
+    }
+
+
 def _settings(options: argparse.Namespace) -> InversionSettings:
     """The preset with every option that was given in its place."""
     given = {field.name: getattr(options, field.name, None) for field in fields(InversionSettings)}
     settings = replace(PRESETS[options.preset], **{key: value for key, value in given.items() if value is not None})
     settings.check()
     return settings
+
+
+def _name_and_file(options: argparse.Namespace) -> tuple[str, Path]:
+    """The token's name and the file to write: each follows from the other, both from the first photo.
+
+    Raises ValueError for a name or a suffix that a token cannot have.
+    """
+    named_after = options.out.stem if options.out else options.photos[0].resolve().stem
+    name = options.name or suggest_token_name(named_after)
+    out = options.out or Path(f"{check_token_name(name)}.safetensors")
+    if out.suffix not in SUFFIXES:
+        raise ValueError(f"--out is '{out}', but the file name must end in one of {', '.join(SUFFIXES)}.")
+    return name, out
+
+
+def _start(options: argparse.Namespace, backbone: Backbone) -> tuple[Tensor, dict[str, str]]:
+    """v0 (K, d), and what the token's file says about it."""
+    if options.words is not None:
+        v0 = cross_initialize_words(backbone, options.words, options.vectors)
+        return v0, started_from_words("cross initialization", options.words)
+    names = load_celebrity_names(options.names)
+    v0 = cross_initialize(backbone, names.names, 2 if options.vectors is None else options.vectors)
+    return v0, started_from_names("cross initialization", names)
 
 
 def _photos(paths: Sequence[Path]) -> list[Tensor]:

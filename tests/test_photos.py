@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from crossinit_core.photos.images import as_rgb, latent_masks, load_photo, training_images
+from crossinit_core import load_photo
+from crossinit_core.photos.images import as_rgb, latent_masks, training_images
 
 ORIENTATION = 274
 STORED_AS = {
