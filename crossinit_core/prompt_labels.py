@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from .tokens.learned_token import is_windows_device
+from .files import is_windows_device
 
 LONGEST_LABEL = 60
 """Characters. Windows allows 260 for a whole path."""

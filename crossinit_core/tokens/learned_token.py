@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..families import CONTEXT_LENGTH, describe_width
+from ..files import is_windows_device
 from .history import History
 
 MOST_VECTORS_IN_A_FILE = CONTEXT_LENGTH - 2
@@ -21,7 +22,6 @@ LONGEST_NAME_IN_BYTES = 200
 """File systems allow 255 bytes, of which a suffix and the mark of a temporary file take some."""
 
 _FORBIDDEN = re.compile(r"[\s,:;()<>\[\]{}\\/|?*\"'\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
 def check_token_name(name: str) -> str:
@@ -57,11 +57,6 @@ def suggest_token_name(text: str) -> str:
     if is_windows_device(name):
         name = f"my-{name}"
     return name[:LONGEST_NAME].encode()[:LONGEST_NAME_IN_BYTES].decode(errors="ignore").rstrip("-.")
-
-
-def is_windows_device(name: str) -> bool:
-    """Whether Windows would take the name for a device, with any ending: `con`, `LPT1.png`."""
-    return name.split(".")[0].lower() in _WINDOWS_DEVICES
 
 
 @dataclass(frozen=True, eq=False)
