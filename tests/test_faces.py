@@ -82,7 +82,7 @@ def test_a_face_is_found_straightened_and_framed(name: str, degrees: float, requ
     prepared = prepare_faces(photo)
     assert prepared.images.shape == (1, 512, 512, 3) and prepared.masks.shape == (1, 512, 512)
     _assert_framed_like_celeba_hq(prepared.frames[0], eyes)
-    assert "the only face" in prepared.report()
+    assert "the only face" in prepared.summary()
 
 
 def test_the_picture_shows_what_the_frame_says(collins: Image.Image) -> None:
@@ -99,7 +99,7 @@ def test_photos_of_all_kinds_together(collins: Image.Image) -> None:
     photos = [_tensor(collins)[..., :1], _tensor(large), _tensor(collins).expand(2, -1, -1, -1)]
     prepared = prepare_faces(photos, Framing(resolution=128))
     assert prepared.images.shape == (4, 128, 128, 3)
-    assert prepared.report().count("\n") == 3 and "Photo 4: the only face" in prepared.report()
+    assert prepared.summary().count("\n") == 3 and "Photo 4: the only face" in prepared.summary()
     for image in prepared.images[1:]:
         assert float((image - prepared.images[1]).abs().mean()) < 0.03
 
@@ -112,10 +112,10 @@ def test_without_straighten_the_head_stays_tilted(collins: Image.Image) -> None:
 
 def test_the_largest_face_or_the_one_asked_for(both: torch.Tensor) -> None:
     first = prepare_faces(both)
-    assert "the largest of 2 faces" in first.report()
+    assert "the largest of 2 faces" in first.summary()
     _assert_framed_like_celeba_hq(first.frames[0], [(x + 560, y) for x, y in EYES["hopper"]])
     second = prepare_faces(both, Framing(face=2))
-    assert "number 2 of 2 faces" in second.report()
+    assert "number 2 of 2 faces" in second.summary()
     _assert_framed_like_celeba_hq(second.frames[0], EYES["collins"])
     with pytest.raises(ValueError, match="face is 3, but 2 were found"):
         prepare_faces(both, Framing(face=3))
@@ -142,13 +142,13 @@ def test_small_and_cut_off_faces_are_refused(collins: Image.Image) -> None:
     with pytest.raises(ValueError, match=r"cut off: \d+% of it is outside.*'by hand'"):
         prepare_faces(cropped)
     for photo in (small, cropped):
-        assert "framed by hand" in prepare_faces(photo, Framing(by_hand=True, side=0.5)).report()
+        assert "framed by hand" in prepare_faces(photo, Framing(by_hand=True, side=0.5)).summary()
 
 
 def test_the_outside_is_not_learned(collins: Image.Image) -> None:
     """What lies outside of the photo is masked."""
     prepared = prepare_faces(_tensor(collins.crop((100, 26, 400, 400))))
-    assert "outside of the photo and not learned" in prepared.report()
+    assert "outside of the photo and not learned" in prepared.summary()
     top = prepared.masks[0][:20]
     assert float(top.max()) < 0.01 and float(prepare_faces(_tensor(collins)).masks[0][:40].max()) > 0.5
 
@@ -233,10 +233,10 @@ def test_what_works_without_opencv(collins: Image.Image, monkeypatch: pytest.Mon
     by_hand = prepare_faces(_tensor(collins), Framing(by_hand=True))
     assert _share(by_hand.masks[0], 200, 200, 312, 380) > 0.99 and _share(by_hand.masks[0], 0, 0, 30, 512) < 0.01
     box = {"x": 180, "y": 62, "width": 88, "height": 110}
-    assert "not straightened without OpenCV" in prepare_faces(_tensor(collins), boxes=[[box]]).report()
+    assert "not straightened without OpenCV" in prepare_faces(_tensor(collins), boxes=[[box]]).summary()
     mask = torch.zeros(1, 512, 512)
     mask[:, 20:190, 150:300] = 1
-    assert "framed by the mask" in prepare_faces(_tensor(collins), masks=mask).report()
+    assert "framed by the mask" in prepare_faces(_tensor(collins), masks=mask).summary()
 
 
 def test_opencv_5_which_lost_its_detector_is_named(collins: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,4 +261,4 @@ def test_the_detector_in_a_special_folder(
 
     classifier = cv2.CascadeClassifier
     monkeypatch.setattr(cv2, "CascadeClassifier", refuse)
-    assert "the only face" in prepare_faces(_tensor(collins)).report()
+    assert "the only face" in prepare_faces(_tensor(collins)).summary()

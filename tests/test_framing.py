@@ -51,7 +51,7 @@ def test_drawn_portraits_are_framed_without_detector() -> None:
     by_hand = prepare_faces(drawn, Framing(by_hand=True, resolution=128))
     torch.testing.assert_close(by_hand.images, drawn, atol=1e-5, rtol=0)
     by_box = prepare_faces(drawn, Framing(resolution=128), boxes=[[{"x": 44, "y": 34, "width": 46, "height": 56}]])
-    assert by_box.images.shape == (1, 128, 128, 3) and "of bounding_box" in by_box.report()
+    assert by_box.images.shape == (1, 128, 128, 3) and "of bounding_box" in by_box.summary()
     assert float(by_hand.masks[0, 50:80, 50:80].mean()) > 0.99
 
 

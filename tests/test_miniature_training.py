@@ -23,6 +23,7 @@ from miniature.training.data import (
     random_example,
     reserved,
 )
+from miniature.training.evaluation import unseen_wishes
 from miniature.training.judge import attributes, build_judges, judge_step, likeness, look, ruined
 from miniature.training.model import (
     LATENT_SCALE,
@@ -42,7 +43,6 @@ from miniature.training.model import (
     to_pixels,
 )
 from miniature.training.population import World
-from miniature.training.report import unseen_wishes
 from miniature.training.sampling import dpm_solver
 from miniature.training.train import main
 from miniature.world.identity import CONTINUOUS, VALUES, VECTOR_SIZE

@@ -103,7 +103,7 @@ def _measure(options: argparse.Namespace, plan: Plan, results: Results, work: Se
 
     started, done = datetime.now(UTC), 0
 
-    def report(job: Job, seconds: float, left: int) -> None:
+    def on_job(job: Job, seconds: float, left: int) -> None:
         nonlocal done
         done += 1
         # After each job, because a session may be ended from outside; and two may run side by side.
@@ -111,7 +111,7 @@ def _measure(options: argparse.Namespace, plan: Plan, results: Results, work: Se
         print(f"{time.time() - began:7.0f} s: {job.trajectory} in {seconds:.1f} s, {left} waiting", flush=True)
 
     print(f"{len(work)} jobs, {len(orders)} workers on {' '.join(options.devices)}.", flush=True)
-    return perform(work, orders, report)
+    return perform(work, orders, on_job)
 
 
 def _session(options: argparse.Namespace, started: datetime, done: int) -> dict[str, object]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class PreparedFaces:
     notes: tuple[str, ...]
     frames: tuple[Frame, ...]
 
-    def report(self) -> str:
+    def summary(self) -> str:
         """What was done, one line for each photo."""
         if len(self.notes) == 1:
             return self.notes[0]
@@ -105,11 +106,11 @@ def prepare_faces(
     if masks is not None:
         heads = masks_of_photos(masks, [tuple(photo.shape[:2]) for photo in photos])
     found = None if boxes is None else _checked_boxes(boxes, len(photos))
-    work = _Work(framing, opencv())
+    framer = _Framer(framing, opencv())
     prepared = []
     for index, photo in enumerate(photos):
         try:
-            prepared.append(work.prepare(photo, heads[index], None if found is None else found[index]))
+            prepared.append(framer.prepare(photo, heads[index], None if found is None else found[index]))
         except ValueError as error:
             if len(photos) == 1:
                 raise
@@ -121,12 +122,11 @@ def prepare_faces(
 
 
 @dataclass
-class _Work:
-    """One photo after the other, with one detector for all, loaded when it is first needed."""
+class _Framer:
+    """Frames one photo after the other. `cv` is OpenCV's module, or None."""
 
     framing: Framing
     cv: Any
-    detectors: list[FaceDetector] = field(default_factory=list)
 
     def prepare(
         self, photo: Tensor, head: Tensor | None, boxes: Sequence[Box] | None
@@ -155,7 +155,7 @@ class _Work:
         return frame_by_hand(height, width, self.framing.x, self.framing.y, self.framing.side, self.framing.roll)
 
     def _find(self, photo: Tensor) -> tuple[Frame, str]:
-        faces = self._detector().find(_bytes(photo))
+        faces = self._detector.find(_bytes(photo))
         height, width = photo.shape[:2]
         if not faces:
             raise ValueError(
@@ -176,7 +176,7 @@ class _Work:
         frame = frame_of_box(left, top, width, height)
         if self.framing.straighten:
             try:
-                detector = self._detector()
+                detector = self._detector
             except NoDetectorError:
                 return frame, f"{note}, not straightened without OpenCV 4"
             # The cascade's own box for such a face, see framing.py.
@@ -230,10 +230,10 @@ class _Work:
         around = 1 - share_inside(frame, height, width)
         return note + (f", {around:.0%} of the frame is outside of the photo and not learned" if around > 0.01 else "")
 
+    @cached_property
     def _detector(self) -> FaceDetector:
-        if not self.detectors:
-            self.detectors.append(FaceDetector())
-        return self.detectors[0]
+        """Loaded when it is first needed, for all photos. Raises NoDetectorError."""
+        return FaceDetector()
 
 
 def _which(number: int, count: int) -> str:

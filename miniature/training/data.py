@@ -154,7 +154,9 @@ MOST_WAITING = 96
 """Shards that may lie in the folder unread."""
 
 
-def work(folder: Path, worker: int, workers: int, shards: int, merges: Path, mixture: Mixture, parent: int) -> None:
+def paint_shards(
+    folder: Path, worker: int, workers: int, shards: int, merges: Path, mixture: Mixture, parent: int
+) -> None:
     """Paint every `workers`-th shard into `folder`, until all are painted or the trainer is gone."""
     from crossinit_core.models.compact_folder import load_tokenizer
 
@@ -260,7 +262,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if hasattr(os, "nice"):
         os.nice(10)
-    work(
+    paint_shards(
         given.folder, given.worker, given.workers, given.shards, given.merges,
         Mixture(given.seed, given.virtual, given.shard_size), given.parent,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crossinit_core.families import CONTEXT_LENGTH, TIMESTEPS
 
-from . import pack, report
+from . import evaluation, pack
 from .data import HELD_OUT_SHARDS
 from .judge import Judge, judge_step
 from .model import (
@@ -102,7 +102,7 @@ def train_vae(trainer: Trainer) -> None:
     trainer.parts.vae.load_state_dict(trained.state_dict())
     pictures = trainer.pool.held_out["pictures"][:16].cpu().numpy()
     sampler = averaged_sampler(trainer)
-    attempt(trainer, lambda: report.save_reconstructions(sampler, pictures, trainer.out / "grid-vae.png"))
+    attempt(trainer, lambda: evaluation.save_reconstructions(sampler, pictures, trainer.out / "grid-vae.png"))
 
 
 def attempt(trainer: Trainer, show: Callable[[], None]) -> None:
@@ -203,8 +203,8 @@ def keep_so_far(trainer: Trainer) -> None:
 
 
 def save_unseen_grid(trainer: Trainer, name: str) -> None:
-    wishes = report.unseen_wishes(trainer.world, 4 if trainer.settings.toy else 24)
-    report.save_grid(averaged_sampler(trainer), wishes, trainer.out / name)
+    wishes = evaluation.unseen_wishes(trainer.world, 4 if trainer.settings.toy else 24)
+    evaluation.save_grid(averaged_sampler(trainer), wishes, trainer.out / name)
 
 
 def export(trainer: Trainer, folder: Path) -> dict[str, int]:
@@ -240,15 +240,15 @@ def write_and_judge(trainer: Trainer) -> None:
         module.to(trainer.device)
     judges = [judge.to(trainer.device) for judge in pack.load_judges(folder)]
     sampler = sampler_of(trainer, shipped)
-    wishes = report.unseen_wishes(trainer.world, 4 if trainer.settings.toy else 24)
-    attempt(trainer, lambda: report.save_grid(sampler, wishes, trainer.out / "samples.png"))
+    wishes = evaluation.unseen_wishes(trainer.world, 4 if trainer.settings.toy else 24)
+    attempt(trainer, lambda: evaluation.save_grid(sampler, wishes, trainer.out / "samples.png"))
     people = 2 if trainer.settings.toy else 128
     rows = table(shipped.text_encoder)
 
     def embed(ids: Tensor, faces: Tensor) -> Tensor:
         return virtual.embed(rows, ids, faces)
 
-    found = report.evaluate(sampler, judges, trainer.world, trainer.pool.held_out, embed, people)
+    found = evaluation.evaluate(sampler, judges, trainer.world, trainer.pool.held_out, embed, people)
     text = json.dumps(found, indent=1, default=float)
     (trainer.out / "report.json").write_text(text + "\n", encoding="utf-8")
     print(text, flush=True)

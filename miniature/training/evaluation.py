@@ -121,17 +121,17 @@ def evaluate(
         "judges": [],
     }
     for judge in judges:
-        report: dict[str, Any] = {
+        numbers: dict[str, Any] = {
             "on held-out paintings": accuracies(judge, held_out["pictures"], held_out["vectors"], held_out["labels"])
         }
         for name, each in wishes.items():
             own, real = look(judge, sampled[name]), look(judge, truth[name])
-            report[name] = _compare(own, real, each, world)
+            numbers[name] = _compare(own, real, each, world)
         if "strangers by their map" in sampled:
-            report["strangers by their map"] = _strangers(
+            numbers["strangers by their map"] = _strangers(
                 look(judge, sampled["strangers by their map"]), strangers, world
             )
-        result["judges"].append(report)
+        result["judges"].append(numbers)
     return result
 
 
