@@ -1,10 +1,12 @@
-"""Learned tokens: their names, and values that are none."""
+"""Learned tokens: their names, values that cannot be vectors, and the keys of their metadata."""
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from crossinit_core import LearnedToken, load_learned_token, save_learned_token
 from crossinit_core.tokens.learned_token import check_token_name, suggest_token_name
 from crossinit_core.tokens.token_files import SUFFIXES
 from tests.ann import VECTORS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -116,3 +120,20 @@ def test_a_token_says_which_checkpoint_it_needs() -> None:
         token.check_fits(768)
     assert token.renamed("bob").name == "bob"
     assert torch.equal(token.renamed("bob").vectors, VECTORS)
+
+
+def test_metadata_keys_stand_in_one_file() -> None:
+    """Code that writes or reads a key imports it from `tokens/metadata.py`; `crossinit.error` is an event of the page."""
+    key = re.compile(r"(crossinit|modelspec)\.[a-z_0-9]+")
+    owner = REPOSITORY / "crossinit_core" / "tokens" / "metadata.py"
+    files = [*(REPOSITORY / "crossinit_core").rglob("*.py"), *(REPOSITORY / "nodes").rglob("*.py")]
+    spelled = {
+        f"{file.relative_to(REPOSITORY)}: {node.value}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if file != owner
+        and isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and key.fullmatch(node.value)
+    }
+    assert {text for text in spelled if not text.endswith(": crossinit.error")} == set()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -141,5 +139,5 @@ def _family(token: LearnedToken) -> str:
     return f"{describe_width(token.width)} (width {token.width})"
 
 
-def _shape(vectors: Tensor | Sequence[Tensor]) -> str:
-    return " x ".join(str(size) for size in torch.as_tensor(vectors).shape)
+def _shape(vectors: Tensor) -> str:
+    return " x ".join(map(str, vectors.shape))
