@@ -3,7 +3,7 @@
     python -m benchmarks.face_detection
 
 Two portraits that come inside Python packages, both in the public domain: Eileen Collins (scikit-image) and Grace Hopper
-(matplotlib). A frame is right where its centre is within a tenth of its side of where it belongs, its side within 15 %,
+(matplotlib). A frame is right if its centre is within a tenth of its side of where it belongs, its side within 15 %,
 and its roll within 8 degrees. Pictures without a face (scikit-image's) are to give none.
 """
 

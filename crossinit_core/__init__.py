@@ -9,6 +9,7 @@ from .initialization import celebrity_mean, cross_initialize, cross_initialize_w
 from .learning.batches import TrainingBatch
 from .learning.inversion import InversionResult, StepReport, invert
 from .learning.settings import PRESETS, InversionSettings
+from .photos.images import load_photo
 from .tokens.history import History
 from .tokens.learned_token import LearnedToken
 from .tokens.token_files import load_learned_token, save_learned_token
@@ -30,6 +31,7 @@ __all__ = [
     "invert",
     "load_celebrity_names",
     "load_learned_token",
+    "load_photo",
     "lookup_words",
     "save_learned_token",
 ]

@@ -35,15 +35,6 @@ class CelebrityNames:
         """Hex digest of the names joined by newlines: the same names give the same hash on every system."""
         return hashlib.sha256("\n".join(self.names).encode("utf-8")).hexdigest()
 
-    @property
-    def facts(self) -> dict[str, str]:
-        """What a token's file says of the names that it started from."""
-        return {
-            "crossinit.names": self.source,
-            "crossinit.names_count": str(len(self)),
-            "crossinit.names_sha256": self.sha256,
-        }
-
     def plus(self, other: CelebrityNames) -> CelebrityNames:
         """Both lists, one after the other."""
         return CelebrityNames(self.names + other.names, f"{self.source} + {other.source}")
@@ -52,7 +43,7 @@ class CelebrityNames:
 def parse_celebrity_names(text: str, source: str = "text") -> CelebrityNames:
     """Names from text, one a line.
 
-    Raises ValueError where no line holds a name.
+    Raises ValueError if no line holds a name.
     """
     lines = (" ".join(line.split()) for line in text.splitlines())
     names = tuple(line for line in lines if line and not line.startswith("#"))
@@ -67,8 +58,8 @@ def parse_celebrity_names(text: str, source: str = "text") -> CelebrityNames:
 def load_celebrity_names(path: str | Path | None = None) -> CelebrityNames:
     """Names from a text file (UTF-8, or UTF-16 with a byte order mark), by default the bundled list.
 
-    Raises FileNotFoundError where there is no such file, and ValueError where it is not text in one
-    of these encodings or holds no name.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not text in one of
+    these encodings or holds no name.
     """
     if path is None:
         return parse_celebrity_names(BUNDLED_LIST.read_text(encoding="utf-8"), "bundled")

@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .backbone import Backbone
 from .celebrity_names import load_celebrity_names
 from .families import describe_width
 from .initialization import cross_initialize, cross_initialize_words
@@ -33,6 +34,7 @@ from .photos.images import load_photo
 from .precision import DTYPES, PRECISIONS, resolve_precision
 from .prompts import PLACE, fill_places, load_prompts
 from .tokens.learned_token import check_token_name, suggest_token_name
+from .tokens.metadata import started_from_names, started_from_words
 from .tokens.token_files import SUFFIXES, load_learned_token, save_learned_token
 
 if TYPE_CHECKING:
@@ -64,36 +66,32 @@ def train(options: argparse.Namespace) -> None:
     """Learn a face from photos and save it."""
     settings = _settings(options)
     photos = _photos(options.photos)
-    first = options.photos[0]
-    name = options.name or suggest_token_name(options.out.stem if options.out else first.resolve().stem)
-    out = options.out or Path(f"{check_token_name(name)}.safetensors")
-    if out.suffix not in SUFFIXES:
-        raise ValueError(f"--out is '{out}', but the file name must end in one of {', '.join(SUFFIXES)}.")
+    name, out = _name_and_file(options)
     out.parent.mkdir(parents=True, exist_ok=True)
     backbone = _backbone(options.model, _device(options.device))
-    if options.words is not None:
-        v0 = cross_initialize_words(backbone, options.words, options.vectors)
-        facts = {"crossinit.initialization": "cross initialization from words", "crossinit.words": options.words}
-    else:
-        names = load_celebrity_names(options.names)
-        v0 = cross_initialize(backbone, names.names, 2 if options.vectors is None else options.vectors)
-        facts = {"crossinit.initialization": "cross initialization from names", **names.facts}
+    v0, facts = _start(options, backbone)
     resume_folder = options.resume_folder or out.parent / RESUME_FOLDER
-    done = 0
+    bar = tqdm(total=settings.steps, unit="step", dynamic_ncols=True)
+
+    def show(report: StepReport) -> None:
+        bar.set_postfix(loss=f"{report.loss:.4f}", moved=f"{report.regularization:.2f}", refresh=False)
+        bar.update(report.step - bar.n)
+
     try:
-        with logging_redirect_tqdm(), tqdm(total=settings.steps, unit="step", dynamic_ncols=True) as bar:
-
-            def show(report: StepReport) -> None:
-                nonlocal done
-                done = report.step
-                bar.set_postfix(loss=f"{report.loss:.4f}", moved=f"{report.regularization:.2f}", refresh=False)
-                bar.update(report.step - bar.n)
-
-            more: dict[str, Any] = {"resume_folder": resume_folder, "name": name, "metadata": facts}
-            result = invert(backbone, v0, settings, images=photos, on_step=show, **more)
+        with logging_redirect_tqdm(), bar:
+            result = invert(
+                backbone,
+                v0,
+                settings,
+                images=photos,
+                on_step=show,
+                resume_folder=resume_folder,
+                name=name,
+                metadata=facts,
+            )
     except KeyboardInterrupt as stop:
-        if done and getattr(stop, "__notes__", None):  # nothing is promised where no resume file could be written
-            print(f"After step {done} of {settings.steps}: the same command continues from here.", file=sys.stderr)
+        if bar.n and getattr(stop, "__notes__", None):  # nothing is promised if no resume file could be written
+            print(f"After step {bar.n} of {settings.steps}: the same command continues from here.", file=sys.stderr)
         raise
     save_learned_token(result.token, out)
     if result.resumed_from:
@@ -102,9 +100,9 @@ def train(options: argparse.Namespace) -> None:
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Draw pictures of learned people: 50 steps of DPM-Solver++ at guidance 7.5, as published.
+    """Sample pictures of learned people: 50 steps of DPM-Solver++ at guidance 7.5, as published.
 
-    Each picture has a generator of its own, so it does not depend on which others are drawn.
+    Each picture has a random generator of its own, so it does not depend on the other pictures.
     """
     if min(options.steps, options.count) < 1 or not 0 <= options.seed < 2**63:
         raise ValueError("--steps and --count must be at least 1, and --seed from 0 to 2^63 - 1.")
@@ -142,19 +140,7 @@ def convert(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Print what token files hold."""
-    facts: list[dict[str, Any]] = [
-        {
-            "file": str(path),
-            "name": token.name,
-            "vectors": len(token.vectors),
-            "width": token.width,
-            "base": token.base,
-            "norms": [round(norm, 4) for norm in token.vectors.norm(dim=1).tolist()],
-            "metadata": dict(sorted(token.metadata.items())),
-        }
-        for path in options.tokens
-        if (token := load_learned_token(path))
-    ]
+    facts = [_facts(path) for path in options.tokens]
     if options.json:
         print(json.dumps(facts if len(facts) > 1 else facts[0], ensure_ascii=False, indent=2))
         return
@@ -166,6 +152,20 @@ def inspect(options: argparse.Namespace) -> None:
             print(f"{key:<28} {value}")
 
 
+def _facts(path: Path) -> dict[str, Any]:
+    """What a token file holds."""
+    token = load_learned_token(path)
+    return {
+        "file": str(path),
+        "name": token.name,
+        "vectors": len(token.vectors),
+        "width": token.width,
+        "base": token.base,
+        "norms": [round(norm, 4) for norm in token.vectors.norm(dim=1).tolist()],
+        "metadata": dict(sorted(token.metadata.items())),
+    }
+
+
 def _settings(options: argparse.Namespace) -> InversionSettings:
     """The preset with every option that was given in its place."""
     given = {field.name: getattr(options, field.name, None) for field in fields(InversionSettings)}
@@ -174,8 +174,31 @@ def _settings(options: argparse.Namespace) -> InversionSettings:
     return settings
 
 
+def _name_and_file(options: argparse.Namespace) -> tuple[str, Path]:
+    """The token's name and the file to write: each follows from the other, both from the first photo.
+
+    Raises ValueError for a name or a suffix that a token cannot have.
+    """
+    named_after = options.out.stem if options.out else options.photos[0].resolve().stem
+    name = options.name or suggest_token_name(named_after)
+    out = options.out or Path(f"{check_token_name(name)}.safetensors")
+    if out.suffix not in SUFFIXES:
+        raise ValueError(f"--out is '{out}', but the file name must end in one of {', '.join(SUFFIXES)}.")
+    return name, out
+
+
+def _start(options: argparse.Namespace, backbone: Backbone) -> tuple[Tensor, dict[str, str]]:
+    """v0 (K, d), and what the token's file says about it."""
+    if options.words is not None:
+        v0 = cross_initialize_words(backbone, options.words, options.vectors)
+        return v0, started_from_words("cross initialization", options.words)
+    names = load_celebrity_names(options.names)
+    v0 = cross_initialize(backbone, names.names, 2 if options.vectors is None else options.vectors)
+    return v0, started_from_names("cross initialization", names)
+
+
 def _photos(paths: Sequence[Path]) -> list[Tensor]:
-    """All pictures among files and folders; a line on stderr for everything that is none."""
+    """All pictures among files and folders; a line on stderr for every file that is not a picture."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
@@ -255,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="MODEL_FOLDER",
             help="Stable Diffusion 1.x or 2.x in diffusers' layout, or miniature/weights",
         )
-        command.add_argument("--device", help="default: cuda where there is one, else cpu")
+        command.add_argument("--device", help="default: cuda if there is one, else cpu")
         command.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: %(default)s")
         command.add_argument("--resolution", type=int, metavar="PX", help="default: the model's own")
 

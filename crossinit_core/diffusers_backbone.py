@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .backbone import FrozenModel, Posterior, PredictionType
-from .families import MINIATURE, base_of_width
+from .families import MINIATURE, TIMESTEPS, base_of_width
 from .gpu.self_tests import choose
 from .models.activation_memory import activation_memory
 from .models.clip_text import FrozenText, encode_clip, training_dtype
@@ -287,6 +287,6 @@ def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
     from diffusers import DDPMScheduler
 
     abar = DDPMScheduler.from_config(config).alphas_cumprod
-    if len(abar) != 1000:
-        raise ValueError(f"The noise schedule has {len(abar)} steps, but 1000 were expected.")
+    if len(abar) != TIMESTEPS:
+        raise ValueError(f"The noise schedule has {len(abar)} steps, but {TIMESTEPS} were expected.")
     return abar.float()

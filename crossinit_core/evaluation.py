@@ -1,17 +1,18 @@
 """How well a face was learned: drift of the vectors, identity similarity, prompt similarity.
 
-Everything here takes tensors and knows no network. Features of faces come from a face recognizer, features of pictures
+Everything here takes tensors; no network runs here. Features of faces come from a face recognizer, features of pictures
 and texts from CLIP; the caller runs those.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .angles import angles
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,8 @@ class Drift:
 def drift(vectors: Tensor, start: Tensor) -> Drift:
     """Drift of learned vectors (K, d) from their start (K, d), of any float dtype, computed in float64.
 
-    The angle is 2 atan2(|a - b|, |a + b|) of the unit vectors a and b (Kahan, "How Futile are Mindless Assessments of
-    Roundoff", 2006, section 12): unlike the arc cosine it is exact for small angles too.
-
-    Raises ValueError where the shapes differ or are not (K, d), where a value is not finite, and where a vector is
-    zero, which has no direction.
+    Raises ValueError if the shapes differ or are not (K, d), if a value is not finite, and if a vector is zero, which
+    has no direction.
     """
     if vectors.ndim != 2 or not vectors.numel() or vectors.shape != start.shape:
         raise ValueError(
@@ -45,9 +43,7 @@ def drift(vectors: Tensor, start: Tensor) -> Drift:
         )
     after, before = _rows("learned vectors", vectors), _rows("start", start)
     norms, start_norms = after.norm(dim=1), before.norm(dim=1)
-    a, b = after / norms[:, None], before / start_norms[:, None]
-    angles = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1)) * (180 / math.pi)
-    found = (start_norms, norms, norms / start_norms, angles, (after - before).norm(dim=1))
+    found = (start_norms, norms, norms / start_norms, angles(after, before), (after - before).norm(dim=1))
     return Drift(*(values.float() for values in found))
 
 
@@ -57,7 +53,7 @@ def identity_similarity(faces: Tensor, references: Tensor) -> Tensor:
     faces (N, d) and references (d,) or (M, d) are a face recognizer's features of the generated faces and of M photos
     of the person, of any float dtype and length. A face's score is its mean cosine similarity to the references. The
     identity score of Pang et al. (CVPR 2024, section 5) is the mean of this over all pictures in which a face was
-    found; leave the others out, and report their share.
+    found. Leave the others out, and report their share.
 
     Raises ValueError for wrong shapes, different d, values that are not finite, and zero rows, which face recognizers
     give for pictures without a face.

@@ -1,4 +1,4 @@
-"""Model families: their names, and how they are told apart by the width of their text encoders."""
+"""Model families: their names, how the width of their text encoders tells them apart, and what all of them share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ BASE_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "miniature": "the drawn miniatur
 
 MINIATURE = "crossinit-miniature"
 """The checkpoint's name of the miniature that is shipped."""
+
+CONTEXT_LENGTH = 77
+"""Tokens that CLIP's text encoder reads at once, BOS and EOS included."""
+
+TIMESTEPS = 1000
+"""Levels of noise in the schedule that the UNet was trained on; timesteps go from 0 to 999."""
 
 
 def base_of_width(width: int) -> str:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files on every system: written whole or not at all, and under names that Windows takes too."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import uuid
 from pathlib import Path
 
+_WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash in the middle, the computer's too, leaves the old one, or none, but never half of one."""
+    """Write a file so that a crash in the middle, even of the computer, leaves the old file or none, but never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -19,3 +21,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_windows_device(name: str) -> bool:
+    """Whether Windows would take the name for a device, with any ending: `con`, `LPT1.png`."""
+    return name.split(".")[0].lower() in _WINDOWS_DEVICES

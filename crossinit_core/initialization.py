@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone
+from .families import CONTEXT_LENGTH
 from .prompts import MAX_VECTORS
-
-CONTEXT_LENGTH = 77
 
 
 def cross_initialize(backbone: Backbone, names: Sequence[str], vectors: int = 2) -> Tensor:
     """`v0` from names: the text encoder's output for the mean embedding of the names' tokens.
 
     Returns (K, d) float32 on the CPU, K = `vectors`.
-    Raises ValueError where K is not 1..8, or no name has K tokens.
+    Raises ValueError if K is not 1..8, or no name has K tokens.
     """
     return _output_for(backbone, celebrity_mean(backbone, names, vectors))
 
@@ -52,7 +51,7 @@ def cross_initialize_words(backbone: Backbone, words: str, vectors: int | None =
     """`v0` from words such as "human face": the text encoder's output for them.
 
     K is the number of BPE tokens of the words. Returns (K, d) float32 on the CPU.
-    Raises ValueError where that is not 1..8, or not `vectors` where `vectors` is given.
+    Raises ValueError if K is not 1..8, or is not `vectors` although `vectors` is given.
     """
     return _output_for(backbone, lookup_words(backbone, words, vectors))
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from .tokens.learned_token import is_windows_device
+from .files import is_windows_device
 
 LONGEST_LABEL = 60
 """Characters. Windows allows 260 for a whole path."""
@@ -30,7 +30,7 @@ def label_of_prompt(prompt: str) -> str:
 
 
 def labels_of_prompts(prompts: Iterable[str]) -> tuple[str, ...]:
-    """A label for each prompt, no two alike where capitals do not count: the second `a-smile` is `a-smile-2`.
+    """A label for each prompt, no two alike even if capitals do not count: the second `a-smile` is `a-smile-2`.
 
     The same prompts give the same labels, and a prompt that is added at the end changes none before it.
     """

@@ -1,7 +1,7 @@
 """Training templates, prompts with places for a person, and prompt files.
 
 The templates are those of textual inversion's "imagenet small" set as Cross Initialization uses
-it: 81 draws over 57 distinct sentences, so that a sentence which does not name its medium is three
+it: 81 entries with 57 distinct sentences, so that a sentence which does not name its medium is three
 times as likely as one that does.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from .errors import InputError
+from .families import CONTEXT_LENGTH
 
 _PLAIN = (
     "a rendering of a {}",
@@ -64,7 +65,7 @@ PLACE = re.compile(r"\{([^{}\s|]*)\}")
 def training_prompts(templates: Sequence[str] = TEMPLATES, subject: str = SUBJECT) -> tuple[str, ...]:
     """The templates with the subject filled in: `a photo of a face of {} person`, one for each template.
 
-    Raises ValueError where a template or the subject does not hold exactly one `{}`.
+    Raises ValueError if a template or the subject does not hold exactly one `{}`.
     """
     for text in (subject, *templates):
         if text.count("{}") != 1:
@@ -96,12 +97,14 @@ class Vocabulary(Protocol):
         ...
 
 
-def token_ids_with_placeholders(words: Vocabulary, prompt: str, vectors: int, length: int = 77) -> list[int]:
+def token_ids_with_placeholders(
+    words: Vocabulary, prompt: str, vectors: int, length: int = CONTEXT_LENGTH
+) -> list[int]:
     """One prompt as `length` token ids; every `{}` becomes the ids V, V+1 .. V+K-1.
 
     The pieces between the `{}` are tokenized one by one, exactly as a tokenizer splits a text at its added tokens.
 
-    Raises ValueError where the prompt has no `{}` or does not fit.
+    Raises ValueError if the prompt has no `{}` or does not fit.
     """
     pieces = prompt.split("{}")
     if len(pieces) < 2:
@@ -126,7 +129,7 @@ def fill_places(prompt: str, names: Sequence[str], write: Callable[[int, re.Matc
     """A prompt for pictures with its people in place: `write(index, match)` gives the text for person `index`.
 
     `{}` is the person; with several people each `{}` takes the next one. `{name}` is the person of that name, `{1}` the
-    first. Raises ValueError where places and people do not match.
+    first. Raises ValueError if places and people do not match.
     """
     if not names:
         raise InputError("There is no learned token for the prompt, but at least one is needed.", "tokens")
@@ -158,7 +161,7 @@ def _person(wanted: str, names: Sequence[str]) -> int:
 def parse_prompts(text: str, source: str = "text") -> tuple[str, ...]:
     """Prompts from text, one a line; blank lines and lines that start with `#` are skipped.
 
-    Raises ValueError where no line holds a prompt.
+    Raises ValueError if no line holds a prompt.
     """
     lines = (line.strip() for line in text.splitlines())
     prompts = tuple(line for line in lines if line and not line.startswith("#"))
@@ -170,7 +173,7 @@ def parse_prompts(text: str, source: str = "text") -> tuple[str, ...]:
 def load_prompts(path: str | Path) -> tuple[str, ...]:
     """Prompts from a UTF-8 text file in the published format, one a line.
 
-    Raises FileNotFoundError where there is no such file, and ValueError where it is no UTF-8 text or holds no prompt.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not UTF-8 text or holds no prompt.
     """
     path = Path(path)
     if not path.is_file():

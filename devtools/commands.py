@@ -103,7 +103,7 @@ def parse(arguments: Sequence[str], description: str | None = None) -> tuple[arg
     serve.add_argument("--no-browser", action="store_true", help="only print the address")
 
     bench = add("bench", run_bench, "Run a benchmark, or list them. Arguments behind -- go to the benchmark.")
-    bench.add_argument("name", nargs="?", help="a file of benchmarks/, without .py")
+    bench.add_argument("name", nargs="?", help="a file or folder of benchmarks/, without .py")
 
     setup = add("setup", run_setup, "Prepare what the other commands need, so that they need no network.")
     setup.add_argument("--for", dest="groups", default="demo,test,bench", metavar="LIST", help="default: %(default)s")
@@ -160,7 +160,9 @@ def run_test(options: argparse.Namespace, passed: list[str], layout: Layout) -> 
 
 def run_bench(options: argparse.Namespace, passed: list[str], layout: Layout) -> int:
     folder = layout.root / "benchmarks"
-    present = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+    present = {path.stem: path for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    present |= {path.parent.name: path.with_name("__init__.py") for path in folder.glob("*/__main__.py")}
+    present = dict(sorted(present.items()))
     if options.name is None:
         say("Benchmarks (python3 run.py bench NAME):" if present else f"{folder} holds no benchmarks.")
         for name, path in present.items():

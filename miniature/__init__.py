@@ -1,5 +1,6 @@
-"""An embedded miniature: portraits that we draw ourselves, their captions, and the model trained on them.
+"""The miniature: a small latent diffusion model, and the drawn world that it knows.
 
-The drawn world is `identity` (who), `scene` (what prompts talk about), `painter` (pictures), `captions`
-(texts) and `world` (names with fixed identities, and the mixture that training draws from).
+`world/` paints that world: who there is, what can be around a face, and the pictures. It is all that a user's machine
+runs. `training/` is how the weights were made and judged: captions, examples, networks, judges, the training run.
+`weights/` holds the model that is shipped. `training` imports `world`, never the other way round.
 """

@@ -7,9 +7,10 @@ from comfy_api.latest import io
 from ..crossinit_core import LearnedToken
 from ..crossinit_core.tokens.blending import ARC, LINE, blend_tokens, rescale_token
 from ..crossinit_core.tokens.learned_token import check_token_name
+from ..crossinit_core.tokens.report import describe_norms
 from .errors import tells_errors
 from .host.page import show_text
-from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket, norms_text
+from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket
 
 METHODS = {"keep the length": ARC, "straight": LINE}
 
@@ -127,5 +128,5 @@ class CrossInitRescale(io.ComfyNode):
     @classmethod
     def execute(cls, token: LearnedToken, amount: float, cross_init: CrossInit | None = None) -> io.NodeOutput:
         rescaled = rescale_token(token, amount, start=cross_init.vectors if cross_init else None)
-        show_text(cls, f"{rescaled.name}: norm {norms_text(token.vectors)} -> {norms_text(rescaled.vectors)}")
+        show_text(cls, f"{rescaled.name}: norm {describe_norms(token.vectors)} -> {describe_norms(rescaled.vectors)}")
         return io.NodeOutput(rescaled)

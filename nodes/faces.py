@@ -170,9 +170,9 @@ class CrossInitPrepareFace(io.ComfyNode):
             boxes=None if bounding_box is None else boxes_of_photos(bounding_box),
             on_photo=on_photo,
         )
-        show_text(cls, faces.report())
+        show_text(cls, faces.summary())
         preview = ui.PreviewImage(faces.preview(), cls=cls)
-        return io.NodeOutput(faces.images, faces.masks, faces.report(), ui=preview)
+        return io.NodeOutput(faces.images, faces.masks, faces.summary(), ui=preview)
 
 
 def _framing(

@@ -14,10 +14,12 @@ from ..crossinit_core import (
     lookup_words,
 )
 from ..crossinit_core.prompts import MAX_VECTORS
+from ..crossinit_core.tokens.metadata import started_from_names, started_from_words
+from ..crossinit_core.tokens.report import describe_norms
 from .errors import tells_errors
 from .host.backbone import ComfyBackbone
 from .host.page import show_text
-from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket, norms_text
+from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket
 
 CROSS = "cross initialization"
 PLAIN = "plain textual inversion"
@@ -73,9 +75,8 @@ class CrossInitInitialize(io.ComfyNode):
     def execute(cls, clip: Any, names: CelebrityNames, vectors: int, method: str = CROSS) -> io.NodeOutput:
         start = cross_initialize if method == CROSS else celebrity_mean
         v0 = start(ComfyBackbone(None, clip), names.names, vectors)
-        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {norms_text(v0)}")
-        facts = {"crossinit.initialization": f"{method} from names", **names.facts}
-        return io.NodeOutput(CrossInit(v0, facts))
+        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {describe_norms(v0)}")
+        return io.NodeOutput(CrossInit(v0, started_from_names(method, names)))
 
 
 @tells_errors
@@ -107,6 +108,5 @@ class CrossInitInitializeWords(io.ComfyNode):
     def execute(cls, clip: Any, words: str, method: str = CROSS) -> io.NodeOutput:
         start = cross_initialize_words if method == CROSS else lookup_words
         v0 = start(ComfyBackbone(None, clip), words)
-        show_text(cls, f"'{words}' gives {len(v0)} vectors, norm {norms_text(v0)}")
-        facts = {"crossinit.initialization": f"{method} from words", "crossinit.words": words}
-        return io.NodeOutput(CrossInit(v0, facts))
+        show_text(cls, f"'{words}' gives {len(v0)} vectors, norm {describe_norms(v0)}")
+        return io.NodeOutput(CrossInit(v0, started_from_words(method, words)))

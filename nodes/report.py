@@ -8,9 +8,9 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..crossinit_core import LearnedToken
-from ..crossinit_core.tokens.history import percentiles
 from ..crossinit_core.tokens.report import describe_tokens
 from ..crossinit_core.tokens.report_figure import draw_report
+from ..crossinit_core.tokens.vocabulary import percentiles
 from .errors import tells_errors
 from .host.backbone import vocabulary
 from .sockets import CATEGORY, SEARCH_ALIASES

@@ -58,8 +58,3 @@ def single(name: str, values: list[Any]) -> Any:
             f"'{name}'."
         )
     return values[0]
-
-
-def norms_text(vectors: Tensor) -> str:
-    """The norms of vectors (K, d), as the line on a node shows them."""
-    return ", ".join(f"{norm:.1f}" for norm in vectors.norm(dim=1).tolist())

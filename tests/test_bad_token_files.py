@@ -119,7 +119,8 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, suffix: str) -> None
             load_learned_token(path)
 
 
-def test_an_old_pickle_that_was_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+def test_cut_off_old_pickles_are_refused(tmp_path: Path) -> None:
+    """They are refused wherever the file ends."""
     path = tmp_path / "x.pt"
     torch.save({"<ann>": torch.ones(2, 16)}, path, _use_new_zipfile_serialization=False)
     whole = path.read_bytes()
@@ -132,7 +133,8 @@ def test_an_old_pickle_that_was_cut_off_anywhere_is_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("content", [b"Dear diary,\n", b"<html><body>Not found</body></html>", b"{}", b"\0" * 64])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_text_with_the_suffix_of_a_token_is_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_text_files_are_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+    """A text file may have the suffix of a token."""
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"'x\{suffix}' is damaged or no ") as caught:

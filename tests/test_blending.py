@@ -36,7 +36,8 @@ def test_a_straight_mixture_is_the_average() -> None:
     torch.testing.assert_close(blend_tokens(a, b, 0.25, method="line").vectors, 0.75 * a.vectors + 0.25 * b.vectors)
 
 
-def test_on_the_arc_lengths_go_evenly_and_so_do_angles() -> None:
+def test_the_arc_goes_evenly() -> None:
+    """Lengths and angles grow in equal steps."""
     a = LearnedToken(torch.tensor([[10.0, 0.0]]), "anna", "sd2")
     b = LearnedToken(torch.tensor([[0.0, 20.0]]), "ben", "sd2")
     third = blend_tokens(a, b, 1 / 3).vectors[0]
@@ -89,7 +90,8 @@ def test_weights_methods_and_amounts_that_cannot_be() -> None:
         rescale_token(a, -0.1)
 
 
-def test_rescaling_keeps_the_direction_and_goes_towards_the_recorded_length(tmp_path: Path) -> None:
+def test_rescaling_goes_towards_the_recorded_length(tmp_path: Path) -> None:
+    """The direction stays."""
     token = _token("anna", 1, length=40, start_norm="30.0000 20.0000", distance="17 17", steps="320")
     assert torch.equal(rescale_token(token, 0).vectors, token.vectors)
     half = rescale_token(token, 0.5)
@@ -121,7 +123,7 @@ def test_a_learned_token_records_its_start() -> None:
     start = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
     backbone: Any = SimpleNamespace(prediction_type="epsilon", base="sd2", checkpoint="x")
     model: Any = SimpleNamespace(fingerprint=lambda: "", dtype=torch.float32)
-    facts = provenance(backbone, model, InversionSettings(), start, RunState(1, start * 2, {}, {}))
+    facts = provenance(backbone, model, InversionSettings(resolution=512), start, RunState(1, start * 2, {}, {}))
     token = LearnedToken(start * 2, "anna", "sd2", facts)
     torch.testing.assert_close(rescale_token(token, 1).vectors, start)
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.claims.document import document
-from benchmarks.claims.plan import Plan
-from benchmarks.claims.results import ASKING, EXPRESSIONS, JUDGED, Summary
-from benchmarks.claims.statistics import Numbers, estimate
-from benchmarks.claims.verdicts import best_rate, fast_learning_rate, verdicts
+from benchmarks.paper_claims.document import document
+from benchmarks.paper_claims.plan import Plan
+from benchmarks.paper_claims.results import ASKING, EXPRESSIONS, JUDGED, Summary
+from benchmarks.paper_claims.statistics import Numbers, estimate
+from benchmarks.paper_claims.verdicts import best_rate, fast_learning_rate, verdicts
 from miniature.training.captions import PROMPTS
 
 
@@ -88,14 +88,15 @@ def test_claims_hold_where_the_numbers_say_so() -> None:
         ({"plain_5000": {"expressions": 0.45}, "cross_names_320": {"expressions": 0.45}}, {10, 11}),
     ],
 )
-def test_a_claim_falls_with_the_numbers_that_carry_it(changes: dict[str, dict[str, float]], failing: set[int]) -> None:
+def test_a_claim_falls_with_its_numbers(changes: dict[str, dict[str, float]], failing: set[int]) -> None:
     # The underscore of lambda-0.01 would be lost; those rows keep their values.
     held = _held(_summary(Plan(), **changes))
     assert {i for i, holds in enumerate(held) if holds is False} == failing
     assert None not in held
 
 
-def test_what_was_not_measured_is_neither_held_nor_refuted() -> None:
+def test_the_unmeasured_is_not_judged() -> None:
+    """It is neither held nor refuted."""
     summary = _summary(Plan())
     del summary["configs"]["plain-5000"]
     assert _held(summary) == [True, True, None, None, True, True, True, None, True, True, True, None]
@@ -107,7 +108,8 @@ def test_what_was_not_measured_is_neither_held_nor_refuted() -> None:
     assert not any("nan" in verdict.evidence for verdict in verdicts(Numbers(summary), Plan()))
 
 
-def test_differences_are_paired_over_the_people_who_have_both() -> None:
+def test_differences_are_paired() -> None:
+    """They are taken over the people who have both results."""
     summary = _summary(Plan())
     config = summary["configs"]["plain-320"]
     config["identities"] = [i + 6 for i in config["identities"]]
@@ -124,7 +126,8 @@ def _keep(summary: Summary, config: str, people: list[int]) -> None:
         columns.update({name: [values[i] for i in people] for name, values in columns.items() if name != "judges"})
 
 
-def test_the_best_rate_is_found_over_the_people_who_have_every_rate() -> None:
+def test_the_best_rate_is_paired() -> None:
+    """It is found over the people who have every rate."""
     plan = Plan()
     summary = _summary(plan)
     likeness = {
@@ -153,7 +156,8 @@ def test_an_estimate_has_the_right_spread() -> None:
     assert found.high == pytest.approx(values.mean() + 1.96 * found.error, abs=0.015)
 
 
-def test_the_fast_rate_is_the_best_one_or_the_smallest_that_cannot_be_told_from_it() -> None:
+def test_the_fast_rate() -> None:
+    """It is the best rate, or the smallest that cannot be told apart from it."""
     plan = Plan()
 
     def chosen(**rates: dict[str, float]) -> float | None:
@@ -190,7 +194,8 @@ def test_the_page_says_what_the_numbers_say() -> None:
     assert len(widths) == 2, "with and without the columns of movement"
 
 
-def test_the_page_says_which_device_the_seconds_are_of() -> None:
+def test_the_page_names_the_device() -> None:
+    """The one that the seconds were measured on."""
     plan, images = Plan(), {"plot": ("a plot", "images/plot.png")}
     summary = _summary(plan)
     for devices, said in (({"NVIDIA H200": 1040}, False), ({"NVIDIA H200": 1040, "CPU (2 cores)": 6}, True)):
@@ -218,6 +223,6 @@ def test_the_page_says_what_is_not_measured_yet() -> None:
     ]
 
 
-def test_the_prompts_fall_into_the_groups_that_the_page_names() -> None:
+def test_prompts_fall_into_named_groups() -> None:
     assert len(PROMPTS) == 20 and len(ASKING) == 19
     assert [PROMPTS[i].asks["expression"] for i in EXPRESSIONS] == ["sad", "happy", "surprised", "angry"]

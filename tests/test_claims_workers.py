@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claims import studio as studio_module
-from benchmarks.claims import workers as workers_module
-from benchmarks.claims.plan import Job, Plan
-from benchmarks.claims.studio import OutOfTimeError
-from benchmarks.claims.workers import MOST_FAILURES, Order, Outcome, perform
+from benchmarks.paper_claims import studio as studio_module
+from benchmarks.paper_claims import workers as workers_module
+from benchmarks.paper_claims.plan import Job, Plan
+from benchmarks.paper_claims.studio import OutOfTimeError
+from benchmarks.paper_claims.workers import MOST_FAILURES, Order, Outcome, perform
 
 PLAN = Plan()
 
@@ -63,7 +63,8 @@ def session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tu
     return run
 
 
-def test_two_jobs_of_one_trajectory_never_run_at_once(session: Callable[..., Any]) -> None:
+def test_one_trajectory_runs_one_job(session: Callable[..., Any]) -> None:
+    """Two jobs of one trajectory never run at once."""
     short, long = (run for run in PLAN.runs() if run.name == "plain")
     work = [Job("learn", 0, short), Job("learn", 0, long), Job("learn", 1, short), Job("learn", 1, long)]
     both = threading.Barrier(2)
@@ -80,7 +81,9 @@ def test_two_jobs_of_one_trajectory_never_run_at_once(session: Callable[..., Any
         assert own == ["+", "-", "+", "-"]
 
 
-def test_a_failed_job_is_told_and_the_others_go_on(session: Callable[..., Any]) -> None:
+def test_others_go_on_after_a_failure(session: Callable[..., Any]) -> None:
+    """The failed job is reported."""
+
     def act(job: Job) -> None:
         if job.identity == 1:
             raise ArithmeticError("no numbers")

@@ -159,9 +159,8 @@ def _ctrl_c_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_ctrl_c_says_that_it_can_go_on_and_it_does(
-    run: Run, model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_can_go_on(run: Run, model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, and the same command does go on."""
     command = ("train", model, photo, "--steps", 4, "--resolution", 64, "--batch-size", 2, "--out", "x.safetensors")
     with _ctrl_c_after_two_steps(monkeypatch):
         code, _, err = run(*command)
@@ -177,9 +176,8 @@ def test_ctrl_c_says_that_it_can_go_on_and_it_does(
     assert torch.equal(load_learned_token("x.safetensors").vectors, resumed)
 
 
-def test_ctrl_c_promises_nothing_where_no_resume_file_can_be_written(
-    run: Run, model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_without_a_resume_file(run: Run, model: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is promised if no resume file can be written."""
     Path("taken").write_text("a file where the folder should be", encoding="utf-8")
     options = ("--steps", 4, "--resolution", 64, "--batch-size", 2, "--resume-folder", "taken")
     with _ctrl_c_after_two_steps(monkeypatch):
@@ -237,7 +235,8 @@ def test_all_vectors_of_a_token_count(run: Run, model: Path, tmp_path: Path) -> 
     assert not np.array_equal(*pictures)
 
 
-def test_a_picture_does_not_depend_on_the_prompts_before_it(run: Run, model: Path, tmp_path: Path) -> None:
+def test_pictures_do_not_depend_on_others(run: Run, model: Path, tmp_path: Path) -> None:
+    """They do not depend on the prompts before them."""
     token = _token(tmp_path)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("# both\na {} person on the beach\n\ncubism painting of a {} person\n", encoding="utf-8")
@@ -381,7 +380,8 @@ def _program(*arguments: object, **variables: str) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, env=environment, check=False)
 
 
-def test_it_runs_as_a_module_and_writes_utf8_everywhere(tmp_path: Path) -> None:
+def test_it_runs_as_a_module(tmp_path: Path) -> None:
+    """It writes UTF-8 on every system."""
     path = _token(tmp_path, "Zoë")
     done = _program("inspect", path, PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,8 @@ def test_vectors_that_did_not_move_have_no_drift() -> None:
     assert found.norm_ratios.tolist() == [1.0, 1.0]
 
 
-def test_drift_takes_half_precision_and_gives_float32_without_a_graph() -> None:
+def test_drift_takes_half_precision() -> None:
+    """It gives float32 without a graph."""
     vectors = torch.ones(2, 8, dtype=torch.bfloat16, requires_grad=True)
     found = drift(vectors, torch.full((2, 8), 2.0, dtype=torch.float16))
     assert found.norm_ratios.dtype == torch.float32 and not found.norm_ratios.requires_grad
@@ -56,14 +57,16 @@ def test_drift_says_what_is_wrong_with_its_input(vectors: torch.Tensor, start: t
         drift(vectors, start)
 
 
-def test_identity_similarity_is_the_mean_cosine_to_the_photos() -> None:
+def test_identity_similarity_is_a_mean_cosine() -> None:
+    """The mean is over the photos of the person."""
     faces = torch.tensor([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0]])
     photos = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
     torch.testing.assert_close(identity_similarity(faces, photos), torch.tensor([0.5, 0.5, -0.5]))
     torch.testing.assert_close(identity_similarity(faces, photos[0]), torch.tensor([1.0, 0.0, -1.0]))
 
 
-def test_prompt_similarity_compares_each_picture_with_its_own_prompt() -> None:
+def test_prompt_similarity_goes_by_pairs() -> None:
+    """Each picture is compared with its own prompt."""
     pictures = torch.tensor([[1.0, 0.0], [0.0, 4.0]], dtype=torch.float16)
     texts = torch.tensor([[3.0, 4.0], [3.0, 4.0]])
     scores = prompt_similarity(pictures, texts)

@@ -83,7 +83,7 @@ def test_a_face_is_found_straightened_and_framed(name: str, degrees: float, requ
     prepared = prepare_faces(photo)
     assert prepared.images.shape == (1, 512, 512, 3) and prepared.masks.shape == (1, 512, 512)
     _assert_framed_like_celeba_hq(prepared.frames[0], eyes)
-    assert "the only face" in prepared.report()
+    assert "the only face" in prepared.summary()
 
 
 def test_the_picture_shows_what_the_frame_says(collins: Image.Image) -> None:
@@ -94,12 +94,13 @@ def test_the_picture_shows_what_the_frame_says(collins: Image.Image) -> None:
     assert float((straight - turned.flip(1))[middle, middle].abs().mean()) > 0.1
 
 
-def test_a_grey_photo_a_small_one_and_a_large_one_in_one_list(collins: Image.Image) -> None:
+def test_photos_of_all_kinds_together(collins: Image.Image) -> None:
+    """A grey photo, a small one and a large one in one list."""
     large = collins.resize((1280, 1280), Image.Resampling.BICUBIC)
     photos = [_tensor(collins)[..., :1], _tensor(large), _tensor(collins).expand(2, -1, -1, -1)]
     prepared = prepare_faces(photos, Framing(resolution=128))
     assert prepared.images.shape == (4, 128, 128, 3)
-    assert prepared.report().count("\n") == 3 and "Photo 4: the only face" in prepared.report()
+    assert prepared.summary().count("\n") == 3 and "Photo 4: the only face" in prepared.summary()
     for image in prepared.images[1:]:
         assert float((image - prepared.images[1]).abs().mean()) < 0.03
 
@@ -112,10 +113,10 @@ def test_without_straighten_the_head_stays_tilted(collins: Image.Image) -> None:
 
 def test_the_largest_face_or_the_one_asked_for(both: torch.Tensor) -> None:
     first = prepare_faces(both)
-    assert "the largest of 2 faces" in first.report()
+    assert "the largest of 2 faces" in first.summary()
     _assert_framed_like_celeba_hq(first.frames[0], [(x + 560, y) for x, y in EYES["hopper"]])
     second = prepare_faces(both, Framing(face=2))
-    assert "number 2 of 2 faces" in second.report()
+    assert "number 2 of 2 faces" in second.summary()
     _assert_framed_like_celeba_hq(second.frames[0], EYES["collins"])
     with pytest.raises(ValueError, match="face is 3, but 2 were found"):
         prepare_faces(both, Framing(face=3))
@@ -129,12 +130,13 @@ def test_no_face_is_seen_where_there_is_none(picture: str) -> None:
     assert caught.value.subject == "face"
 
 
-def test_a_photo_in_a_batch_is_named_in_the_message(collins: Image.Image) -> None:
+def test_the_message_names_the_photo(collins: Image.Image) -> None:
     with pytest.raises(ValueError, match=r"Photo 2 of 2: No face was found"):
         prepare_faces([_tensor(collins), torch.full((1, 200, 300, 3), 0.5)])
 
 
-def test_a_face_that_is_too_small_or_cut_off_is_refused_but_not_by_hand(collins: Image.Image) -> None:
+def test_small_and_cut_off_faces_are_refused(collins: Image.Image) -> None:
+    """They are not refused if the frame was set by hand."""
     small = _tensor(collins.resize((300, 300), Image.Resampling.LANCZOS))
     with pytest.raises(InputError, match=r"too small.*at least 128 px are needed.*face is larger") as caught:
         prepare_faces(small)
@@ -144,12 +146,13 @@ def test_a_face_that_is_too_small_or_cut_off_is_refused_but_not_by_hand(collins:
         prepare_faces(cropped)
     assert caught.value.subject == "face"
     for photo in (small, cropped):
-        assert "framed by hand" in prepare_faces(photo, Framing(by_hand=True, side=0.5)).report()
+        assert "framed by hand" in prepare_faces(photo, Framing(by_hand=True, side=0.5)).summary()
 
 
-def test_what_lies_outside_of_the_photo_is_not_learned(collins: Image.Image) -> None:
+def test_the_outside_is_not_learned(collins: Image.Image) -> None:
+    """What lies outside of the photo is masked."""
     prepared = prepare_faces(_tensor(collins.crop((100, 26, 400, 400))))
-    assert "outside of the photo and not learned" in prepared.report()
+    assert "outside of the photo and not learned" in prepared.summary()
     top = prepared.masks[0][:20]
     assert float(top.max()) < 0.01 and float(prepare_faces(_tensor(collins)).masks[0][:40].max()) > 0.5
 
@@ -158,7 +161,8 @@ def _share(mask: torch.Tensor, left: int, top: int, right: int, bottom: int) -> 
     return float(mask[top:bottom, left:right].mean())
 
 
-def test_the_mask_has_face_and_hair_and_leaves_out_the_background(collins: Image.Image) -> None:
+def test_the_mask_holds_the_head(collins: Image.Image) -> None:
+    """Face and hair, without the background."""
     mask = prepare_faces(_tensor(collins)).masks[0]
     assert _share(mask, 180, 180, 330, 420) > 0.99  # eyes to mouth
     assert _share(mask, 110, 110, 160, 220) > 0.9  # the hair beside her face
@@ -178,7 +182,8 @@ def test_a_box_of_another_detector_frames_the_face(collins: Image.Image) -> None
     assert (loose.x, loose.y) == pytest.approx((224, 107), abs=10) and loose.side == pytest.approx(180, rel=0.1)
 
 
-def test_boxes_are_chosen_by_size_and_belong_to_their_photos(both: torch.Tensor) -> None:
+def test_boxes_are_chosen_by_size(both: torch.Tensor) -> None:
+    """Each box belongs to its own photo."""
     small = {"x": 100, "y": 100, "width": 60, "height": 60}
     large = {"x": 700, "y": 200, "width": 160, "height": 200}
     plain = Framing(straighten=False, resolution=128)
@@ -197,7 +202,8 @@ def test_boxes_are_chosen_by_size_and_belong_to_their_photos(both: torch.Tensor)
         prepare_faces(both, plain, boxes=[[{"x": 1, "y": 2, "width": 0, "height": 5}]])
 
 
-def test_a_mask_of_another_node_frames_the_head_and_is_the_mask(collins: Image.Image) -> None:
+def test_a_given_mask_frames_the_head(collins: Image.Image) -> None:
+    """It is also the mask that comes out."""
     mask = torch.zeros(1, 512, 512)
     mask[:, 20:190, 150:300] = 1
     prepared = prepare_faces(_tensor(collins), masks=mask)
@@ -223,19 +229,18 @@ def test_learn_face_takes_the_portrait_as_it_is(collins: Image.Image) -> None:
     assert prepared.preview().shape == prepared.images.shape
 
 
-def test_without_opencv_the_message_says_how_to_get_it_and_hand_mask_and_box_still_work(
-    collins: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_works_without_opencv(collins: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames by hand, by a mask and by a box. All else says how to get OpenCV."""
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(NoDetectorError, match=r'needs OpenCV 4.*-m pip install "opencv-python-headless<5"'):
         prepare_faces(_tensor(collins))
     by_hand = prepare_faces(_tensor(collins), Framing(by_hand=True))
     assert _share(by_hand.masks[0], 200, 200, 312, 380) > 0.99 and _share(by_hand.masks[0], 0, 0, 30, 512) < 0.01
     box = {"x": 180, "y": 62, "width": 88, "height": 110}
-    assert "not straightened without OpenCV" in prepare_faces(_tensor(collins), boxes=[[box]]).report()
+    assert "not straightened without OpenCV" in prepare_faces(_tensor(collins), boxes=[[box]]).summary()
     mask = torch.zeros(1, 512, 512)
     mask[:, 20:190, 150:300] = 1
-    assert "framed by the mask" in prepare_faces(_tensor(collins), masks=mask).report()
+    assert "framed by the mask" in prepare_faces(_tensor(collins), masks=mask).summary()
 
 
 def test_opencv_5_which_lost_its_detector_is_named(collins: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +252,7 @@ def test_opencv_5_which_lost_its_detector_is_named(collins: Image.Image, monkeyp
         prepare_faces(_tensor(collins))
 
 
-def test_the_detector_works_from_a_folder_that_opencv_itself_cannot_open(
+def test_the_detector_in_a_special_folder(
     collins: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Windows, OpenCV's own reader fails on a path such as C:/Users/Jürgen; the detector must not hand it one."""
@@ -260,4 +265,4 @@ def test_the_detector_works_from_a_folder_that_opencv_itself_cannot_open(
 
     classifier = cv2.CascadeClassifier
     monkeypatch.setattr(cv2, "CascadeClassifier", refuse)
-    assert "the only face" in prepare_faces(_tensor(collins)).report()
+    assert "the only face" in prepare_faces(_tensor(collins)).summary()

@@ -27,7 +27,8 @@ def test_by_hand_is_where_the_numbers_say() -> None:
     assert (int(columns.min()), int(columns.max()) + 1) == pytest.approx((24, 40), abs=1)
 
 
-def test_a_head_that_is_turned_clockwise_stands_upright_by_the_same_roll() -> None:
+def test_roll_straightens_a_turned_head() -> None:
+    """A head that is turned clockwise stands upright after a roll by the same degrees."""
     photo = torch.zeros(1, 200, 200, 3)
     photo[:, 95:105, 100:180] = 1  # points to three o'clock
     image = prepare_faces(photo, Framing(by_hand=True, roll=90, resolution=64)).images[0, ..., 0]
@@ -40,7 +41,8 @@ def test_a_large_frame_is_reduced_without_moire() -> None:
     assert float(image.mean()) == pytest.approx(0.5, abs=0.01) and float(image.std()) < 0.1
 
 
-def test_a_drawn_portrait_is_framed_by_hand_or_by_a_box() -> None:
+def test_drawn_portraits_are_framed_without_detector() -> None:
+    """They are framed by hand or by a box: OpenCV finds no drawn faces."""
     from crossinit_core import load_celebrity_names
     from miniature.world.people import held_out_person, named_vectors, portrait
 
@@ -49,7 +51,7 @@ def test_a_drawn_portrait_is_framed_by_hand_or_by_a_box() -> None:
     by_hand = prepare_faces(drawn, Framing(by_hand=True, resolution=128))
     torch.testing.assert_close(by_hand.images, drawn, atol=1e-5, rtol=0)
     by_box = prepare_faces(drawn, Framing(resolution=128), boxes=[[{"x": 44, "y": 34, "width": 46, "height": 56}]])
-    assert by_box.images.shape == (1, 128, 128, 3) and "of bounding_box" in by_box.report()
+    assert by_box.images.shape == (1, 128, 128, 3) and "of bounding_box" in by_box.summary()
     assert float(by_hand.masks[0, 50:80, 50:80].mean()) > 0.99
 
 
@@ -78,7 +80,7 @@ def test_cut_mirrors_or_blackens_what_is_outside() -> None:
     assert frame_of_mask(torch.zeros(8, 8)) is None
 
 
-def test_boxes_on_a_wire_are_sorted_out_by_photo(pack: ModuleType) -> None:
+def test_boxes_are_sorted_by_photo(pack: ModuleType) -> None:
     boxes_of_photos = pack.nodes.faces.boxes_of_photos
     a, b = {"x": 1}, {"x": 2}
     assert boxes_of_photos([a]) == [[a]]  # a single box

@@ -24,14 +24,16 @@ def _rows(backbone: DiffusersBackbone, text: str) -> torch.Tensor:
     return backbone.embed(torch.tensor(backbone.tokenize(text)))
 
 
-def test_the_text_encoder_gives_what_the_unet_is_used_to(backbone: DiffusersBackbone) -> None:
+def test_the_encoder_is_the_models_own(backbone: DiffusersBackbone) -> None:
+    """It gives what the UNet was trained with."""
     ids = backbone.tokenizer("a photo of a person", padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
         expected = backbone.text_encoder(ids).last_hidden_state
     torch.testing.assert_close(backbone.encode(backbone.embed(ids)), expected, atol=1e-5, rtol=0)
 
 
-def test_the_mean_is_over_each_place_of_the_names(backbone: DiffusersBackbone) -> None:
+def test_each_place_has_its_mean(backbone: DiffusersBackbone) -> None:
+    """The k-th vector is the mean over the names' k-th tokens."""
     rows = [_rows(backbone, name) for name in NAMES]
     mean = celebrity_mean(backbone, NAMES, 3)
     assert len(rows[0]) == 1, "a name of one token must be left out of the later places"
@@ -92,12 +94,14 @@ def test_an_empty_list_of_names(backbone: DiffusersBackbone, names: list[str]) -
         cross_initialize(backbone, names, 2)
 
 
-def test_a_single_string_is_not_taken_for_a_list_of_letters(backbone: DiffusersBackbone) -> None:
+def test_a_string_is_not_a_list(backbone: DiffusersBackbone) -> None:
+    """A single name as a string is not a list of letters."""
     with pytest.raises(ValueError, match="Give a list"):
         cross_initialize(backbone, "Angelina Jolie", 2)
 
 
-def test_what_a_name_holds_beyond_the_encoders_length_does_not_matter(backbone: DiffusersBackbone) -> None:
+def test_names_longer_than_the_context(backbone: DiffusersBackbone) -> None:
+    """What a name holds beyond the encoder's length does not matter."""
     long = " ".join(["photo"] * 75)
     torch.testing.assert_close(
         cross_initialize(backbone, [long + " of Cher and many more"], 8), cross_initialize(backbone, [long], 8)
@@ -120,7 +124,8 @@ def test_words_give_one_vector_for_each_token(backbone: DiffusersBackbone) -> No
     assert len(cross_initialize_words(backbone, word)) == len(backbone.tokenize(word)) > 1
 
 
-def test_the_plain_start_is_the_words_rows_of_the_table(backbone: DiffusersBackbone) -> None:
+def test_the_plain_start_is_table_rows(backbone: DiffusersBackbone) -> None:
+    """They are the rows of the words' tokens."""
     ids = backbone.tokenizer("human face", add_special_tokens=False).input_ids
     table = backbone.text_encoder.get_input_embeddings().weight
     assert torch.equal(lookup_words(backbone, "human face"), table[ids].detach())

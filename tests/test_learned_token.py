@@ -1,10 +1,12 @@
-"""Learned tokens: their names, and values that are none."""
+"""Learned tokens: their names, values that cannot be vectors, and the keys of their metadata."""
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from crossinit_core import LearnedToken, load_learned_token, save_learned_token
 from crossinit_core.tokens.learned_token import check_token_name, suggest_token_name
 from crossinit_core.tokens.token_files import SUFFIXES
 from tests.ann import VECTORS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +53,8 @@ from tests.ann import VECTORS
         "face\ud800",
     ],
 )
-def test_a_name_that_breaks_prompts_or_paths_is_refused_with_one_that_does_not(name: str) -> None:
+def test_unusable_names_are_refused(name: str) -> None:
+    """The message suggests a name that works in prompts and paths."""
     with pytest.raises(ValueError, match=r"The token name '(.|\n)*for example '"):
         LearnedToken(VECTORS, name, "sd2")
     assert check_token_name(suggest_token_name(name)) == suggest_token_name(name)
@@ -67,7 +72,7 @@ def test_names_of_every_language_can_be_saved(tmp_path: Path, name: str, suffix:
     assert load_learned_token(path).name == name
 
 
-def test_the_longest_names_that_are_allowed_can_be_saved(tmp_path: Path) -> None:
+def test_the_longest_names_can_be_saved(tmp_path: Path) -> None:
     for name in (suggest_token_name("李" * 200), suggest_token_name("a" * 200)):
         path = save_learned_token(LearnedToken(VECTORS, name, "sd2"), tmp_path / f"{name}.safetensors")
         assert load_learned_token(path).name == name
@@ -88,7 +93,8 @@ def test_vectors_that_are_none_are_refused(vectors: Any) -> None:
         LearnedToken(vectors, "ann", "sd2")
 
 
-def test_a_token_does_not_change_with_what_it_was_made_from() -> None:
+def test_a_token_keeps_its_own_values() -> None:
+    """It does not change with the tensor and the metadata that it was made from."""
     vectors, facts = torch.ones(1, 4), {"a": "1"}
     token = LearnedToken(vectors, "ann", "width-4", facts)
     vectors.zero_()
@@ -100,7 +106,7 @@ def test_a_token_does_not_change_with_what_it_was_made_from() -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda token: pickle.loads(pickle.dumps(token))])
-def test_a_token_can_be_copied_and_sent_to_another_process(copied: Callable[[LearnedToken], LearnedToken]) -> None:
+def test_a_token_can_be_copied_and_pickled(copied: Callable[[LearnedToken], LearnedToken]) -> None:
     token = LearnedToken(VECTORS, "ann", "sd2", {"crossinit.steps": "3"})
     other = copied(token)
     assert torch.equal(other.vectors, VECTORS)
@@ -114,3 +120,20 @@ def test_a_token_says_which_checkpoint_it_needs() -> None:
         token.check_fits(768)
     assert token.renamed("bob").name == "bob"
     assert torch.equal(token.renamed("bob").vectors, VECTORS)
+
+
+def test_metadata_keys_stand_in_one_file() -> None:
+    """Code that writes or reads a key imports it from `tokens/metadata.py`; `crossinit.error` is an event of the page."""
+    key = re.compile(r"(crossinit|modelspec)\.[a-z_0-9]+")
+    owner = REPOSITORY / "crossinit_core" / "tokens" / "metadata.py"
+    files = [*(REPOSITORY / "crossinit_core").rglob("*.py"), *(REPOSITORY / "nodes").rglob("*.py")]
+    spelled = {
+        f"{file.relative_to(REPOSITORY)}: {node.value}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if file != owner
+        and isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and key.fullmatch(node.value)
+    }
+    assert {text for text in spelled if not text.endswith(": crossinit.error")} == set()

@@ -13,7 +13,17 @@ import torch
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.models.compact_folder import load_tokenizer
 from miniature.training import pack
-from miniature.training.data import FIRST_PLACEHOLDER, STAND_IN, UNKNOWN, Encoder, Mixture, draw, paint_shard, reserved
+from miniature.training.data import (
+    FIRST_PLACEHOLDER,
+    STAND_IN,
+    UNKNOWN,
+    Encoder,
+    Mixture,
+    paint_shard,
+    random_example,
+    reserved,
+)
+from miniature.training.evaluation import unseen_wishes
 from miniature.training.judge import attributes, build_judges, judge_step, likeness, look, ruined
 from miniature.training.model import (
     LATENT_SCALE,
@@ -33,7 +43,6 @@ from miniature.training.model import (
     to_pixels,
 )
 from miniature.training.population import World
-from miniature.training.report import unseen_wishes
 from miniature.training.sampling import dpm_solver
 from miniature.training.train import main
 from miniature.world.identity import CONTINUOUS, VALUES, VECTOR_SIZE
@@ -183,12 +192,12 @@ def test_captions_become_tokens_with_placeholders(encoder: Encoder, world: World
         assert len(ids) == POSITIONS and ids[0] == 49406 and 49407 in ids and ids[-1] == 0
     rng = np.random.Generator(np.random.PCG64(3))
     names = {who: name for name, who in world.people.items()}
-    examples = [draw(world, names, rng, Mixture()) for _ in range(600)]
+    examples = [random_example(world, names, rng, Mixture()) for _ in range(600)]
     assert 0.15 < np.mean([example.placeholders > 0 for example in examples]) < 0.35
-    for sample, placeholders in examples:
-        ids = encoder.encode(sample.caption, placeholders)
-        assert ((ids >= FIRST_PLACEHOLDER) & (ids < UNKNOWN)).sum() == placeholders
-        assert not any(who in names and reserved(names[who], sample.scene) for who in sample.identities)
+    for example in examples:
+        ids = encoder.encode(example.caption, example.placeholders)
+        assert ((ids >= FIRST_PLACEHOLDER) & (ids < UNKNOWN)).sum() == example.placeholders
+        assert not any(who in names and reserved(names[who], example.scene) for who in example.identities)
 
 
 def test_sample_prompts_were_kept_from_training(world: World) -> None:
@@ -199,7 +208,7 @@ def test_sample_prompts_were_kept_from_training(world: World) -> None:
     assert not any(reserved(name, Scene(background="red")) for name in world.names)
 
 
-def test_a_shard_is_the_same_wherever_it_is_painted(encoder: Encoder, world: World) -> None:
+def test_shards_are_the_same_everywhere(encoder: Encoder, world: World) -> None:
     small = Mixture(seed=5, shard_size=6)
     first, again, other, held_out = (paint_shard(i, world, encoder, small) for i in (9, 9, 10, 0))
     assert all(np.array_equal(first[name], again[name]) for name in first)
@@ -222,7 +231,8 @@ def test_scaling_the_latents_leaves_pictures_alone() -> None:
                                atol=1e-2, rtol=1e-2)  # fmt: skip
 
 
-def test_the_sampler_finds_clean_latents_and_agrees_with_diffusers() -> None:
+def test_the_solver_agrees_with_diffusers() -> None:
+    """It finds the clean latents if epsilon is exact."""
     from diffusers import DPMSolverMultistepScheduler
 
     torch.manual_seed(0)

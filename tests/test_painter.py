@@ -113,11 +113,11 @@ print(hashlib.sha256(b"".join(paint(random_identity(rng), random_scene(rng), i).
 
 
 def test_a_batch_is_its_single_pictures(world: World, rng: np.random.Generator) -> None:
-    samples = [world.sample(rng) for _ in range(12)]
-    batch = paint_batch([s.identities for s in samples], [s.scene for s in samples], range(12))
+    examples = [world.random_example(rng) for _ in range(12)]
+    batch = paint_batch([e.identities for e in examples], [e.scene for e in examples], range(12))
     assert batch.shape == (12, 128, 128, 3) and batch.dtype == np.uint8
-    for i, sample in enumerate(samples):
-        assert np.array_equal(batch[i], paint(sample.identities, sample.scene, i))
+    for i, example in enumerate(examples):
+        assert np.array_equal(batch[i], paint(example.identities, example.scene, i))
     assert contact_sheet(batch, 4, gap=2).size == (4 * 130 + 2, 3 * 130 + 2)
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims import studio as studio_module
-from benchmarks.claims.plan import Job, Plan, Run, jobs
-from benchmarks.claims.results import ASKING, Results, read_json, summarize, write_json
-from benchmarks.claims.studio import Clock, OutOfTimeError, Studio
-from benchmarks.paper_claims import main
+from benchmarks.paper_claims import studio as studio_module
+from benchmarks.paper_claims.cli import main
+from benchmarks.paper_claims.plan import Job, Plan, Run, jobs
+from benchmarks.paper_claims.results import ASKING, Results, read_json, summarize, write_json
+from benchmarks.paper_claims.studio import Clock, OutOfTimeError, Studio
 from crossinit_core import InversionSettings, invert
 from miniature.training import pack
 from miniature.training.captions import PROMPTS
@@ -63,9 +63,8 @@ def _command(weights: Path, out: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_tiny_experiment_writes_its_page_and_does_nothing_twice(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tiny_experiment_writes_its_page(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is done twice."""
     out, page = tmp_path / "out", tmp_path / "docs" / "claims.md"
     command = _command(weights, out, "--workers", "1", "--only", "cross-names", "--docs", str(page))
     assert main(command) == 0
@@ -112,7 +111,8 @@ def test_seconds_of_different_devices_are_not_mixed(tmp_path: Path) -> None:
     assert summarize(results, Plan(identities=3))["configs"]["vectors-3-320"]["seconds"] == [None]
 
 
-def test_a_lost_result_alone_is_made_again_and_is_the_same(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_result_is_made_again(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other result is made again, and it is the same as before."""
     run = Run("again", "cross names", (1, 2), "main")
     rng = np.random.Generator(np.random.PCG64(0))
     drawn = rng.integers(256, size=(20, 128, 128, 3), dtype=np.uint8)
@@ -163,7 +163,8 @@ def test_results_of_other_settings_are_not_mixed(
 
 
 @pytest.mark.parametrize("name", ["plain", "cross-names"])
-def test_marks_of_one_run_are_what_separate_runs_give(name: str, studio: Studio, tmp_path: Path) -> None:
+def test_marks_equal_separate_runs(name: str, studio: Studio, tmp_path: Path) -> None:
+    """A run at each of its marks is what a separate run of as many steps gives."""
     run = next(run for run in TINY.runs() if run.name == name)
     start = studio.start(run)
     image = torch.from_numpy(studio.portrait(0).astype(np.float32) / 255)[None]
@@ -177,9 +178,8 @@ def test_marks_of_one_run_are_what_separate_runs_give(name: str, studio: Studio,
     assert read_json(tmp_path / "seconds.json")["step"] == 3
 
 
-def test_seconds_add_up_over_the_pieces_of_a_run(
-    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seconds_add_up(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They add up over the pieces of a run."""
     run = TINY.runs()[0]
     start = studio.start(run)
     studio.learned(run, 0, start, 1, tmp_path)
@@ -191,9 +191,10 @@ def test_seconds_add_up_over_the_pieces_of_a_run(
     assert studio.learned(run, 1, start, 1, tmp_path / "other")[1] < 500  # type: ignore[operator]
 
 
-def test_the_time_limit_stops_a_run_in_the_middle_and_it_goes_on_to_the_same_result(
+def test_the_time_limit_changes_no_result(
     weights: Path, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It stops a run in the middle, which then goes on to the same result."""
     run = Run("limited", "cross names", (4,), "main")
     wanted, _ = studio.learned(run, 0, studio.start(run), 4, tmp_path / "whole")
     monkeypatch.setattr(studio, "results", Results(tmp_path))
@@ -229,9 +230,8 @@ def test_a_worker_whose_driver_was_killed_stops(monkeypatch: pytest.MonkeyPatch)
         Clock().check()
 
 
-def test_plain_textual_inversion_keeps_its_state_for_the_long_run(
-    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plain_inversion_keeps_its_state(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The long run continues from it."""
     monkeypatch.setattr(studio, "results", Results(tmp_path))
     monkeypatch.setattr(studio, "_write", lambda run, who, steps, *_: write_json(
         studio.results.path(run.config(steps), who), {}
@@ -255,7 +255,8 @@ def test_plain_textual_inversion_keeps_its_state_for_the_long_run(
 # ---- the plan
 
 
-def test_the_plan_is_the_issues_and_its_order_makes_stopping_early_useful() -> None:
+def test_the_plan_and_its_order() -> None:
+    """What is measured first makes stopping early useful."""
     plan = Plan()
     work = jobs(plan)
     made = {config for job in work for config in job.configs}
@@ -276,7 +277,8 @@ def test_the_plan_is_the_issues_and_its_order_makes_stopping_early_useful() -> N
     assert {job.run.name for job in jobs(plan, ["plain-5000"]) if job.run and job.run.group == "long"} == {"plain"}
 
 
-def test_starts_have_their_k_vectors_and_the_encoder_pass_makes_them_long(studio: Studio) -> None:
+def test_starts_of_k_vectors(studio: Studio) -> None:
+    """The pass through the encoder makes them long."""
     starts = {run.name: studio.start(run) for run in TINY.runs()}
     assert {name: len(start) for name, start in starts.items() if name[-1] in "13" and "0" not in name} == {
         "vectors-1": 1, "vectors-3": 3, "plain-K1": 1,

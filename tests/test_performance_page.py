@@ -34,18 +34,20 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 WRITE = f"import sys; open(sys.argv[1], 'w').write({json.dumps(RIGHT)!r})"
 
 
-def test_a_mode_that_came_to_its_end_is_as_right_as_it_says(ran: Any) -> None:
+def test_a_finished_mode_is_believed(ran: Any) -> None:
+    """A mode that came to its end is as right as it says."""
     assert ran(WRITE) == RIGHT
 
 
-def test_a_mode_that_crashed_is_wrong_whatever_it_found_before(ran: Any) -> None:
+def test_a_crashed_mode_is_wrong(ran: Any) -> None:
+    """It is wrong whatever it found before it crashed."""
     found = ran(f"{WRITE}; print('a line'); sys.exit('Segmentation fault')")
     assert found["again after a picture"] == "same bits", "what it found is kept"
     assert modes.outcome(found) == "WRONG"
     assert found["code"] == 1 and found["end"] == "Segmentation fault"
 
 
-def test_what_an_earlier_run_found_is_not_taken_for_this_one(ran: Any) -> None:
+def test_earlier_results_do_not_count(ran: Any) -> None:
     assert modes.outcome(ran(WRITE)) == "right"
     assert modes.outcome(ran("raise MemoryError")) == "WRONG"
     assert modes.outcome(ran("pass")) == "WRONG", "an end without a result is none"
@@ -87,13 +89,15 @@ def _row(text: str, name: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")[1:-1]]
 
 
-def test_the_page_is_what_its_program_makes_of_the_kept_numbers(tmp_path: Path) -> None:
+def test_the_page_is_up_to_date(tmp_path: Path) -> None:
+    """It is what its program makes of the numbers that are kept."""
     assert performance_page.main(["--out", str(tmp_path / "page.md")]) == 0
     kept = (performance_page.ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == kept
 
 
-def test_the_page_tells_of_modes_that_crashed_were_refused_or_went_wrong() -> None:
+def test_the_page_tells_of_bad_modes() -> None:
+    """Bad modes crashed, were refused, or had wrong numbers."""
     text = _page(
         fine=RIGHT,
         early={"right": False, "refused": False, "code": -9, "end": "Killed"},
@@ -108,7 +112,8 @@ def test_the_page_tells_of_modes_that_crashed_were_refused_or_went_wrong() -> No
     assert len({len(_row(text, name)) for name in words}) == 1
 
 
-def test_the_page_tells_whether_pictures_were_the_same_after_learning() -> None:
+def test_the_page_compares_pictures() -> None:
+    """Pictures from before and after learning are compared."""
     differs = "differ by 1.0e-03"
     text = _page(new={**RIGHT, "picture before learning, twice": "same bits", "picture after learning": differs})
     assert _row(text, "new")[-2:] == ["same bits", differs]
@@ -117,12 +122,13 @@ def test_the_page_tells_whether_pictures_were_the_same_after_learning() -> None:
     )
 
 
-def test_the_page_tells_how_far_runs_of_the_fast_preset_lie_apart() -> None:
+def test_the_page_shows_the_spread() -> None:
+    """It is the spread of several runs of the fast preset."""
     text = _page(repeats={"seconds": [2.0, 1.5, 3.25], "until_first_step": [0.75, 0.5, 1.0]})
     assert "Learned 3 times in a row it took 1.50 to 3.25 s, in the median 2.00, of which 0.50 to 1.00 s" in text
     assert "times in a row" not in _page()
 
 
-def test_the_page_describes_the_miniature_only_where_it_was_measured() -> None:
+def test_the_miniature_only_if_measured() -> None:
     assert "embedded miniature" not in _page(default=RIGHT)
     assert "the embedded miniature, whose weights are real" in _page(**{"default": RIGHT, "embedded miniature": RIGHT})

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from crossinit_core.photos.images import as_rgb, latent_masks, load_photo, training_images
+from crossinit_core import load_photo
+from crossinit_core.photos.images import as_rgb, latent_masks, training_images
 
 ORIENTATION = 274
 STORED_AS = {
@@ -57,9 +58,7 @@ def test_a_phone_photo_is_turned_upright(tmp_path: Path, portrait: Image.Image, 
 
 
 @pytest.mark.parametrize("orientation", STORED_AS)
-def test_a_photo_with_malformed_exif_is_turned_upright_all_the_same(
-    tmp_path: Path, portrait: Image.Image, orientation: int
-) -> None:
+def test_malformed_exif_still_turns_the_photo(tmp_path: Path, portrait: Image.Image, orientation: int) -> None:
     """Its tag of ImageWidth, a number, holds a text, as some editors leave it."""
     tags = [(256, 2, 4, b"wide"), (ORIENTATION, 3, 1, orientation.to_bytes(2, "little") + bytes(2))]
     entries = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in tags)
@@ -71,7 +70,7 @@ def test_a_photo_with_malformed_exif_is_turned_upright_all_the_same(
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0no tags", b"Exif\0\0II*\0\xff\xff\xff\xff"])
-def test_a_photo_whose_exif_is_damaged_is_taken_as_it_lies(tmp_path: Path, portrait: Image.Image, exif: bytes) -> None:
+def test_damaged_exif_leaves_the_photo_as_is(tmp_path: Path, portrait: Image.Image, exif: bytes) -> None:
     portrait.save(tmp_path / "phone.png", exif=exif)
     torch.testing.assert_close(load_photo(tmp_path / "phone.png"), _tensor(portrait))
 
@@ -82,7 +81,8 @@ def test_a_tiff_is_turned_once(tmp_path: Path, portrait: Image.Image) -> None:
     torch.testing.assert_close(load_photo(tmp_path / "scan.tif"), _tensor(portrait))
 
 
-def test_a_jpeg_is_read_as_rgb_in_0_to_1(tmp_path: Path, portrait: Image.Image) -> None:
+def test_jpegs_are_read_as_rgb(tmp_path: Path, portrait: Image.Image) -> None:
+    """Values are in 0..1."""
     portrait.save(tmp_path / "photo.jpg", quality=95)
     photo = load_photo(tmp_path / "photo.jpg")
     assert photo.shape == (1, 100, 80, 3)
@@ -110,14 +110,15 @@ def test_a_grey_photo_is_used_as_rgb(tmp_path: Path, portrait: Image.Image) -> N
     assert as_rgb(torch.full((1, 64, 64, 1), 0.25)).shape == (1, 64, 64, 3)
 
 
-def test_a_grey_photo_of_16_bits_keeps_its_shades(tmp_path: Path) -> None:
+def test_16_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
     shades = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
     Image.fromarray(shades).save(tmp_path / "scan.png")
     expected = torch.from_numpy(shades.astype(np.float32) / 65535)
     torch.testing.assert_close(load_photo(tmp_path / "scan.png")[0, ..., 1], expected, atol=0.005, rtol=0)
 
 
-def test_what_a_bicubic_resize_leaves_outside_of_the_range_is_cut_off() -> None:
+def test_overshoot_is_cut_off() -> None:
+    """A bicubic resize leaves values a little outside of 0..1."""
     photo = torch.full((1, 64, 64, 3), 0.5)
     photo[0, 0, 0] = torch.tensor([-0.08, 1.12, 0.5])
     assert as_rgb(photo)[0, 0, 0].tolist() == [0, 1, 0.5]
@@ -140,7 +141,8 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes) -> N
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_a_photo_that_was_cut_off_or_is_gone_is_named(tmp_path: Path, portrait: Image.Image, suffix: str) -> None:
+def test_unreadable_photos_are_named(tmp_path: Path, portrait: Image.Image, suffix: str) -> None:
+    """Files that were cut off, and files that are gone."""
     path = tmp_path / f"photo.{suffix}"
     portrait.save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
@@ -173,7 +175,7 @@ def test_photos_of_different_sizes_make_one_batch() -> None:
     assert batch.shape == (4, 64, 64, 3)
 
 
-def test_a_small_photo_is_enlarged_and_stays_in_range() -> None:
+def test_enlarged_photos_stay_in_range() -> None:
     edges = (torch.arange(64) % 16 < 8).float().expand(64, 64)[None, ..., None].expand(-1, -1, -1, 3)
     enlarged = training_images(edges, 256)
     assert enlarged.shape == (1, 256, 256, 3)
@@ -206,7 +208,7 @@ def test_a_mask_follows_the_crop_of_its_photo() -> None:
     torch.testing.assert_close(weights[0, 0], expected, atol=0.15, rtol=0)
 
 
-def test_a_mask_of_another_size_is_stretched_to_its_photo() -> None:
+def test_masks_are_stretched_to_their_photos() -> None:
     mask = torch.zeros(1, 64, 64)
     mask[:, :32] = 1
     weights = latent_masks(mask, [(256, 128)], 64)[0, 0]
@@ -214,7 +216,8 @@ def test_a_mask_of_another_size_is_stretched_to_its_photo() -> None:
     torch.testing.assert_close(weights[-3:], torch.zeros(3, 8), atol=0.1, rtol=0)
 
 
-def test_one_mask_serves_all_photos_and_one_each_stays_with_its_own() -> None:
+def test_one_mask_or_one_a_photo() -> None:
+    """One mask serves all photos; of several, each stays with its own photo."""
     top, bottom = torch.zeros(64, 64), torch.zeros(64, 64)
     top[:32], bottom[32:] = 1, 1
     sizes = [(64, 64), (64, 64)]

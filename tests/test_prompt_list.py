@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from crossinit_core.files import is_windows_device
 from crossinit_core.prompt_labels import LONGEST_LABEL_IN_BYTES, label_of_prompt, labels_of_prompts
-from crossinit_core.tokens.learned_token import is_windows_device
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_the_vectors_stand_between_the_words(backbone: DiffusersBackbone, vector
     assert ids == [backbone.bos, *before, *placeholders, *after, backbone.eos, *padding]
 
 
-def test_a_prompt_may_be_the_person_alone_or_name_the_person_twice(backbone: DiffusersBackbone) -> None:
+def test_the_person_alone_or_twice(backbone: DiffusersBackbone) -> None:
     assert _ids(backbone, "{}", 1)[:3] == [backbone.bos, 49408, backbone.eos]
     assert _ids(backbone, "{} and {}", 1).count(49408) == 2
 

@@ -25,10 +25,12 @@ from crossinit_core import (
     load_learned_token,
     save_learned_token,
 )
+from crossinit_core.angles import mean_angle
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from crossinit_core.tokens.history import MOST_PICTURES, PIXELS, History, Picture, Strip, mean_angle
+from crossinit_core.tokens.history import History
 from crossinit_core.tokens.report import NO_HISTORY, describe_tokens, labels, smoothed
 from crossinit_core.tokens.report_figure import NoMatplotlibError, draw_report
+from crossinit_core.tokens.small_pictures import MOST_PICTURES, PIXELS, Picture, Strip
 
 STEPS = 6
 SETTINGS = InversionSettings(steps=STEPS, batch_size=2, learning_rate=0.05, resolution=64)
@@ -89,7 +91,7 @@ def test_a_history_knows_the_norms_of_every_word(
     assert history.vocabulary_norms == pytest.approx(np.percentile(norms, range(101)).tolist(), rel=1e-5)
 
 
-def test_a_history_shows_the_photos_as_they_were_cropped(backbone: DiffusersBackbone, v0: torch.Tensor) -> None:
+def test_a_history_shows_the_cropped_photos(backbone: DiffusersBackbone, v0: torch.Tensor) -> None:
     wide = torch.zeros(1, 64, 128, 3)
     wide[:, :, 32:96, 1] = 1.0  # the middle square, which is what is learned
     photos = [wide, torch.zeros(5, 64, 64, 4)]
@@ -107,9 +109,8 @@ def test_a_small_angle_is_not_lost_in_rounding() -> None:
     assert mean_angle(turned, torch.tensor([[1.0, 0.0]])) == pytest.approx(math.degrees(1e-4), rel=1e-6)
 
 
-def test_angles_of_an_old_resume_file_are_unknown_and_not_wrong(
-    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path
-) -> None:
+def test_old_resume_files_have_unknown_angles(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
+    """Resume files of older versions hold no angles: unknown is right, zero would be wrong."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -127,7 +128,8 @@ def test_angles_of_an_old_resume_file_are_unknown_and_not_wrong(
     assert "the first 2 steps came from a resume file" in describe_tokens([LearnedToken(v0, "x", "sd2", {}, history)])
 
 
-def test_a_file_is_the_same_with_and_without_a_history(token: LearnedToken, tmp_path: Path) -> None:
+def test_a_history_is_not_saved(token: LearnedToken, tmp_path: Path) -> None:
+    """The file has the same bytes with it and without."""
     one = save_learned_token(token, tmp_path / "one.safetensors")
     other = save_learned_token(replace(token, history=None), tmp_path / "other.safetensors")
     loaded, plain = load_learned_token(one), load_learned_token(other)
@@ -137,7 +139,8 @@ def test_a_file_is_the_same_with_and_without_a_history(token: LearnedToken, tmp_
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 11, 12, 13, 24, 25, 400])
-def test_a_strip_of_any_run_is_short_even_and_ends_with_the_last(count: int) -> None:
+def test_a_strip_is_short_and_even(count: int) -> None:
+    """This holds for runs of any length; the last picture is the run's last one."""
     strip = Strip()
     for step in range(1, count + 1):
         strip.add(step, Image.new("L", (300, 600), step % 256))
@@ -176,7 +179,7 @@ def test_the_text_says_what_is_known(token: LearnedToken) -> None:
     assert NO_HISTORY not in text
 
 
-def test_a_token_from_a_file_says_what_its_file_knows(token: LearnedToken, tmp_path: Path) -> None:
+def test_a_loaded_token_says_what_is_known(token: LearnedToken, tmp_path: Path) -> None:
     loaded = load_learned_token(save_learned_token(token, tmp_path / "alice.safetensors"))
     text = describe_tokens([loaded])
     assert NO_HISTORY in text and f"steps {STEPS}" in text and "angle from the start: " in text
@@ -186,7 +189,8 @@ def test_a_token_from_a_file_says_what_its_file_knows(token: LearnedToken, tmp_p
     assert "angle" not in foreign and NO_HISTORY in foreign
 
 
-def test_tokens_of_one_name_are_told_apart_by_their_start(token: LearnedToken) -> None:
+def test_equal_names_are_told_apart(token: LearnedToken) -> None:
+    """They get a number, and say how the token was initialized."""
     plain = replace(token, metadata={"crossinit.initialization": "cross initialization from names"})
     assert labels([token, plain, token.renamed("bob")]) == [
         "1: cross initialization from 'human face'",
@@ -212,7 +216,7 @@ def test_the_picture_shows_every_preview_sample_and_photo(token: LearnedToken) -
     assert of_colour(with_photo, np.array([255, 0, 0])) == pytest.approx(tile, rel=0.1)
 
 
-def test_the_loss_that_is_drawn_is_that_of_the_run(token: LearnedToken) -> None:
+def test_the_chart_shows_the_runs_loss(token: LearnedToken) -> None:
     assert token.history
     flat = replace(token.history, losses=(0.5,) * STEPS)
     one, same, other = (

@@ -43,13 +43,18 @@ def test_benchmarks_are_listed_with_their_first_line(tmp_path: Path, capsys: pyt
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "speed.py").write_text('"""Steps a second.\n\nMore."""\n', encoding="utf-8")
     (tmp_path / "benchmarks" / "_shared.py").write_text("", encoding="utf-8")
+    (tmp_path / "benchmarks" / "claims").mkdir()
+    (tmp_path / "benchmarks" / "claims" / "__init__.py").write_text('"""What is true."""\n', encoding="utf-8")
+    (tmp_path / "benchmarks" / "claims" / "__main__.py").write_text("", encoding="utf-8")
+    (tmp_path / "benchmarks" / "parts").mkdir()
     assert commands.main(["bench"], tmp_path) == 0
     out = capsys.readouterr().out
     assert "speed" in out
     assert "Steps a second." in out
-    assert "_shared" not in out
+    assert "claims" in out and "What is true." in out
+    assert "_shared" not in out and "parts" not in out
     assert commands.main(["bench", "sped"], tmp_path) == 1
-    assert "no benchmark 'sped'. There are: speed" in capsys.readouterr().err
+    assert "no benchmark 'sped'. There are: claims, speed" in capsys.readouterr().err
 
 
 STUB_SERVER = """

@@ -95,17 +95,18 @@ def test_safetensors_of_other_tools_are_read(tmp_path: Path, tool: str) -> None:
 
 
 @pytest.mark.parametrize("content", [{"<ann>": VECTORS[0].clone()}, VECTORS[0].clone(), {"emb_params": VECTORS[0]}])
-def test_a_single_vector_without_a_row_is_one_vector(tmp_path: Path, content: Any) -> None:
+def test_a_flat_vector_is_one_row(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "ann.pt")
     assert torch.equal(load_learned_token(tmp_path / "ann.pt").vectors, VECTORS[:1])
 
 
-def test_a_pickle_of_the_old_torch_format_is_read(tmp_path: Path) -> None:
+def test_torchs_old_pickles_are_read(tmp_path: Path) -> None:
     torch.save({"ann_v0": VECTORS[0], "ann_v1": VECTORS[1]}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
     assert torch.equal(load_learned_token(tmp_path / "x.bin").vectors, VECTORS)
 
 
-def test_the_name_is_the_callers_else_the_files_own(tmp_path: Path) -> None:
+def test_where_the_name_comes_from(tmp_path: Path) -> None:
+    """The caller's name first, then the one in the file, then the file's own."""
     torch.save({"emb_params": VECTORS}, tmp_path / "My Face (1).pt")
     assert load_learned_token(tmp_path / "My Face (1).pt").name == "My-Face-1"
     assert load_learned_token(tmp_path / "My Face (1).pt", name="bob").name == "bob"
@@ -201,7 +202,8 @@ def test_a_crash_while_writing_leaves_the_old_file(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_others_may_read_a_saved_file_as_any_other(tmp_path: Path, suffix: str) -> None:
+def test_saved_files_are_readable_by_others(tmp_path: Path, suffix: str) -> None:
+    """Its permissions are those of any other file that is written."""
     (tmp_path / "any").touch()
     path = save_learned_token(ANN, tmp_path / f"x{suffix}")
     assert path.stat().st_mode == (tmp_path / "any").stat().st_mode

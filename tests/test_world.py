@@ -43,14 +43,14 @@ def test_people_for_tests_are_never_among_the_names(world: World) -> None:
 def test_captions_say_what_is_drawn_and_nothing_else(world: World, rng: np.random.Generator) -> None:
     default = Scene()
     for _ in range(1500):
-        sample = world.sample(rng)
-        said = asked(sample.caption)
+        example = world.random_example(rng)
+        said = asked(example.caption)
         for attribute in ATTRIBUTES:
-            value = getattr(sample.scene, attribute)
-            assert said.get(attribute, value) == value, sample.caption
+            value = getattr(example.scene, attribute)
+            assert said.get(attribute, value) == value, example.caption
             free = attribute == "clothing_colour" or (attribute == "background" and value in PLAIN_BACKGROUNDS)
             if not free and value != getattr(default, attribute):
-                assert said.get(attribute) == value, sample.caption
+                assert said.get(attribute) == value, example.caption
 
 
 def test_captions_read_like_the_prompts_of_the_paper(rng: np.random.Generator) -> None:
@@ -100,7 +100,7 @@ def test_the_mixture(world: World, rng: np.random.Generator) -> None:
     known = {who: name for name, who in world.people.items()}
     changed_scenes = 0
     for _ in range(3000):
-        who, scene, text = world.sample(rng)
+        who, scene, text, _ = world.random_example(rng)
         named = [known[one] for one in who if one in known]
         assert all(name in text for name in named) and len(named) in (0, len(who))
         assert len(who) == (2 if scene.companion == "yes" else 1)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone, Posterior
+from ..families import CONTEXT_LENGTH, TIMESTEPS
 from ..photos.images import latent_masks, training_images
 from ..prompts import token_ids_with_placeholders, training_prompts
 from .settings import InversionSettings
 
-TIMESTEPS = 1000
 REPEATS = 100
 """Each photo is this often in the list that is shuffled and taken from without replacement."""
 
@@ -189,7 +189,7 @@ class GivenBatches:
         parts = (
             ("noise", batch.noise, shape),
             ("timesteps", batch.timesteps, shape[:1]),
-            ("prompt token ids", batch.prompt_token_ids, (shape[0], 77)),
+            ("prompt token ids", batch.prompt_token_ids, (shape[0], CONTEXT_LENGTH)),
             ("a mask", batch.mask, (shape[0], 1, *shape[2:])),
         )
         for name, part, expected in parts:

@@ -16,14 +16,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..angles import mean_angle
 from ..backbone import Backbone, FrozenModel
 from ..errors import InputError
 from ..gpu.modes import Determinism, gradients_enabled, leave_it_to, old_objects_left_alone
 from ..gpu.peak_memory import PeakMemory
 from ..precision import precision_of, safer_precision
 from ..prompts import MAX_VECTORS
-from ..tokens.history import History, mean_angle, small_photos, vocabulary_norms
+from ..tokens.history import History
 from ..tokens.learned_token import LearnedToken, check_token_name
+from ..tokens.small_pictures import small_photos
+from ..tokens.vocabulary import vocabulary_norms
 from . import objective
 from .batches import BatchSource, GivenBatches, RewindableBatches, TrainingBatch, batches_from_photos
 from .memory import plan_memory

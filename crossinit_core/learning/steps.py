@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..angles import mean_angle
 from ..backbone import Backbone, FrozenModel
 from ..gpu.graphs import Recorder, graphs_of
 from ..gpu.modes import collect_all_garbage, is_out_of_memory, release_memory
 from ..precision import precision_of
-from ..tokens.history import mean_angle
 from .batches import TrainingBatch
 from .memory import MemoryPlan
 from .settings import InversionSettings

@@ -19,9 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..families import CONTEXT_LENGTH
+
 FORMAT = 1
 PARTS = ("text_encoder", "unet", "vae")
-VOCABULARY, POSITIONS = 49408, 77
+VOCABULARY, POSITIONS = 49408, CONTEXT_LENGTH
 BOS, EOS, PAD = 49406, 49407, 0
 """Special tokens of CLIP; SD 2.x pads with 0."""
 

@@ -1,8 +1,8 @@
 """Where faces are on a photo: OpenCV's frontal-face cascades, and its eye cascades for the roll of the head.
 
 The cascades come inside the wheels of OpenCV 4; OpenCV 5 left them out. They find frontal faces that are turned by up to
-about 15 degrees, so a photo without one is looked at again in turned positions. Two cascades, which were trained apart,
-must agree on a face: each by itself sees faces in gravel and in engines.
+about 15 degrees, so a photo without one is turned and tried again. Two cascades, which were trained separately, must agree on a
+face: each by itself sees faces in gravel and in engines.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Grey = NDArray[np.uint8]
 Point = tuple[float, float]
 
 LONGEST_SIDE = 960
-"""Photos are looked at in this size at most; nobody who is to be learned is small on a photo of 960 px."""
+"""Pixels. A larger photo is made smaller before faces are looked for: a face to learn is not small at this size."""
 LONGEST_SIDE_TURNED = 640
 SMALLEST_FACE = 36
 """Pixels, on the photo as it is looked at."""
@@ -31,8 +31,8 @@ TURNED = (-20, 20, -40, 40, 90, -90, 180)
 """Degrees by which a photo without upright faces is looked at again."""
 
 FEWEST_VOTES = 15
-"""A face without eyes, or on a turned photo, needs more agreement: so many looks see faces in anything. Real ones had 16
-to 85 votes, most others up to 14."""
+"""A face without eyes, or on a turned photo, needs more votes: with so many attempts, something always looks like a face.
+Real faces had 16 to 85 votes, most others up to 14."""
 
 _PATCH = 240
 """Pixels of a face's box when eyes are looked for."""
@@ -54,7 +54,7 @@ class Face:
 
     `x`, `y` is the middle of the cascade's square box, `width` the box's side. `eyes` are the centres of the eyes,
     the one on the picture's left first as the upright head shows them, or None. `roll` is how far the head is turned
-    clockwise, in degrees: from the eyes where they were found, else the position in which the face was found.
+    clockwise, in degrees: from the eyes if they were found, else the position in which the face was found.
     """
 
     x: float
@@ -69,7 +69,7 @@ class Face:
 class FaceDetector:
     """OpenCV's cascades, loaded once for any number of photos.
 
-    Raises NoDetectorError where OpenCV 4 is not installed.
+    Raises NoDetectorError if OpenCV 4 is not installed.
     """
 
     def __init__(self) -> None:
@@ -79,9 +79,9 @@ class FaceDetector:
         self._eyes = [_cascade(self._cv, name) for name in _EYES]
 
     def find(self, photo: NDArray[np.uint8]) -> list[Face]:
-        """Faces on a photo (H, W, 3) uint8 RGB, the largest first; empty where there is none.
+        """Faces on a photo (H, W, 3) uint8 RGB, the largest first; empty if there is none.
 
-        Upright faces first; only where none has eyes, those of tilted heads and of a photo that lies on its side.
+        Upright faces first. Tilted heads and photos that lie on their side are tried only if no upright face has eyes.
         """
         grey: Grey = self._cv.cvtColor(np.ascontiguousarray(photo), self._cv.COLOR_RGB2GRAY)
         found = self._find_turned(grey, 0, LONGEST_SIDE)
@@ -93,7 +93,7 @@ class FaceDetector:
         return sorted(found, key=lambda face: -face.width)
 
     def eyes_in(self, photo: NDArray[np.uint8], x: float, y: float, width: float) -> tuple[Point, Point] | None:
-        """The eyes of a face whose cascade box has this middle and this side; None where they are not found."""
+        """The eyes of a face whose cascade box has this middle and this side; None if they are not found."""
         grey: Grey = self._cv.cvtColor(np.ascontiguousarray(photo), self._cv.COLOR_RGB2GRAY)
         return self._find_eyes(grey, x, y, width, 0)
 
@@ -201,7 +201,7 @@ def _cos_sin(angle: float) -> tuple[float, float]:
 
 
 def opencv() -> Any | None:
-    """OpenCV's module in any version; None where it is not installed or does not load."""
+    """OpenCV's module in any version; None if it is not installed or does not load."""
     try:
         import cv2
     except ImportError:
@@ -229,7 +229,7 @@ def _opencv() -> Any:
 
 
 def _data(cv: Any, name: str) -> Path:
-    """A file of OpenCV's own data. Beside its module, where `cv2.data` is another package's or missing."""
+    """A file of OpenCV's own data, beside its module if `cv2.data` is missing or belongs to another package."""
     folder = getattr(getattr(cv, "data", None), "haarcascades", None) or Path(cv.__file__).parent / "data"
     return Path(folder) / name
 

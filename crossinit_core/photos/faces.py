@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class PreparedFaces:
     notes: tuple[str, ...]
     frames: tuple[Frame, ...]
 
-    def report(self) -> str:
+    def summary(self) -> str:
         """What was done, one line for each photo."""
         if len(self.notes) == 1:
             return self.notes[0]
@@ -91,12 +92,12 @@ def prepare_faces(
     """Frame the face on each photo; `images` is one batch, or a sequence of batches of different sizes.
 
     masks: the head, face and hair, in white: (N, H, W) or a sequence of such; one serves all photos. It becomes the mask,
-    and the frame where neither `boxes` nor `framing.by_hand` decides.
+    and decides the frame if there are no `boxes` and `framing.by_hand` is off.
     boxes: faces from another detector, a list of boxes for each photo, or one list for all.
     on_photo: called after each photo.
 
-    Raises ValueError, which names the photo, where there is no face, too few, or one too small or cut off; NoDetectorError
-    where OpenCV is needed and not there.
+    Raises ValueError, which names the photo, if there is no face, too few, or one too small or cut off; NoDetectorError
+    if OpenCV is needed but missing.
     """
     framing = framing or Framing()
     framing.check()
@@ -107,11 +108,11 @@ def prepare_faces(
     if masks is not None:
         heads = masks_of_photos(masks, [tuple(photo.shape[:2]) for photo in photos])
     found = None if boxes is None else _checked_boxes(boxes, len(photos))
-    work = _Work(framing, opencv())
+    framer = _Framer(framing, opencv())
     prepared = []
     for index, photo in enumerate(photos):
         try:
-            prepared.append(work.prepare(photo, heads[index], None if found is None else found[index]))
+            prepared.append(framer.prepare(photo, heads[index], None if found is None else found[index]))
         except ValueError as error:
             if len(photos) > 1:
                 error.args = (f"Photo {index + 1} of {len(photos)}: {error}",)  # the same error, with its subject
@@ -123,12 +124,11 @@ def prepare_faces(
 
 
 @dataclass
-class _Work:
-    """One photo after the other, with one detector for all, loaded when it is first needed."""
+class _Framer:
+    """Frames one photo after the other. `cv` is OpenCV's module, or None."""
 
     framing: Framing
     cv: Any
-    detectors: list[FaceDetector] = field(default_factory=list)
 
     def prepare(
         self, photo: Tensor, head: Tensor | None, boxes: Sequence[Box] | None
@@ -157,7 +157,7 @@ class _Work:
         return frame_by_hand(height, width, self.framing.x, self.framing.y, self.framing.side, self.framing.roll)
 
     def _find(self, photo: Tensor) -> tuple[Frame, str]:
-        faces = self._detector().find(_bytes(photo))
+        faces = self._detector.find(_bytes(photo))
         height, width = photo.shape[:2]
         if not faces:
             raise InputError(
@@ -179,7 +179,7 @@ class _Work:
         frame = frame_of_box(left, top, width, height)
         if self.framing.straighten:
             try:
-                detector = self._detector()
+                detector = self._detector
             except NoDetectorError:
                 return frame, f"{note}, not straightened without OpenCV 4"
             # The cascade's own box for such a face, see framing.py.
@@ -212,7 +212,7 @@ class _Work:
         return faces[self.framing.face - 1]
 
     def _checked(self, frame: Frame, height: int, width: int) -> str:
-        """What is to be said of a frame on a photo of this size. Raises ValueError where it is of no use."""
+        """The note on a frame on a photo of this size. Raises ValueError if the frame cannot be used."""
         enlarged = self.framing.resolution / frame.side
         lost = 1 - share_inside(frame, height, width, middle=HEAD_PART)
         if self.framing.by_hand:
@@ -239,10 +239,10 @@ class _Work:
         around = 1 - share_inside(frame, height, width)
         return note + (f", {around:.0%} of the frame is outside of the photo and not learned" if around > 0.01 else "")
 
+    @cached_property
     def _detector(self) -> FaceDetector:
-        if not self.detectors:
-            self.detectors.append(FaceDetector())
-        return self.detectors[0]
+        """Loaded when it is first needed, for all photos. Raises NoDetectorError."""
+        return FaceDetector()
 
 
 def _which(number: int, count: int) -> str:

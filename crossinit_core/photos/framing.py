@@ -53,7 +53,7 @@ class Frame:
 
 
 def frame_of_face(face: Face, straighten: bool = True) -> Frame:
-    """The frame of a face that was found; turned with the head where `straighten` is on."""
+    """The frame of a face that was found; turned with the head if `straighten` is on."""
     roll = face.roll if straighten else 0.0
     if face.eyes is None:
         return _above(face.x, face.y, roll, CENTRE_ABOVE_CASCADE * face.width, CASCADE_BOXES * face.width)
@@ -75,7 +75,7 @@ def frame_of_box(left: float, top: float, width: float, height: float) -> Frame:
 
 
 def frame_of_mask(mask: Tensor) -> Frame | None:
-    """The frame of a head (H, W) that is white on a mask with its hair; None where nothing is white."""
+    """The frame of a head (H, W) that is white on a mask with its hair; None if nothing is white."""
     rows, columns = (mask > 0.5).nonzero(as_tuple=True)
     if not len(rows):
         return None

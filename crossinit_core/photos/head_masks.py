@@ -1,6 +1,6 @@
 """Soft masks of the head, face and hair, on a picture that is framed like a CelebA-HQ portrait.
 
-A head's place in such a frame is known, so the mask starts as an ellipse. Where OpenCV is there, GrabCut (Rother,
+A head's place in such a frame is known, so the mask starts as an ellipse. If OpenCV is installed, GrabCut (Rother,
 Kolmogorov and Blake, SIGGRAPH 2004) then finds out what of the ellipse is background, and what hair is beyond it.
 """
 

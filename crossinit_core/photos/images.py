@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 SMALLEST_PHOTO = 64
 OVERSHOOT = 0.3
-"""How far beyond 0..1 values are cut off without a word: bicubic and Lanczos resizing leave such behind."""
+"""Values up to this far outside of 0..1 are cut off silently: bicubic and Lanczos resizing leave them behind."""
 RESOLUTION_STEP = 64
 RESOLUTION_RANGE = (64, 1024)
 
@@ -27,7 +27,7 @@ RESOLUTION_RANGE = (64, 1024)
 def load_photo(path: str | Path) -> Tensor:
     """A photo file as (1, H, W, 3) float32 in 0..1, turned upright by its EXIF orientation.
 
-    Transparent parts become white. Raises FileNotFoundError, or ValueError where Pillow cannot read it.
+    Transparent parts become white. Raises FileNotFoundError, or ValueError if Pillow cannot read it.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,7 +60,7 @@ _TURNS = {
 def _upright(photo: Image.Image) -> Image.Image:
     """A photo as its EXIF orientation wants it seen.
 
-    Pillow's `exif_transpose` writes all of EXIF anew as well, and fails where any tag of it is malformed.
+    Pillow's `exif_transpose` also writes all of EXIF anew, and fails if any of its tags is malformed.
     """
     photo.load()  # a TIFF is turned by this already, and then says so
     try:
@@ -74,7 +74,7 @@ def _upright(photo: Image.Image) -> Image.Image:
 def as_rgb(images: Tensor) -> Tensor:
     """(N, H, W, C) pictures in 0..1 with C = 1 (grey), 3 (RGB) or 4 (RGBA) -> (N, H, W, 3) float32 on the CPU.
 
-    Grey is repeated, transparency is laid on white. Raises ValueError for what is no picture in 0..1:
+    Grey is repeated, transparency is laid on white. Raises ValueError for what is not a picture in 0..1:
     wrong shape, an empty batch, NaN, values out of range, or a side below 64 px.
     """
     if not isinstance(images, Tensor) or images.ndim != 4:
@@ -91,7 +91,7 @@ def as_rgb(images: Tensor) -> Tensor:
             "to show a face. Use a larger photo."
         )
     images = images.detach().to("cpu", torch.float32, copy=True)
-    low, high = map(float, torch.aminmax(images))  # which are not numbers where any pixel is none
+    low, high = map(float, torch.aminmax(images))  # not numbers if any pixel is not a number
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError("The photo holds pixels that are not numbers (NaN or infinite).", "photo")
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
@@ -127,7 +127,7 @@ def latent_masks(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tuple[i
 
     `masks` is a batch (N, H, W), or a sequence of such batches; one mask serves every photo.
     `photo_sizes` has the (height, width) of each photo: a mask of another size is stretched to its photo
-    first, then goes through the same crop. Raises ValueError where counts differ or a mask is empty.
+    first, then goes through the same crop. Raises ValueError if counts differ or a mask is empty.
     """
     fitted = []
     for index, mask in enumerate(masks_of_photos(masks, photo_sizes), start=1):
@@ -141,7 +141,7 @@ def latent_masks(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tuple[i
 def masks_of_photos(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """One mask (H, W) float32 in 0..1 for each photo, stretched to the photo's (height, width) where they differ.
 
-    `masks` is a batch (N, H, W), or a sequence of such batches; one mask serves every photo. Raises ValueError where
+    `masks` is a batch (N, H, W), or a sequence of such batches; one mask serves every photo. Raises ValueError if
     their number is neither one nor that of the photos.
     """
     flat = [mask for batch in ([masks] if isinstance(masks, Tensor) else masks) for mask in _mask_batch(batch)]
@@ -161,7 +161,7 @@ def masks_of_photos(masks: Tensor | Sequence[Tensor], photo_sizes: Sequence[tupl
 
 
 def check_resolution(resolution: int) -> None:
-    """Raises ValueError where the resolution is not a multiple of 64 in 64..1024."""
+    """Raises ValueError if the resolution is not a multiple of 64 in 64..1024."""
     low, high = RESOLUTION_RANGE
     if not low <= resolution <= high or resolution % RESOLUTION_STEP:
         raise ValueError(

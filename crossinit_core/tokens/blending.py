@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from ..angles import angles_of_units
 from ..errors import InputError
 from ..families import describe_width
-from ..learning.provenance import START_NORM, listed
 from .learned_token import LearnedToken, suggest_token_name
+from .metadata import BLEND, COSINE, DISTANCE, NORM, RESCALED, START_NORM, listed, numbers
 
 ARC = "arc"
 LINE = "line"
 METHODS = (ARC, LINE)
 
-_OF_THE_VECTORS = ("crossinit.norm", "crossinit.distance", "crossinit.cosine")
+_OF_THE_VECTORS = (NORM, DISTANCE, COSINE)
+"""What a blend does not share with the tokens that it was made of."""
 
 
 def blend_tokens(
@@ -28,7 +28,7 @@ def blend_tokens(
     `arc`: the direction goes along the great circle from a to b at a steady angle (Shoemake, "Animating rotation with
     quaternion curves", SIGGRAPH 1985), the norm from |a| to |b| in a straight line.
     `name` is by default both names with a `-` between. The metadata keeps what is true of both.
-    Raises ValueError where the tokens do not fit each other, or for a weight out of 0..1.
+    Raises ValueError if the tokens do not fit each other, or for a weight out of 0..1.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"The weight is {weight}, but must be from 0 (the first token) to 1 (the second).")
@@ -59,8 +59,8 @@ def blend_tokens(
         first.base,
         shared
         | {
-            "crossinit.norm": listed(vectors.norm(dim=1)),
-            "crossinit.blend": f"{1 - weight:g} {first.name} + {weight:g} {second.name} ({method})",
+            NORM: listed(vectors.norm(dim=1)),
+            BLEND: f"{1 - weight:g} {first.name} + {weight:g} {second.name} ({method})",
         },
     )
 
@@ -72,7 +72,7 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
     the authors of Cross Initialization, 2025) does with all of its vectors; CoRe (AAAI 2025) says why: vectors that have
     become long drown the rest of the prompt.
     `start` is v0 (K, d); without it the norms count that the token's file records.
-    Raises ValueError where neither is known, or where they do not fit.
+    Raises ValueError if neither is known, or if they do not fit.
     """
     if not 0 <= amount <= 1:
         raise ValueError(f"The amount is {amount}, but must be from 0 (as it is) to 1 (as long as its start).")
@@ -98,7 +98,7 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
         if float(now.min()) == 0:
             raise ValueError(f"A vector of '{token.name}' is zero, which has no direction to keep.")
         vectors = token.vectors * (torch.lerp(now, norms, amount) / now)[:, None]
-    kept = {key: value for key, value in token.metadata.items() if key not in ("crossinit.norm", "crossinit.distance")}
+    kept = {key: value for key, value in token.metadata.items() if key not in (NORM, DISTANCE)}
     return LearnedToken(
         vectors,
         token.name,
@@ -106,8 +106,8 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
         kept
         | {
             START_NORM: listed(norms),
-            "crossinit.norm": listed(vectors.norm(dim=1)),
-            "crossinit.rescaled": f"{amount:g} of the way from {listed(now)} to {listed(norms)}",
+            NORM: listed(vectors.norm(dim=1)),
+            RESCALED: f"{amount:g} of the way from {listed(now)} to {listed(norms)}",
         },
     )
 
@@ -120,7 +120,7 @@ def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
         )
     # In double precision: the angle of nearly equal directions is lost in single.
     u, v = (a / lengths[0]).double(), (b / lengths[1]).double()
-    angle = torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True)) * 2
+    angle = angles_of_units(u, v)[:, None]
     if float(angle.max()) > 3.1:
         raise InputError(
             "Vectors of the tokens are opposite: no arc leads from one to the other, but a straight line does.", "arc"
@@ -133,12 +133,9 @@ def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
 
 
 def _recorded_norms(token: LearnedToken) -> Tensor | None:
-    """The norms of its start that a token's metadata records; None where they are not there or make no sense."""
-    try:
-        norms = torch.tensor([float(value) for value in token.metadata.get(START_NORM, "").split()])
-    except ValueError:
-        return None
-    good = len(norms) == len(token.vectors) and bool(torch.isfinite(norms).all()) and float(norms.min()) > 0
+    """The norms (K,) of its start that a token's metadata records; None if they are missing or cannot be norms."""
+    norms = torch.tensor(numbers(token.metadata, START_NORM, len(token.vectors)))
+    good = len(norms) and bool(torch.isfinite(norms).all()) and float(norms.min()) > 0
     return norms if good else None
 
 
@@ -146,5 +143,5 @@ def _family(token: LearnedToken) -> str:
     return f"{describe_width(token.width)} (width {token.width})"
 
 
-def _shape(vectors: Tensor | Sequence[Tensor]) -> str:
-    return " x ".join(str(size) for size in torch.as_tensor(vectors).shape)
+def _shape(vectors: Tensor) -> str:
+    return " x ".join(map(str, vectors.shape))

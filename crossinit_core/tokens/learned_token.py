@@ -1,4 +1,4 @@
-"""The LearnedToken value: vectors, name, base and provenance."""
+"""A learned token: its vectors, its name, the model family that it fits, and where it comes from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ..families import describe_width
+from ..families import CONTEXT_LENGTH, describe_width
+from ..files import is_windows_device
 from .history import History
 
-MOST_VECTORS_IN_A_FILE = 75
+MOST_VECTORS_IN_A_FILE = CONTEXT_LENGTH - 2
 """What fits between BOS and EOS; other tools write more vectors than this pack learns."""
 
 LONGEST_NAME = 100
@@ -21,11 +22,10 @@ LONGEST_NAME_IN_BYTES = 200
 """File systems allow 255 bytes, of which a suffix and the mark of a temporary file take some."""
 
 _FORBIDDEN = re.compile(r"[\s,:;()<>\[\]{}\\/|?*\"'\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
 def check_token_name(name: str) -> str:
-    """The name itself where it can stand in a prompt and in a file name on every system.
+    """The name itself, if it can stand in a prompt and in a file name on every system.
 
     Raises ValueError with the reason and a name that would do.
     """
@@ -59,11 +59,6 @@ def suggest_token_name(text: str) -> str:
     return name[:LONGEST_NAME].encode()[:LONGEST_NAME_IN_BYTES].decode(errors="ignore").rstrip("-.")
 
 
-def is_windows_device(name: str) -> bool:
-    """Whether Windows would take the name for a device, with any ending: `con`, `LPT1.png`."""
-    return name.split(".")[0].lower() in _WINDOWS_DEVICES
-
-
 @dataclass(frozen=True, eq=False)
 class LearnedToken:
     """A person as K word vectors.
@@ -73,7 +68,7 @@ class LearnedToken:
     `modelspec.*` and `crossinit.*` as written to safetensors files. `history` is there for a token that was just learned;
     files do not keep it.
 
-    Raises ValueError where the vectors are not K finite rows or the name cannot stand in a prompt.
+    Raises ValueError if the vectors are not K finite rows or the name cannot stand in a prompt.
     """
 
     vectors: Tensor
@@ -112,7 +107,7 @@ class LearnedToken:
         return replace(self, name=name)
 
     def check_fits(self, width: int) -> None:
-        """Raises ValueError where a text encoder of this width cannot use the token."""
+        """Raises ValueError if a text encoder of this width cannot use the token."""
         if width != self.width:
             raise ValueError(
                 f"CLIP has width {width} ({describe_width(width)}), but the token '{self.name}' was learned on width "

@@ -1,16 +1,17 @@
-"""What is known of a token, as text: from its vectors, its metadata, and its history where it has one."""
+"""What is known of a token, as text and as numbers for charts: from its vectors, its metadata, and its history if it has one."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ..angles import angle_of_cosine
 from ..families import describe_width
-from ..learning.provenance import START_NORM
+from . import metadata
 from .history import History
 from .learned_token import LearnedToken
 
@@ -33,7 +34,9 @@ def labels(tokens: Sequence[LearnedToken]) -> list[str]:
     """A name for each token; those that share one get a number and how they were initialized."""
     counts = Counter(token.name for token in tokens)
     return [
-        token.name if counts[token.name] == 1 else f"{number}: {initialization(token) or token.name}"
+        token.name
+        if counts[token.name] == 1
+        else f"{number}: {metadata.initialization_of(token.metadata) or token.name}"
         for number, token in enumerate(tokens, start=1)
     ]
 
@@ -53,18 +56,11 @@ def headline(token: LearnedToken) -> str:
 
 def family(token: LearnedToken) -> str:
     """The checkpoint that a token was learned on, or its kind."""
-    return token.metadata.get("crossinit.checkpoint") or describe_width(token.width)
-
-
-def initialization(token: LearnedToken) -> str:
-    """`cross initialization from names`; an empty string where the metadata does not say."""
-    words = token.metadata.get("crossinit.words")
-    start = token.metadata.get("crossinit.initialization", "")
-    return f"{start.removesuffix(' words')} '{words}'" if start and words else start
+    return token.metadata.get(metadata.CHECKPOINT) or describe_width(token.width)
 
 
 def smoothing_window(steps: int) -> int:
-    """Over how many steps a loss is averaged so that one sees where it goes: a tenth of the run, an odd number."""
+    """Over how many steps a loss is averaged so that its trend shows: a tenth of the run, an odd number."""
     return max(1, steps // 10) | 1
 
 
@@ -77,21 +73,11 @@ def smoothed(values: Sequence[float], window: int) -> NDArray[np.float64]:
     return total[middle] / count[middle]
 
 
-def numbers(token: LearnedToken, key: str) -> list[float]:
-    """What the metadata says for each vector; an empty list where it says nothing, or no number for each of them."""
-    try:
-        values = [float(value) for value in token.metadata.get(key, "").split()]
-    except ValueError:
-        return []
-    return values if len(values) == len(token.vectors) and all(map(math.isfinite, values)) else []
-
-
 def steps_taken(token: LearnedToken) -> int | None:
-    """After how many steps the token was taken; None where nothing says."""
+    """After how many steps the token was taken; None if it is not recorded."""
     if token.history:
         return len(token.history.losses)
-    recorded = token.metadata.get("crossinit.steps", "")
-    return int(recorded) if recorded.isdecimal() else None
+    return metadata.steps_of(token.metadata)
 
 
 def vocabulary_of(tokens: Sequence[LearnedToken], otherwise: Sequence[float] = ()) -> Sequence[float]:
@@ -100,26 +86,24 @@ def vocabulary_of(tokens: Sequence[LearnedToken], otherwise: Sequence[float] = (
 
 
 def start_norms(token: LearnedToken) -> list[float]:
-    """|v0| of each vector, where it is known."""
-    return numbers(token, START_NORM)
+    """|v0| of each vector; an empty list if it is not known."""
+    return metadata.numbers(token.metadata, metadata.START_NORM, len(token.vectors))
 
 
 def end_distances(token: LearnedToken) -> list[float]:
-    """|v - v0| of each vector, where it is known."""
-    return numbers(token, "crossinit.distance")
+    """|v - v0| of each vector; an empty list if it is not known."""
+    return metadata.numbers(token.metadata, metadata.DISTANCE, len(token.vectors))
 
 
 def end_angles(token: LearnedToken) -> list[float]:
-    """The angle between v and v0 in degrees for each vector, where it is known."""
-    return [math.degrees(math.acos(min(1.0, max(-1.0, cosine)))) for cosine in numbers(token, "crossinit.cosine")]
+    """The angle between v and v0 in degrees for each vector; an empty list if it is not known."""
+    cosines = metadata.numbers(token.metadata, metadata.COSINE, len(token.vectors))
+    return [angle_of_cosine(cosine) for cosine in cosines]
 
 
-def regularization(token: LearnedToken) -> float | None:
-    """lambda; None where nothing says."""
-    try:
-        return float(token.metadata["crossinit.lambda"])
-    except (KeyError, ValueError):
-        return None
+def describe_norms(vectors: Tensor, digits: int = 1) -> str:
+    """|v| of each vector of (K, d), for people: `30.1, 29.9`."""
+    return _listed(vectors.norm(dim=1).tolist(), f"{{:.{digits}f}}")
 
 
 def _facts(token: LearnedToken, vocabulary_norms: Sequence[float]) -> list[tuple[str, str]]:
@@ -128,21 +112,21 @@ def _facts(token: LearnedToken, vocabulary_norms: Sequence[float]) -> list[tuple
     facts = [("what", f"{many} of width {token.width}, learned on {family(token)}")]
     settings = {
         "steps": None if (steps := steps_taken(token)) is None else str(steps),
-        "learning rate": known.get("crossinit.learning_rate"),
-        "batch": known.get("crossinit.batch_size"),
-        "lambda": known.get("crossinit.lambda"),
-        "seed": known.get("crossinit.seed"),
-        "precision": known.get("crossinit.precision"),
+        "learning rate": known.get(metadata.LEARNING_RATE),
+        "batch": known.get(metadata.BATCH_SIZE),
+        "lambda": known.get(metadata.LAMBDA),
+        "seed": known.get(metadata.SEED),
+        "precision": known.get(metadata.PRECISION),
     }
     facts.append(("settings", ", ".join(f"{name} {value}" for name, value in settings.items() if value)))
-    facts.append(("start", initialization(token)))
-    for name, key in (("blend", "crossinit.blend"), ("rescaled", "crossinit.rescaled")):
+    facts.append(("start", metadata.initialization_of(known)))
+    for name, key in (("blend", metadata.BLEND), ("rescaled", metadata.RESCALED)):
         facts.append((name, known.get(key, "")))
     if history:
-        facts += _course(history, regularization(token))
+        facts += _course(history, metadata.lambda_of(known))
     facts.append(("distance from the start", _listed(end_distances(token), "{:.2f}")))
     facts.append(("angle from the start", _listed(end_angles(token), "{:.0f}°")))
-    norms = _listed(token.vectors.norm(dim=1).tolist(), "{:.2f}")
+    norms = describe_norms(token.vectors, 2)
     start = _listed(start_norms(token), "{:.2f}")
     facts.append(("norm", f"{norms}, at the start {start}" if start else norms))
     if vocabulary := vocabulary_of([token], vocabulary_norms):
@@ -155,18 +139,18 @@ def _facts(token: LearnedToken, vocabulary_norms: Sequence[float]) -> list[tuple
     return [(name, value) for name, value in facts if value]
 
 
-def _course(history: History, weight: float | None) -> list[tuple[str, str]]:
+def _course(history: History, lambda_: float | None) -> list[tuple[str, str]]:
     window = smoothing_window(len(history.losses))
     course = smoothed(history.losses, window)
     facts = [("loss", f"{course[0]:.4f} at first, {course[-1]:.4f} at last (means of up to {window} steps)")]
-    if weight is not None:
-        facts.append(("regularizer", f"{weight * history.distances[-1]:.3g} at last (lambda times the distance)"))
+    if lambda_ is not None:
+        facts.append(("regularizer", f"{lambda_ * history.distances[-1]:.3g} at last (lambda times the distance)"))
     facts.append(("time", f"{history.seconds:.1f} s"))
     if history.resumed_from:
         facts.append(("resumed", f"the first {history.resumed_from} steps came from a resume file, without pictures"))
     if history.samples:
-        drawn = ", ".join(str(picture.step) for picture in history.samples)
-        facts.append(("samples", f"'{history.sample_prompt}' after steps {drawn}"))
+        steps = ", ".join(str(picture.step) for picture in history.samples)
+        facts.append(("samples", f"'{history.sample_prompt}' after steps {steps}"))
     return facts
 
 

@@ -1,4 +1,4 @@
-"""The charts of a report, each drawn into axes of matplotlib's: all tokens in one, told apart by colour and dashes."""
+"""The charts of a report, each drawn into axes of matplotlib: all tokens in the same axes, told apart by colour and dashes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from ..prompts import MAX_VECTORS
 from .history import History
 from .learned_token import LearnedToken
+from .metadata import lambda_of
 from .report import (
     end_angles,
     end_distances,
-    regularization,
     smoothed,
     smoothing_window,
     start_norms,
@@ -102,10 +102,10 @@ def regularizer(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Se
     axes.set_ylabel("λ · mean distance")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     axes.yaxis.get_offset_text().set(x=1, horizontalalignment="right")
-    known = [token for token in tokens if regularization(token) is not None]
+    known = [token for token in tokens if lambda_of(token.metadata) is not None]
 
     def weighted(values: Sequence[float], token: LearnedToken) -> list[float]:
-        return [(regularization(token) or 0.0) * value for value in values]
+        return [(lambda_of(token.metadata) or 0.0) * value for value in values]
 
     _course(
         axes,
@@ -116,7 +116,7 @@ def regularizer(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Se
 
 
 def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float]) -> None:
-    """|v| of every vector, |v0| where it is known, and where the vocabulary's words lie."""
+    """|v| of every vector, |v0| if it is known, and the range of the vocabulary's words."""
     axes.set_title("Length of the vectors")
     axes.set_ylabel("norm")
     axes.grid(False, axis="x")
@@ -168,27 +168,27 @@ def _course(
     values: Callable[[History, LearnedToken], Sequence[float]],
     end: Callable[[LearnedToken], Sequence[float]],
 ) -> None:
-    """A line against steps where there is a history, else a mark at the end where the metadata knows it."""
-    drawn = False
+    """A line against steps if there is a history, else a mark at the end if the metadata records it."""
+    known = False
     for number, token in enumerate(tokens):
         if token is None:
             continue
         if token.history:
             course = values(token.history, token)
             axes.plot(np.arange(len(course)), course, **look(number))
-            drawn = True
-        elif (known := end(token)) and (steps := steps_taken(token)) is not None:
-            axes.plot(steps, float(np.mean(known)), "D", color=look(number)["color"])
-            drawn = True
-    _against_steps(axes, drawn)
+            known = True
+        elif (ends := end(token)) and (steps := steps_taken(token)) is not None:
+            axes.plot(steps, float(np.mean(ends)), "D", color=look(number)["color"])
+            known = True
+    _against_steps(axes, known)
     axes.set_ylim(bottom=0)
 
 
-def _against_steps(axes: Axes, drawn: bool) -> None:
+def _against_steps(axes: Axes, known: bool) -> None:
     axes.set_xlabel("steps")
     axes.set_xlim(left=0)
     axes.margins(x=0.02)
-    if not drawn:
+    if not known:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.text(

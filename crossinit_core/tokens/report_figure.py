@@ -1,6 +1,6 @@
 """A report as a picture: charts with all tokens in the same axes, and strips of pictures below them.
 
-Needs matplotlib, of which it takes figures alone: `pyplot` would keep state in the process.
+Needs matplotlib, and uses only its figures: `pyplot` would keep state in the process.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import report_charts as charts
-from .history import Picture
 from .learned_token import LearnedToken
 from .report import NO_HISTORY, headline, labels
+from .small_pictures import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def draw_report(tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float
     """A picture (H, 1440, 3) of how tokens were learned.
 
     `vocabulary_norms` are percentiles as in `History`, for tokens that have no history of their own.
-    Raises ValueError where there is no token, and NoMatplotlibError where matplotlib is not installed.
+    Raises ValueError if there is no token, and NoMatplotlibError if matplotlib is not installed.
     """
     if not tokens:
         raise InputError("There is no token to report on, but at least one is needed.", "tokens")
@@ -121,15 +121,15 @@ def _rows(token: LearnedToken) -> list[_Row]:
     if not history:
         return []
     seen = [(picture.pixels, f"step {picture.step}") for picture in history.previews]
-    drawn = [(picture.pixels, f"step {picture.step}") for picture in history.samples]
+    sampled = [(picture.pixels, f"step {picture.step}") for picture in history.samples]
     photo = [(_collage(history.photos), "photo" if len(history.photos) == 1 else "photos")] if history.photos else []
     rows = []
-    if seen or (photo and not drawn):
+    if seen or (photo and not sampled):
         title = "The photo, and what the model made of it at single steps, out of more or less noise"
         rows.append(_Row(title if seen else "The photo", photo + seen))
         photo = []
-    if drawn:
-        rows.append(_Row(f"Drawn while it was learned: “{history.sample_prompt}”", photo + drawn))
+    if sampled:
+        rows.append(_Row(f"Drawn while it was learned: “{history.sample_prompt}”", photo + sampled))
     return rows
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..families import base_of_width
 from ..files import write_atomically
 from .learned_token import LearnedToken, suggest_token_name
+from .metadata import BASE, CHECKPOINT, steps_of
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
 
@@ -34,7 +35,7 @@ _NAMED_PARAMETERS = ("emb_params", "emp_params", "clip_h", "clip_l")
 def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedToken:
     """A token from a file in any format that textual inversion tools write.
 
-    The token's name is `name` where given, else the one in the file, else the file's own.
+    The token's name is `name` if given, else the one in the file, else the file's own.
     Raises FileNotFoundError, or ValueError that says which file, which key and why.
     """
     path = Path(path)
@@ -50,7 +51,7 @@ def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedT
         return LearnedToken(
             vectors=vectors,
             name=name or suggest_token_name(stored_name or path.stem),
-            base=metadata.get("crossinit.base") or base_of_width(vectors.shape[-1]),
+            base=metadata.get(BASE) or base_of_width(vectors.shape[-1]),
             metadata=metadata,
         )
     except ValueError as error:
@@ -73,9 +74,9 @@ def save_learned_token(token: LearnedToken, path: str | Path) -> Path:
             "string_to_token": {"*": 265},
             "string_to_param": {"*": token.vectors},
             "name": token.name,
-            "step": int(steps) if (steps := token.metadata.get("crossinit.steps", "")).isdecimal() else 0,
+            "step": steps_of(token.metadata) or 0,
             "sd_checkpoint": None,
-            "sd_checkpoint_name": token.metadata.get("crossinit.checkpoint") or None,
+            "sd_checkpoint_name": token.metadata.get(CHECKPOINT) or None,
             "crossinit": json.dumps(dict(token.metadata)),
         }
         write_atomically(path, _pickled(content))
@@ -131,7 +132,7 @@ def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, 
         raise ValueError(f"'{file}' holds a {type(content).__name__}, but a token file holds tensors by name.")
     if "string_to_param" in content:
         parameters = content["string_to_param"]
-        # Where an older torch wrote a ParameterDict, its values() does not know of them.
+        # The values() of a ParameterDict that an older torch wrote are empty.
         parameters = getattr(parameters, "_parameters", parameters)
         found = [value for value in getattr(parameters, "values", list)() if isinstance(value, Tensor)]
         name = content.get("name")
@@ -166,7 +167,7 @@ def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, 
 
 
 def _stored_metadata(stored: object) -> dict[str, str]:
-    """What `save_learned_token` put into a `.pt` file; nothing where another tool wrote something else there."""
+    """What `save_learned_token` put into a `.pt` file; nothing if another tool wrote something else there."""
     try:
         content = json.loads(stored) if isinstance(stored, str) else {}
     except json.JSONDecodeError:

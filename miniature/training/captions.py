@@ -47,7 +47,7 @@ def caption(scene: Scene, names: Sequence[str | None], rng: np.random.Generator)
 
     `names` has one entry a person, from left to right; None is somebody without a name. Everything in which the
     scene differs from a plain portrait is said. A neutral expression, a t-shirt and the colours of clothes and of
-    a plain background are said now and then, and only where they are so; pose is not said.
+    a plain background are said now and then, and only if they are so; pose is not said.
     """
     several = len(names) > 1
     mood = scene.expression
@@ -220,5 +220,5 @@ PROMPTS: tuple[Prompt, ...] = (
 """The paper's 20 prompts in the drawn world, in the paper's order.
 
 Puzzled becomes surprised; LEGO, fighter jet and backpack become things that can be worn and places; what the two do
-together becomes where they are; fauvism, cave mural, pointillism and latte art become the styles that we can draw.
+together becomes where they are; fauvism, cave mural, pointillism and latte art become the styles that the painter has.
 """

@@ -18,22 +18,25 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from crossinit_core.families import CONTEXT_LENGTH
+from crossinit_core.models.compact_folder import BOS, EOS, PAD, VOCABULARY
 
 from ..world.identity import VECTOR_SIZE, Identity, random_identity
 from ..world.painter import paint
 from ..world.scene import ATTRIBUTES, PLACES, Scene, plain_scene, random_scene
 from .captions import caption, posed, training_caption
-from .population import COMPANION_SHARE, Sample, World, load_world
+from .population import COMPANION_SHARE, Example, World, load_world
 
 HELD_OUT_SHARDS = 4
 STAND_IN = "Qxzq"
 """Stands for a person without a name while a caption is made; its tokens become placeholders."""
 
-FIRST_PLACEHOLDER = 49408
+FIRST_PLACEHOLDER = VOCABULARY
 MOST_PLACEHOLDERS = 3
 UNKNOWN = FIRST_PLACEHOLDER + MOST_PLACEHOLDERS * (MOST_PLACEHOLDERS + 1) // 2
 """Ids above the vocabulary: K placeholders of a person start at `FIRST_PLACEHOLDER` + K (K - 1) / 2; then a word that
@@ -47,19 +50,12 @@ class Mixture:
     """What the pool holds: `virtual` is the share of people known by vectors that a linear map gives for their face.
 
     Names alone are 792 points. Learning a new face is a search between the points, so the encoder also sees vectors
-    there. The rest is `World.sample`.
+    there. The rest is `World.random_example`.
     """
 
     seed: int = 0
     virtual: float = 0.25
     shard_size: int = 512
-
-
-class Example(NamedTuple):
-    """A sample and how many placeholders stand for its first person (0: none)."""
-
-    sample: Sample
-    placeholders: int
 
 
 def reserved(name: str, scene: Scene) -> bool:
@@ -71,13 +67,13 @@ def reserved(name: str, scene: Scene) -> bool:
     return hashlib.sha256("|".join((name, *what)).encode()).digest()[0] < 16
 
 
-def draw(world: World, names: dict[Identity, str], rng: np.random.Generator, mixture: Mixture) -> Example:
-    """One example of the training mixture; none that is `reserved`."""
+def random_example(world: World, names: dict[Identity, str], rng: np.random.Generator, mixture: Mixture) -> Example:
+    """One example of the mixture, people without a name included; none that is `reserved`."""
     while True:
         virtual = rng.random() < mixture.virtual
-        example = _virtual(world, rng) if virtual else Example(world.sample(rng), 0)
-        people = [names.get(who) for who in example.sample.identities]
-        if not any(name and reserved(name, example.sample.scene) for name in people):
+        example = _virtual(world, rng) if virtual else world.random_example(rng)
+        people = [names.get(who) for who in example.identities]
+        if not any(name and reserved(name, example.scene) for name in people):
             return example
 
 
@@ -85,18 +81,18 @@ def _virtual(world: World, rng: np.random.Generator) -> Example:
     who, placeholders = random_identity(rng), int(rng.choice(MOST_PLACEHOLDERS, p=(0.15, 0.7, 0.15))) + 1
     if rng.random() < 0.5:
         text = training_caption((STAND_IN,), rng)
-        return Example(Sample((who,), posed(plain_scene(rng), text), text), placeholders)
+        return Example((who,), posed(plain_scene(rng), text), text, placeholders)
     if rng.random() < COMPANION_SHARE:
         other = world.names[int(rng.integers(len(world.names)))]
         scene = random_scene(rng, companion=True)
-        return Example(Sample((who, world.people[other]), scene, caption(scene, (STAND_IN, other), rng)), placeholders)
+        return Example((who, world.people[other]), scene, caption(scene, (STAND_IN, other), rng), placeholders)
     scene = random_scene(rng)
-    return Example(Sample((who,), scene, caption(scene, (STAND_IN,), rng)), placeholders)
+    return Example((who,), scene, caption(scene, (STAND_IN,), rng), placeholders)
 
 
 def _nameless(world: World, rng: np.random.Generator) -> Example:
-    sample = world.sample(rng)
-    return Example(sample._replace(identities=tuple(random_identity(rng) for _ in sample.identities)), 0)
+    example = world.random_example(rng)
+    return example._replace(identities=tuple(random_identity(rng) for _ in example.identities))
 
 
 class Encoder:
@@ -120,8 +116,8 @@ class Encoder:
             ids[at : at + length] = range(first, first + placeholders)
         if rng is not None and rng.random() < UNKNOWN_SHARE:
             ids.insert(int(rng.integers(len(ids) + 1)), UNKNOWN)
-        ids = [49406, *ids[:75], 49407]
-        return np.array(ids + [0] * (77 - len(ids)), dtype=np.int32)
+        ids = [BOS, *ids[: CONTEXT_LENGTH - 2], EOS]
+        return np.array(ids + [PAD] * (CONTEXT_LENGTH - len(ids)), dtype=np.int32)
 
 
 Shard = dict[str, NDArray[Any]]
@@ -138,19 +134,19 @@ def paint_shard(index: int, world: World, encoder: Encoder, mixture: Mixture) ->
     count = mixture.shard_size
     shard: Shard = {
         "pictures": np.empty((count, 128, 128, 3), np.uint8),
-        "tokens": np.empty((count, 77), np.int32),
+        "tokens": np.empty((count, CONTEXT_LENGTH), np.int32),
         "vectors": np.empty((count, VECTOR_SIZE), np.float16),
         "labels": np.empty((count, len(ATTRIBUTES)), np.uint8),
         "random": np.empty((count,), np.bool_),
     }
     for i in range(count):
         held_out = index < HELD_OUT_SHARDS
-        sample, placeholders = _nameless(world, rng) if held_out else draw(world, names, rng, mixture)
-        shard["pictures"][i] = paint(sample.identities, sample.scene, int(rng.integers(2**31)))
-        shard["tokens"][i] = encoder.encode(sample.caption, placeholders, rng)
-        shard["vectors"][i] = sample.identities[0].to_vector()
-        shard["labels"][i] = list(sample.scene.labels().values())
-        shard["random"][i] = sample.identities[0] not in names
+        example = _nameless(world, rng) if held_out else random_example(world, names, rng, mixture)
+        shard["pictures"][i] = paint(example.identities, example.scene, int(rng.integers(2**31)))
+        shard["tokens"][i] = encoder.encode(example.caption, example.placeholders, rng)
+        shard["vectors"][i] = example.identities[0].to_vector()
+        shard["labels"][i] = list(example.scene.labels().values())
+        shard["random"][i] = example.identities[0] not in names
     return shard
 
 
@@ -158,7 +154,9 @@ MOST_WAITING = 96
 """Shards that may lie in the folder unread."""
 
 
-def work(folder: Path, worker: int, workers: int, shards: int, merges: Path, mixture: Mixture, parent: int) -> None:
+def paint_shards(
+    folder: Path, worker: int, workers: int, shards: int, merges: Path, mixture: Mixture, parent: int
+) -> None:
     """Paint every `workers`-th shard into `folder`, until all are painted or the trainer is gone."""
     from crossinit_core.models.compact_folder import load_tokenizer
 
@@ -221,9 +219,9 @@ class Painters:
                 time.sleep(0.05)
 
     def next(self, timeout: float = 0.0) -> tuple[int, Shard] | None:
-        """The number and content of a shard, or None where none is ready within `timeout` seconds.
+        """The number and content of a shard, or None if none is ready within `timeout` seconds.
 
-        Raises RuntimeError where nothing more will come because the workers failed.
+        Raises RuntimeError if all workers failed, so that nothing more will come.
         """
         try:
             return self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()
@@ -264,7 +262,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     if hasattr(os, "nice"):
         os.nice(10)
-    work(
+    paint_shards(
         given.folder, given.worker, given.workers, given.shards, given.merges,
         Mixture(given.seed, given.virtual, given.shard_size), given.parent,
     )  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crossinit_core.families import TIMESTEPS
 from crossinit_core.models.clip_text import encode_clip
 from crossinit_core.models.compact_folder import BOS, EOS, PAD, POSITIONS, VOCABULARY, build_modules
 
@@ -22,7 +23,7 @@ LATENT_SCALE = 0.18215
 
 SCHEDULER: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": TIMESTEPS,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -156,7 +157,7 @@ def bring_to_scale(vae: Any, mean: Tensor, std: Tensor) -> None:
 def alphas_cumprod(device: torch.device | str = "cpu") -> Tensor:
     """(1000,) float32: the product of 1 - beta for scaled-linear betas (Rombach et al., 2022)."""
     first, last = SCHEDULER["beta_start"] ** 0.5, SCHEDULER["beta_end"] ** 0.5
-    betas = torch.linspace(first, last, 1000, dtype=torch.float64) ** 2
+    betas = torch.linspace(first, last, TIMESTEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1.0 - betas, 0).float().to(device)
 
 
@@ -193,7 +194,7 @@ _PLACES = (
 def find_merges(folder: str | Path | None = None) -> Path:
     """CLIP's `merges.txt` (openai/CLIP, MIT licence): in `folder`, with the weights, or in ComfyUI.
 
-    Raises FileNotFoundError where there is none.
+    Raises FileNotFoundError if there is none.
     """
     places = (Path(folder),) if folder else _PLACES
     for place in places:

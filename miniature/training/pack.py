@@ -55,7 +55,7 @@ def export(
 
     used (V,) bool: the rows of the token table to keep. other_row (d,): what stands for the rest.
 
-    Raises ValueError where the files grow past the limits.
+    Raises ValueError if the files grow past the limits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}

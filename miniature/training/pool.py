@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossinit_core.families import CONTEXT_LENGTH
+
 from ..world.identity import VECTOR_SIZE
 from ..world.scene import ATTRIBUTES
 from .data import FIRST_PLACEHOLDER, HELD_OUT_SHARDS, UNKNOWN, Painters, Shard
@@ -25,7 +27,7 @@ class Pool:
         self.capacity, self.count, self.encoded = capacity, 0, 0
         self.columns = {
             "pictures": torch.empty(capacity, 128, 128, 3, dtype=torch.uint8, device=device),
-            "tokens": torch.empty(capacity, 77, dtype=torch.int32, device=device),
+            "tokens": torch.empty(capacity, CONTEXT_LENGTH, dtype=torch.int32, device=device),
             "vectors": torch.empty(capacity, VECTOR_SIZE, dtype=torch.float16, device=device),
             "labels": torch.empty(capacity, len(ATTRIBUTES), dtype=torch.uint8, device=device),
             "random": torch.empty(capacity, dtype=torch.bool, device=device),

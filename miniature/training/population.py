@@ -1,4 +1,4 @@
-"""Names with fixed identities, people who are kept for tests, and the mixture that training draws from."""
+"""The people of the drawn world and the mixture of examples that the miniature is trained on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from .captions import caption, posed, training_caption
 PLAIN_SHARE, UNNAMED_SHARE, COMPANION_SHARE = 0.45, 0.10, 0.22
 
 
-class Sample(NamedTuple):
-    """One training example: who (from left to right), what else, and the text."""
+class Example(NamedTuple):
+    """One training example: who (from left to right), what else, the text, and how many placeholders stand for its
+    first person (0: none)."""
 
     identities: tuple[Identity, ...]
     scene: Scene
     caption: str
+    placeholders: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,16 @@ class World:
         """Test person number `index`: `people.held_out_person`."""
         return held_out_person(index, self.vectors)
 
-    def sample(self, rng: np.random.Generator) -> Sample:
-        """One draw of the training mixture.
+    def random_example(self, rng: np.random.Generator) -> Example:
+        """One example of the training mixture.
 
         45 % plain portraits of a named person with a training template; 45 % named people in scenes with captions
         in the paper's prompt styles, 22 % of these with a second named person beside; 10 % random people without a
         name, half of them plain portraits and half of them scenes (of these, too, 22 % with two people).
         """
-        draw = rng.random()
-        unnamed = draw < UNNAMED_SHARE
-        plain = draw < UNNAMED_SHARE / 2 or (not unnamed and draw < UNNAMED_SHARE + PLAIN_SHARE)
+        chance = rng.random()
+        unnamed = chance < UNNAMED_SHARE
+        plain = chance < UNNAMED_SHARE / 2 or (not unnamed and chance < UNNAMED_SHARE + PLAIN_SHARE)
         count = 2 if not plain and rng.random() < COMPANION_SHARE else 1
         names: tuple[str | None, ...] = (None,) * count
         if unnamed:
@@ -64,9 +66,9 @@ class World:
             names, who = chosen, tuple(self.people[name] for name in chosen)
         if plain:
             text = training_caption(names, rng)
-            return Sample(who, posed(plain_scene(rng), text), text)
+            return Example(who, posed(plain_scene(rng), text), text)
         scene = random_scene(rng, companion=count == 2)
-        return Sample(who, scene, caption(scene, names, rng))
+        return Example(who, scene, caption(scene, names, rng))
 
 
 def load_world(path: str | Path | None = None) -> World:

@@ -1,17 +1,23 @@
-"""From contexts to pictures: DPM-Solver++ with classifier-free guidance.
+"""From prompts to pictures: DPM-Solver++ with classifier-free guidance.
 
-Written out, because diffusers' scheduler depends on how NumPy and PyTorch of the day convert arrays, and a run on a
-lent machine must not end over that.
+The solver is written out because diffusers' scheduler depends on how the installed NumPy and PyTorch convert arrays, and
+a training run must not end over that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .model import Parts, alphas_cumprod, decode
+from crossinit_core.families import TIMESTEPS
+
+from .data import Encoder
+from .model import LATENT_SCALE, Parts, alphas_cumprod, decode, encode_text, table, to_pixels
 
 
 def dpm_solver(predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
@@ -21,7 +27,7 @@ def dpm_solver(predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps
     is of first order and goes to the clean latents.
     """
     abar = alphas_cumprod().double()
-    timesteps = torch.linspace(999, 0, steps + 1)[:-1].round().long()
+    timesteps = torch.linspace(TIMESTEPS - 1, 0, steps + 1)[:-1].round().long()
     alphas, sigmas = abar[timesteps].sqrt().tolist(), (1 - abar[timesteps]).sqrt().tolist()
     log_snr = (abar[timesteps] / (1 - abar[timesteps])).sqrt().log().tolist()
     latents, before = noise, noise
@@ -72,3 +78,35 @@ def generate(
 
         pictures.append(decode(parts.vae, dpm_solver(predict, noise.to(text), steps)))
     return torch.cat(pictures)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A model with its tokenizer, the device that its networks are on, and how its pictures are sampled."""
+
+    parts: Parts
+    encoder: Encoder
+    device: torch.device
+    steps: int = 20
+    guidance: float = 3.0
+
+    @torch.no_grad()
+    def pictures(self, texts: Sequence[str], seed: int = 0, embeddings: Tensor | None = None) -> NDArray[np.uint8]:
+        """(N, 128, 128, 3) uint8 for prompts, or for ready token embeddings (N, 77, d)."""
+        rows = table(self.parts.text_encoder)
+        if embeddings is None:
+            ids = torch.from_numpy(np.stack([self.encoder.encode(text) for text in texts])).long().to(self.device)
+            embeddings = rows[ids]
+        nothing = rows[torch.from_numpy(self.encoder.encode("")).long().to(self.device)][None]
+        contexts = torch.cat([encode_text(self.parts.text_encoder, part) for part in embeddings.split(256)])
+        empty = encode_text(self.parts.text_encoder, nothing)
+        return generate(self.parts, contexts, empty, steps=self.steps, guidance=self.guidance, seed=seed).numpy()
+
+    @torch.no_grad()
+    def through_vae(self, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The pictures as the VAE gives them back."""
+        found = []
+        for part in torch.from_numpy(pictures).split(64):
+            mean = self.parts.vae.encode(to_pixels(part.to(self.device))).latent_dist.mean
+            found.append(decode(self.parts.vae, mean * LATENT_SCALE))
+        return torch.cat(found).numpy()

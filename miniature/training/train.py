@@ -3,240 +3,60 @@
     python -m miniature.training.train --minutes 22 --out FOLDER --device cuda
 
 Four phases share the minutes: the first judge (`features`), the VAE, both judges, and the text encoder with the UNet
-(`diffusion`); then the weights are written to FOLDER/model and judged. Painting goes on in other processes all the
-while. `--resume` continues from FOLDER/checkpoint.pt; minutes already used count.
+(`diffusion`); then the weights are written to FOLDER/model and judged. Meanwhile other processes paint the pictures.
+`--resume` continues from FOLDER/checkpoint.pt; minutes already used count.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import json
 import math
 import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from crossinit_core.models.compact_folder import load_tokenizer
-
-from . import pack, phases
-from .data import HELD_OUT_SHARDS, Encoder, Mixture, Painters
-from .judge import Judge, build_judges
-from .model import REAL, TOY, Parts, build, configurations, find_merges, parameter_count, table
-from .phases import UNTIL
-from .pool import ROW_NORM, Pool, VirtualPeople
-from .population import load_world
-
-Losses = dict[str, Tensor]
+from . import phases
+from .data import HELD_OUT_SHARDS, Mixture, Painters
+from .model import parameter_count, table
+from .trainer import UNTIL, Trainer
 
 
-class Average:
-    """An exponential moving average of a module's weights, in a copy of it."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self._source, self._decay = module, decay
-        self.module = copy.deepcopy(module).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        weight = 1.0 - min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.module.parameters()), list(self._source.parameters()), weight)
-
-
-class Training:
-    """Everything that a run holds; `phase` names what is being trained."""
-
-    def __init__(self, settings: argparse.Namespace) -> None:
-        self.settings, self.out = settings, Path(settings.out)
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.device = torch.device(settings.device)
-        self.started, self.used = settings.started, 0.0
-        self.sizes = TOY if settings.toy else REAL
-        self.configs = configurations(self.sizes)
-        self.world, self.merges = load_world(), find_merges(settings.tokenizer)
-        self.mixture = Mixture(settings.seed, settings.virtual, settings.shard_size)
-        self.encoder = Encoder(load_tokenizer(self.merges))
-        self.judges: list[Judge] = [judge.to(self.device) for judge in build_judges(self.sizes.judges)]
-        self.parts = build(self.configs)
-        for module in self.parts.modules().values():
-            module.to(self.device)
-        with torch.no_grad():
-            table(self.parts.text_encoder).renorm_(2, 0, ROW_NORM)
-        mean = torch.from_numpy(self.world.vectors.mean(0))
-        self.virtual = VirtualPeople(self.sizes.width, mean).to(self.device)
-        if self.device.type == "cuda" and not settings.nchw:
-            for module in (*self.judges, self.parts.vae, self.parts.unet):
-                module.to(memory_format=torch.channels_last)
-        self.averages = {name: Average(part, 0.999) for name, part in self._learned().items()}
-        self.pool = Pool(settings.pool, self.device)
-        self.phase, self.phase_began, self.step = "features", 0.0, 0
-        self.seen = torch.zeros(len(table(self.parts.text_encoder)), dtype=torch.bool)
-        self._optimizer_state: dict[str, Any] | None = None
-
-    def _learned(self) -> dict[str, nn.Module]:
-        return {**self.parts.modules(), "virtual": self.virtual}
-
-    def averaged(self) -> Parts:
-        return Parts(*(self.averages[name].module for name in ("text_encoder", "unet", "vae")))
-
-    # ---- time
-
-    def elapsed(self) -> float:
-        """Minutes of this run, earlier pieces of it included."""
-        return self.used + (time.time() - self.started) / 60
-
-    def progress(self) -> float:
-        """0..1 through the current phase, by the clock or by --max-steps, whichever is further."""
-        end = UNTIL[self.phase] * self.settings.minutes
-        by_clock = (self.elapsed() - self.phase_began) / max(end - self.phase_began, 1e-6)
-        by_steps = self.step / self.settings.max_steps if self.settings.max_steps else 0.0
-        return min(max(by_clock, by_steps), 1.0)
-
-    # ---- checkpoints and the log
-
-    def log(self, **values: Any) -> None:
-        line = {"minutes": round(self.elapsed(), 3), "phase": self.phase, "step": self.step, **values}
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        print(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()), flush=True)
-
-    def save(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        state = {
-            "phase": self.phase,
-            "began": self.phase_began,
-            "step": self.step,
-            "elapsed": self.elapsed(),
-            "sizes": asdict(self.sizes),
-            "seen": self.seen | self.pool.seen,
-            "judges": [judge.state_dict() for judge in self.judges],
-            "learned": {name: part.state_dict() for name, part in self._learned().items()},
-            "averages": {name: average.module.state_dict() for name, average in self.averages.items()},
-            "optimizer": optimizer.state_dict() if optimizer else None,
-        }
-        torch.save(state, self.out / "checkpoint.tmp")
-        (self.out / "checkpoint.tmp").replace(self.out / "checkpoint.pt")
-
-    def resume(self) -> None:
-        """Continue where the checkpoint of this folder stopped."""
-        path = self.out / "checkpoint.pt"
-        if not path.is_file():
-            raise FileNotFoundError(f"There is nothing to resume: '{path}' does not exist. Leave --resume out.")
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["sizes"] != asdict(self.sizes):
-            raise ValueError(f"'{path}' was trained at other sizes: {state['sizes']}, not {asdict(self.sizes)}.")
-        for judge, own in zip(self.judges, state["judges"], strict=True):
-            judge.load_state_dict(own)
-        for name, part in self._learned().items():
-            part.load_state_dict(state["learned"][name])
-            self.averages[name].module.load_state_dict(state["averages"][name])
-        self.phase, self.phase_began, self.step = state["phase"], state["began"], state["step"]
-        self.seen, self.used, self._optimizer_state = state["seen"].cpu(), state["elapsed"], state["optimizer"]
-        self.log(resumed=True)
-
-    def start_from(self, folder: Path) -> None:
-        """Begin with the diffusion phase, from shipped weights (a few MB, where a checkpoint is hundreds)."""
-        shipped = pack.load(folder)
-        for name, part in self.parts.modules().items():
-            for module in (part, self.averages[name].module):
-                module.load_state_dict(shipped.modules()[name].state_dict())
-        for judge, own in zip(self.judges, pack.load_judges(folder), strict=True):
-            judge.load_state_dict(own.state_dict())
-        self.phase = "diffusion"
-
-    # ---- one phase
-
-    def run(
-        self,
-        loss_of: Callable[[], Losses],
-        groups: list[dict[str, Any]],
-        averaged: Iterable[str] = (),
-        after: Callable[[], None] = lambda: None,
-        every: Callable[[float], None] = lambda progress: None,
-    ) -> None:
-        """Train until the phase's time is over: AdamW, warm-up of 2 % of the phase, then a cosine to zero."""
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        if self._optimizer_state:
-            optimizer.load_state_dict(self._optimizer_state)
-            self._optimizer_state = None
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        logged = saved = filled = time.time()
-        first_step = last_step = self.step
-        while (progress := self.progress()) < 1.0:
-            factor = min(progress / 0.02, 1.0, (self.step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * progress))
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                losses = loss_of()
-            losses["loss"].backward()
-            norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-            # A step with broken gradients is left out, without waiting for the GPU to say so.
-            optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            after()
-            for name in averaged:
-                self.averages[name].update(self.step)
-            self.step += 1
-            now = time.time()
-            if now - filled > 0.2:
-                self.pool.fill(self.painters, 2)
-                filled = now
-            if self.step % 10 == 0:
-                every(progress)
-            if self.step == first_step + 1 or now - logged > self.settings.log_seconds:
-                values = {name: round(float(loss.detach()), 6) for name, loss in losses.items()}
-                pace = round((self.step - last_step) / max(now - logged, 1e-3), 2)
-                rate = round(peaks[0] * factor, 7)
-                self.log(**values, norm=round(float(norm), 4), lr=rate, steps_per_second=pace, pool=self.pool.count)
-                logged, last_step = now, self.step
-            if now - saved > 60 * self.settings.checkpoint_minutes:
-                self.save(optimizer)
-                saved = now
-
-    def finish(self, following: str) -> None:
-        self.log(finished=self.phase)
-        self.phase, self.phase_began, self.step = following, self.elapsed(), 0
-        self.save()
-        if following == "diffusion":
-            phases.keep_so_far(self)
-
-    def main(self) -> None:
-        names = list(UNTIL)
-        shards = HELD_OUT_SHARDS + math.ceil(self.pool.capacity / self.mixture.shard_size)
-        counts = {name: parameter_count(part) for name, part in self.parts.modules().items()}
-        counts["token table"] = table(self.parts.text_encoder).numel()
-        counts |= {f"judge {i}": parameter_count(judge) for i, judge in enumerate(self.judges)}
-        self.log(parameters=counts)
-        if self.settings.compile:
-            torch._dynamo.config.suppress_errors = True
-            for module in (self.parts.unet, self.parts.vae.encoder, self.parts.vae.decoder):
-                module.compile()
-        with Painters(self.out / "shards", self.settings.workers, shards, self.merges, self.mixture) as self.painters:
-            phases.wait_for_pictures(self)
-            work: dict[str, Callable[[], None]] = {
-                "features": lambda: phases.train_judges(self, self.judges[:1]),
-                "vae": lambda: phases.train_vae(self),
-                "judges": lambda: phases.train_judges(self, self.judges),
-                "diffusion": lambda: phases.train_diffusion(self),
-            }
-            for i, name in enumerate(names):
-                if names.index(self.phase if self.phase in UNTIL else "diffusion") > i or self.phase == "end":
-                    continue
-                work[name]()
-                self.finish(names[i + 1] if i + 1 < len(names) else "end")
-                if name == self.settings.stop_after:
-                    return
-        phases.write_and_judge(self)
+def train(trainer: Trainer) -> None:
+    """The phases that are left, one after the other; then the weights are written and judged."""
+    settings, names = trainer.settings, list(UNTIL)
+    shards = HELD_OUT_SHARDS + math.ceil(trainer.pool.capacity / trainer.mixture.shard_size)
+    counts = {name: parameter_count(part) for name, part in trainer.parts.modules().items()}
+    counts["token table"] = table(trainer.parts.text_encoder).numel()
+    counts |= {f"judge {i}": parameter_count(judge) for i, judge in enumerate(trainer.judges)}
+    trainer.log(parameters=counts)
+    if settings.compile:
+        torch._dynamo.config.suppress_errors = True
+        for module in (trainer.parts.unet, trainer.parts.vae.encoder, trainer.parts.vae.decoder):
+            module.compile()
+    learn: dict[str, Callable[[], None]] = {
+        "features": lambda: phases.train_judges(trainer, trainer.judges[:1]),
+        "vae": lambda: phases.train_vae(trainer),
+        "judges": lambda: phases.train_judges(trainer, trainer.judges),
+        "diffusion": lambda: phases.train_diffusion(trainer),
+    }
+    with Painters(trainer.out / "shards", settings.workers, shards, trainer.merges, trainer.mixture) as painters:
+        trainer.painters = painters
+        phases.wait_for_pictures(trainer)
+        first = len(names) if trainer.phase == "end" else names.index(trainer.phase)
+        for name, following in zip(names[first:], [*names[first + 1 :], "end"], strict=False):
+            learn[name]()
+            trainer.go_on_to(following)
+            if following == "diffusion":
+                phases.keep_so_far(trainer)
+            if name == settings.stop_after:
+                return
+    phases.write_and_judge(trainer)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -275,12 +95,12 @@ def main(arguments: list[str] | None = None) -> None:
     np.random.seed(settings.seed)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-    training = Training(settings)
+    trainer = Trainer(settings)
     if settings.resume:
-        training.resume()
+        trainer.resume()
     elif settings.start:
-        training.start_from(Path(settings.start))
-    training.main()
+        trainer.start_from(Path(settings.start))
+    train(trainer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A brush that draws smooth shapes into a supersampled Pillow picture, and what it takes to mix colours."""
+"""A brush that paints smooth shapes into a supersampled Pillow picture, and what it takes to mix colours."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def mirrored(right: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
 
 
 class Brush:
-    """Draws into an RGB picture of `SIZE` * `SUPERSAMPLING` pixels, in coordinates of a `SIZE` pixel picture.
+    """Paints into an RGB picture of `SIZE` * `SUPERSAMPLING` pixels, in coordinates of a `SIZE` pixel picture.
 
     `placed` gives a brush whose origin, scale, roll and handedness are those of a head.
     """
@@ -97,7 +97,7 @@ class Brush:
         self, image: Image.Image, matrix: tuple[float, float, float, float] = (1, 0, 0, 1), x: float = 0, y: float = 0
     ) -> None:
         self.image = image
-        self._draw = ImageDraw.Draw(image)
+        self._solid = ImageDraw.Draw(image)
         self._blend = ImageDraw.Draw(image, "RGBA")
         self._matrix = np.array(matrix, dtype=np.float64).reshape(2, 2).T * SUPERSAMPLING
         self._offset = np.array([x, y]) * SUPERSAMPLING
@@ -113,7 +113,7 @@ class Brush:
         pixels = np.rint(np.asarray(points, dtype=np.float64) @ self._matrix + self._offset)
         flat = pixels.astype(np.int64).ravel().tolist()
         if alpha >= 0.995:
-            self._draw.polygon(flat, fill=fill)
+            self._solid.polygon(flat, fill=fill)
         elif alpha > 0.01:
             self._blend.polygon(flat, fill=(*fill, round(255 * alpha)))
 

@@ -30,7 +30,7 @@ def _torso(shoulder: float, y: float) -> Points:
     )  # fmt: skip
 
 
-def draw_clothes(brush: Brush, face: Face, clothing: str, colour: str) -> None:
+def paint_clothes(brush: Brush, face: Face, clothing: str, colour: str) -> None:
     """The torso, before the hair that falls over it and the neck."""
     y = face.chin + 7
     fabric = _SUIT_WHITE if clothing == "spacesuit" else FABRIC[colour]
@@ -54,7 +54,7 @@ def draw_clothes(brush: Brush, face: Face, clothing: str, colour: str) -> None:
         brush.polygon([(-60, low + 8), (60, low + 8), (60, low + 11), (-60, low + 11)], pale)
 
 
-def draw_collar(brush: Brush, face: Face, clothing: str, colour: str) -> None:
+def paint_collar(brush: Brush, face: Face, clothing: str, colour: str) -> None:
     """What lies on the neck: neckline, roll collar, lapels, the ring of a helmet."""
     y = face.chin + 7
     fabric = FABRIC[colour]
@@ -134,7 +134,7 @@ def draw_collar(brush: Brush, face: Face, clothing: str, colour: str) -> None:
             brush.ellipse(14 + 7.0 * i, y + 23, 2.4, 2.4, light)
 
 
-def draw_helmet(brush: Brush, face: Face) -> None:
+def paint_helmet(brush: Brush, face: Face) -> None:
     """The glass dome of a spacesuit, over everything else."""
     angles = np.linspace(0.78 * np.pi, 2.22 * np.pi, 40)
     middle, radius = -4.0, 54.0

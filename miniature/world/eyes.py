@@ -42,7 +42,7 @@ _MOODS: dict[str, _Mood] = {
 }
 
 
-def draw_eyes(brush: Brush, identity: Identity, face: Face, expression: str) -> None:
+def paint_eyes(brush: Brush, identity: Identity, face: Face, expression: str) -> None:
     """Eyes and brows."""
     mood = _MOODS[expression]
     tilt = -9.0 + 20.0 * identity.eye_tilt
@@ -94,7 +94,7 @@ def draw_eyes(brush: Brush, identity: Identity, face: Face, expression: str) -> 
                 ]
             )
             brush.polygon(corner @ turn + centre, ink)
-        _draw_brow(brush, identity, face, side, mood)
+        _paint_brow(brush, identity, face, side, mood)
 
 
 def _ring(radius: float, y: float) -> Points:
@@ -108,7 +108,7 @@ def brow_colour(face: Face) -> Colour:
     return colour if abs(sum(face.skin) - sum(colour)) > 90 or sum(colour) < 200 else darker(face.shade, 0.35)
 
 
-def _draw_brow(brush: Brush, identity: Identity, face: Face, side: int, mood: _Mood) -> None:
+def _paint_brow(brush: Brush, identity: Identity, face: Face, side: int, mood: _Mood) -> None:
     turn = np.deg2rad(-13.0 + 18.0 * identity.brow_tilt + mood.brow_turn)
     cosine, sine = np.cos(turn), np.sin(turn)
     length = face.eye_width * 1.12 + 0.8

@@ -108,7 +108,7 @@ def _apart(hair: Colour, skin: Colour) -> Colour:
     return darker(hair, max(0.0, 0.5 * (1 - distance / 130)))
 
 
-def draw_neck(brush: Brush, face: Face, clothing: str) -> None:
+def paint_neck(brush: Brush, face: Face, clothing: str) -> None:
     """Neck with the shadow of the chin."""
     half = face.width * 0.48
     low = face.chin + (19 if clothing == "tshirt" else 11)
@@ -137,7 +137,7 @@ def draw_neck(brush: Brush, face: Face, clothing: str) -> None:
     )
 
 
-def draw_ears(brush: Brush, identity: Identity, face: Face) -> None:
+def paint_ears(brush: Brush, identity: Identity, face: Face) -> None:
     """Ears; hair that comes later may hide them."""
     rx, ry = 3.4 + 2.4 * identity.ear_size, 5.0 + 4.0 * identity.ear_size
     for side in (-1, 1):
@@ -146,7 +146,7 @@ def draw_ears(brush: Brush, identity: Identity, face: Face) -> None:
         brush.ellipse(x + side * 0.4, 1, rx * 0.55, ry * 0.6, face.shade, angle=side * 10)
 
 
-def draw_skin(brush: Brush, identity: Identity, face: Face) -> None:
+def paint_skin(brush: Brush, identity: Identity, face: Face) -> None:
     """The head, with a soft shadow on one side, cheeks, freckles, mole and lines of age."""
     brush.polygon(face.outline, face.shade)
     brush.polygon(face.outline * (0.95, 0.975) + (-1.1, -0.9), mix(face.shade, face.skin, 0.55))
@@ -154,7 +154,7 @@ def draw_skin(brush: Brush, identity: Identity, face: Face) -> None:
     cheek = mix(face.skin, (226, 66, 72), 0.55)
     for side in (-1, 1):
         brush.glow(side * face.width * 0.62, 11, 7.5, 5.5, cheek, 0.08 + 0.62 * identity.rosiness)
-    _draw_lines_of_age(brush, identity, face)
+    _paint_lines_of_age(brush, identity, face)
     if identity.freckles > 0.05:
         spot = mix(darker(face.skin, 0.25 + 0.35 * identity.skin), (150, 70, 30), 0.5 - 0.4 * identity.skin)
         places = ((0.40, 7.5), (0.62, 6.6), (0.50, 10.6), (0.74, 10), (0.36, 13), (0.62, 14), (0.16, 5.2), (0.84, 7))
@@ -168,7 +168,7 @@ def draw_skin(brush: Brush, identity: Identity, face: Face) -> None:
         brush.ellipse(x, y, 1.7, 1.7, mix(darker(face.skin, 0.7), (60, 30, 24), 0.5))
 
 
-def _draw_lines_of_age(brush: Brush, identity: Identity, face: Face) -> None:
+def _paint_lines_of_age(brush: Brush, identity: Identity, face: Face) -> None:
     strength = max(0.0, identity.age - 0.25) / 0.75
     if strength <= 0:
         return
@@ -188,7 +188,7 @@ def _draw_lines_of_age(brush: Brush, identity: Identity, face: Face) -> None:
             brush.stroke([(-9, y + 0.6), (0, y - 0.6), (9, y + 0.6)], 0.9 + 0.8 * strength, line, 0.85 * strength)
 
 
-def draw_nose(brush: Brush, identity: Identity, face: Face) -> None:
+def paint_nose(brush: Brush, identity: Identity, face: Face) -> None:
     """Bridge, tip and wings of the nose."""
     half = 2.7 + 5.0 * identity.nose_width
     y = face.nose_y

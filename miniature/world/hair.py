@@ -51,7 +51,7 @@ def _bumps(points: Points, radius: float) -> list[tuple[float, float]]:
     ]
 
 
-def draw_back(brush: Brush, identity: Identity, face: Face, hat: str) -> None:
+def paint_back(brush: Brush, identity: Identity, face: Face, hat: str) -> None:
     """Hair behind the neck: it lies over the clothes and under neck and head."""
     style, w = identity.hair_style, face.width
     volume = _VOLUME[style]
@@ -172,7 +172,7 @@ def _hairline(identity: Identity, face: Face, low: float) -> list[tuple[float, f
     ]
 
 
-def draw_front(brush: Brush, identity: Identity, face: Face, hat: str) -> None:
+def paint_front(brush: Brush, identity: Identity, face: Face, hat: str) -> None:
     """Hair on the head, over skin and brows."""
     style, w = identity.hair_style, face.width
     if style == "bald":
@@ -241,10 +241,10 @@ def draw_front(brush: Brush, identity: Identity, face: Face, hat: str) -> None:
         brush.polygon(np.concatenate([inner + np.array([0, 2.0]), inner[::-1]]), darker(face.shade, 0.18), 0.75)
     brush.polygon(area, face.hair)
     if hat in ("none", "crown"):
-        _draw_shine(brush, identity, face, volume, line)
+        _paint_shine(brush, identity, face, volume, line)
 
 
-def _draw_shine(brush: Brush, identity: Identity, face: Face, volume: float, line: list[tuple[float, float]]) -> None:
+def _paint_shine(brush: Brush, identity: Identity, face: Face, volume: float, line: list[tuple[float, float]]) -> None:
     style, w, top = identity.hair_style, face.width, face.top - volume
     light, dark = lighter(face.hair, 0.24), darker(face.hair, 0.3)
     if style in ("curly", "afro"):

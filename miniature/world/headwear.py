@@ -9,7 +9,7 @@ from .clothes import FABRIC
 from .face import Face
 
 
-def draw_eyewear(brush: Brush, face: Face, eyewear: str, look: float) -> None:
+def paint_eyewear(brush: Brush, face: Face, eyewear: str, look: float) -> None:
     """Glasses leave the eyes visible, sunglasses hide them; `look` 0..1 chooses shape and colour of the frame."""
     if eyewear == "none":
         return
@@ -46,7 +46,7 @@ def draw_eyewear(brush: Brush, face: Face, eyewear: str, look: float) -> None:
     brush.stroke([(-gap - 0.6, y - 0.6), (0, y - 2.6), (gap + 0.6, y - 0.6)], 2.0, frame)
 
 
-def draw_hat(brush: Brush, face: Face, hat: str, look: float) -> None:
+def paint_hat(brush: Brush, face: Face, hat: str, look: float) -> None:
     """A hat over the hair; `look` 0..1 chooses its colour."""
     if hat == "none":
         return
@@ -155,7 +155,7 @@ def draw_hat(brush: Brush, face: Face, hat: str, look: float) -> None:
             brush.ellipse(x, y, 2.5, 2.5, (255, 236, 150))
 
 
-def draw_headphones(brush: Brush, face: Face, top: float, look: float) -> None:
+def paint_headphones(brush: Brush, face: Face, top: float, look: float) -> None:
     """Headphones over hair whose top is at `top`."""
     colours: tuple[Colour, ...] = ((44, 46, 54), (214, 52, 60), (52, 96, 200), (244, 244, 246))
     colour = colours[int(look * 4) % 4]

@@ -1,4 +1,4 @@
-"""Who is drawn: parameters of a face, their vector, and how alike two faces are."""
+"""Who is painted: parameters of a face, their vector, and how alike two faces are."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def similarity(a: Identity | NDArray[np.floating], b: Identity | NDArray[np.floa
 
 
 def pick(rng: np.random.Generator, weights: dict[str, float]) -> str:
-    """One key, with probability in proportion to its weight. One draw of `rng.random()`."""
+    """One key, with probability in proportion to its weight. Takes one number from `rng`."""
     left = rng.random() * sum(weights.values())
     for key, weight in weights.items():
         left -= weight
@@ -251,12 +251,12 @@ _EYE_COLOUR_DARK: dict[str, float] = {"dark": 38, "brown": 34, "hazel": 12, "gre
 def random_identity(rng: np.random.Generator, presentation: Presentation | None = None) -> Identity:
     """A face from a plausible joint distribution.
 
-    The presentation (drawn evenly when None) shifts hair style, beard, lashes, lips, brows and jaw; dark skin
+    The presentation (at random, evenly, if None) shifts hair style, beard, lashes, lips, brows and jaw; dark skin
     makes dark hair and eyes likelier; age makes grey hair likelier. Everything else is independent and uniform.
-    Always takes the same number of draws from `rng`.
+    Always takes as many numbers from `rng`.
     """
-    drawn: Presentation = "woman" if rng.random() < 0.5 else "man"
-    who = presentation or drawn
+    chosen: Presentation = "woman" if rng.random() < 0.5 else "man"
+    who = presentation or chosen
     man = who == "man"
     number = {name: float(rng.random()) for name in CONTINUOUS}
     number["jaw"] = number["jaw"] ** (0.75 if man else 1.35)

@@ -9,7 +9,7 @@ from .face import Face
 from .identity import Identity
 
 
-def draw_mouth(brush: Brush, identity: Identity, face: Face, expression: str) -> None:
+def paint_mouth(brush: Brush, identity: Identity, face: Face, expression: str) -> None:
     """The mouth; lips keep their fullness and colour in every expression."""
     natural = mix(darker(face.skin, 0.10), (202, 88, 90), 0.42)
     lips = mix(natural, (208, 18, 46), 0.95 * identity.lip_colour)
@@ -118,8 +118,8 @@ def draw_mouth(brush: Brush, identity: Identity, face: Face, expression: str) ->
         brush.ellipse(0, y + 5, rx * 0.6, 2.0, (196, 84, 88))
 
 
-def draw_beard(brush: Brush, identity: Identity, face: Face, expression: str) -> None:
-    """Everything of a beard that lies under the mouth; `draw_moustache` comes after it."""
+def paint_beard(brush: Brush, identity: Identity, face: Face, expression: str) -> None:
+    """Everything of a beard that lies under the mouth; `paint_moustache` comes after it."""
     if identity.beard in ("none", "moustache"):
         return
     low = {"happy": 3.0, "surprised": 5.5, "angry": 2.0, "sad": 1.5}.get(expression, 0.0)
@@ -169,7 +169,7 @@ def draw_beard(brush: Brush, identity: Identity, face: Face, expression: str) ->
         )
 
 
-def draw_moustache(brush: Brush, identity: Identity, face: Face, expression: str) -> None:
+def paint_moustache(brush: Brush, identity: Identity, face: Face, expression: str) -> None:
     """The moustache of a moustache, a goatee or a full beard."""
     if identity.beard in ("none", "stubble"):
         return

@@ -11,13 +11,13 @@ from PIL import Image
 from . import clothes, eyes, hair, headwear, mouth
 from .backgrounds import background
 from .canvas import SIZE, SUPERSAMPLING, Brush
-from .face import draw_ears, draw_neck, draw_nose, draw_skin, measure
+from .face import measure, paint_ears, paint_neck, paint_nose, paint_skin
 from .identity import Identity
 from .scene import Scene
-from .styles import redraw
+from .styles import restyle
 
 Sitters = Identity | tuple[Identity, ...]
-"""Who is in a picture: one, or two from left to right where the scene has a companion."""
+"""Who is in a picture: one, or two from left to right if the scene has a companion."""
 
 
 def paint(identities: Sitters, scene: Scene, seed: int = 0) -> NDArray[np.uint8]:
@@ -26,7 +26,7 @@ def paint(identities: Sitters, scene: Scene, seed: int = 0) -> NDArray[np.uint8]
     `seed` (0 or more) decides what neither identity nor scene says: where trees stand, the colour of a hat, the
     texture of paper. The same arguments give the same bytes.
 
-    Raises ValueError where the number of identities does not fit the scene.
+    Raises ValueError if the number of identities does not fit the scene.
     """
     sitters = (identities,) if isinstance(identities, Identity) else tuple(identities)
     wanted = 2 if scene.companion == "yes" else 1
@@ -40,14 +40,14 @@ def paint(identities: Sitters, scene: Scene, seed: int = 0) -> NDArray[np.uint8]
     brush = Brush(image)
     if wanted == 1:
         place = brush.placed(64 + scene.shift_x, 61 + scene.shift_y, scene.scale * 1.05, scene.roll, scene.mirrored)
-        _draw_person(place, sitters[0], scene, scene.clothing_colour, looks[:3])
+        _paint_person(place, sitters[0], scene, scene.clothing_colour, looks[:3])
     else:
         colours = list(clothes.FABRIC)
         second = colours[(colours.index(scene.clothing_colour) + 1 + int(looks[3] * 10)) % len(colours)]
         for i, (x, colour) in enumerate(((34.0, scene.clothing_colour), (94.0, second))):
             flip = scene.mirrored != bool(i)
             place = brush.placed(x + scene.shift_x * 0.5, 69 + scene.shift_y, scene.scale * 0.70, scene.roll, flip)
-            _draw_person(place, sitters[i], scene, colour, looks[:3] if i == 0 else looks[3:])
+            _paint_person(place, sitters[i], scene, colour, looks[:3] if i == 0 else looks[3:])
     picture = image.reduce(SUPERSAMPLING)
     if scene.light:
         gain = 1.0 + 0.42 * scene.light
@@ -55,7 +55,7 @@ def paint(identities: Sitters, scene: Scene, seed: int = 0) -> NDArray[np.uint8]
         levels = np.arange(256) / 255
         table = np.rint(255 * (levels ** (1 / gain) if gain > 1 else levels * gain)).astype(np.uint8)
         picture = Image.fromarray(table[np.asarray(picture)])
-    return np.asarray(redraw(picture, scene.style, rng), dtype=np.uint8)
+    return np.asarray(restyle(picture, scene.style, rng), dtype=np.uint8)
 
 
 def paint_batch(identities: Sequence[Sitters], scenes: Sequence[Scene], seeds: Sequence[int]) -> NDArray[np.uint8]:
@@ -66,27 +66,27 @@ def paint_batch(identities: Sequence[Sitters], scenes: Sequence[Scene], seeds: S
     return pictures
 
 
-def _draw_person(brush: Brush, identity: Identity, scene: Scene, colour: str, looks: NDArray[np.float64]) -> None:
+def _paint_person(brush: Brush, identity: Identity, scene: Scene, colour: str, looks: NDArray[np.float64]) -> None:
     face = measure(identity)
-    clothes.draw_clothes(brush, face, scene.clothing, colour)
-    hair.draw_back(brush, identity, face, scene.hat)
-    draw_neck(brush, face, scene.clothing)
-    clothes.draw_collar(brush, face, scene.clothing, colour)
+    clothes.paint_clothes(brush, face, scene.clothing, colour)
+    hair.paint_back(brush, identity, face, scene.hat)
+    paint_neck(brush, face, scene.clothing)
+    clothes.paint_collar(brush, face, scene.clothing, colour)
     if identity.hair_style not in hair.HIDES_EARS:
-        draw_ears(brush, identity, face)
-    draw_skin(brush, identity, face)
-    mouth.draw_beard(brush, identity, face, scene.expression)
-    draw_nose(brush, identity, face)
-    mouth.draw_mouth(brush, identity, face, scene.expression)
-    mouth.draw_moustache(brush, identity, face, scene.expression)
-    eyes.draw_eyes(brush, identity, face, scene.expression)
-    hair.draw_front(brush, identity, face, scene.hat)
-    headwear.draw_eyewear(brush, face, scene.eyewear, float(looks[0]))
-    headwear.draw_hat(brush, face, scene.hat, float(looks[1]))
+        paint_ears(brush, identity, face)
+    paint_skin(brush, identity, face)
+    mouth.paint_beard(brush, identity, face, scene.expression)
+    paint_nose(brush, identity, face)
+    mouth.paint_mouth(brush, identity, face, scene.expression)
+    mouth.paint_moustache(brush, identity, face, scene.expression)
+    eyes.paint_eyes(brush, identity, face, scene.expression)
+    hair.paint_front(brush, identity, face, scene.hat)
+    headwear.paint_eyewear(brush, face, scene.eyewear, float(looks[0]))
+    headwear.paint_hat(brush, face, scene.hat, float(looks[1]))
     if scene.headphones == "yes":
-        headwear.draw_headphones(brush, face, hair.height(identity, face), float(looks[2]))
+        headwear.paint_headphones(brush, face, hair.height(identity, face), float(looks[2]))
     if scene.clothing == "spacesuit":
-        clothes.draw_helmet(brush, face)
+        clothes.paint_helmet(brush, face)
 
 
 def contact_sheet(pictures: NDArray[np.uint8], columns: int, gap: int = 4) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What is drawn around a face: everything that a prompt talks about, independent of who it is."""
+"""What is painted around a face: everything that a prompt talks about, independent of who it is."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ class Scene:
 
 def with_pose(scene: Scene, rng: np.random.Generator) -> Scene:
     """The same scene with a small random pose: scale, shift, roll, light, mirroring."""
-    draws = rng.random(6)
+    chances = rng.random(6)
     return replace(
         scene,
-        scale=0.92 + 0.16 * float(draws[0]),
-        shift_x=-4.0 + 8.0 * float(draws[1]),
-        shift_y=-2.0 + 5.0 * float(draws[2]),
-        roll=-5.0 + 10.0 * float(draws[3]),
-        light=-0.2 + 0.4 * float(draws[4]),
-        mirrored=bool(draws[5] < 0.5),
+        scale=0.92 + 0.16 * float(chances[0]),
+        shift_x=-4.0 + 8.0 * float(chances[1]),
+        shift_y=-2.0 + 5.0 * float(chances[2]),
+        roll=-5.0 + 10.0 * float(chances[3]),
+        light=-0.2 + 0.4 * float(chances[4]),
+        mirrored=bool(chances[5] < 0.5),
     )
 
 

@@ -1,4 +1,4 @@
-"""Styles: a finished plain picture redrawn as pencil sketch, watercolour, pixel art or cubism."""
+"""Styles: a finished plain picture turned into a pencil sketch, watercolour, pixel art or cubism."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .canvas import SIZE
 _Floats = NDArray[np.float32]
 
 
-def redraw(image: Image.Image, style: str, rng: np.random.Generator) -> Image.Image:
+def restyle(image: Image.Image, style: str, rng: np.random.Generator) -> Image.Image:
     """The `SIZE` px RGB picture in another style; texture varies with `rng`."""
     if style == "plain":
         return image

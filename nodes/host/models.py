@@ -13,7 +13,7 @@ import comfy.supported_models
 import torch
 
 from ...crossinit_core.backbone import PredictionType
-from ...crossinit_core.families import describe_width
+from ...crossinit_core.families import TIMESTEPS, describe_width
 
 ENCODERS = {"clip_h": "sd2", "clip_l": "sd1"}
 """The text encoder's attribute on ComfyUI's CLIP -> our name of the base."""
@@ -119,7 +119,7 @@ def ignored_patches(model: Any) -> list[str]:
 def prediction_type(model: Any) -> PredictionType:
     sampling = model.get_model_object("model_sampling")
     how = type(sampling).calculate_denoised
-    if len(getattr(sampling, "sigmas", ())) == 1000:
+    if len(getattr(sampling, "sigmas", ())) == TIMESTEPS:
         if how is comfy.model_sampling.V_PREDICTION.calculate_denoised:
             return "v_prediction"
         if how is comfy.model_sampling.EPS.calculate_denoised:

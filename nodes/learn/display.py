@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...crossinit_core import LearnedToken, StepReport
 from ...crossinit_core.backbone import FrozenModel
-from ...crossinit_core.tokens.history import Strip
+from ...crossinit_core.tokens.small_pictures import Strip
 from ..host.backbone import ComfyBackbone
 from ..host.page import show_text
 from ..host.previews import Previews, for_the_page

@@ -10,7 +10,7 @@ from PIL import Image
 from ...crossinit_core import InversionSettings, StepReport
 from ...crossinit_core.backbone import FrozenModel
 from ...crossinit_core.gpu.modes import release_memory
-from ...crossinit_core.tokens.history import Strip
+from ...crossinit_core.tokens.small_pictures import Strip
 from ..host.backbone import ComfyBackbone
 from ..host.previews import decoded
 from ..host.progress import Cancelled

@@ -41,12 +41,12 @@ class Outcome:
 
 
 def perform(
-    work: Sequence[Job], orders: Sequence[Order], report: Callable[[Job, float, int], None] = lambda *_: None
+    work: Sequence[Job], orders: Sequence[Order], on_job: Callable[[Job, float, int], None] = lambda *_: None
 ) -> Outcome:
     """Do the jobs in their order, one worker process for each of `orders`; without any, nothing is done.
 
-    Jobs of one trajectory never run at once. A job that fails is told and left out; after `MOST_FAILURES`, and where
-    every worker is dead, no further job is begun. report(job, seconds, left) is called after each job.
+    Jobs of one trajectory never run at once. A job that fails is told and left out; after `MOST_FAILURES`, and if
+    every worker is dead, no further job is begun. on_job(job, seconds, left) is called after each job.
     """
     outcome, waiting = Outcome(), list(work)
     workers = [_Worker(order) for order in orders[: len(waiting)]]
@@ -55,7 +55,7 @@ def perform(
             ready = {worker.connection: worker for worker in workers}
             for connection in wait(list(ready)):
                 worker = ready[connection]  # type: ignore[index]
-                if not worker.listen(outcome, lambda job, seconds: report(job, seconds, len(waiting))):
+                if not worker.listen(outcome, lambda job, seconds: on_job(job, seconds, len(waiting))):
                     workers.remove(worker)
             late = orders[0].deadline is not None and time.time() > orders[0].deadline
             if late or len(outcome.failed) >= MOST_FAILURES:
@@ -97,8 +97,8 @@ class _Worker:
         self.connection.send(None)
         self.process.join(timeout=30)
 
-    def listen(self, outcome: Outcome, report: Callable[[Job, float], None]) -> bool:
-        """Take in what the worker says; False where it is dead."""
+    def listen(self, outcome: Outcome, on_job: Callable[[Job, float], None]) -> bool:
+        """Take in what the worker says; False if it is dead."""
         job, self.job = self.job, None
         try:
             said, text = self.connection.recv()
@@ -114,7 +114,7 @@ class _Worker:
         if job is not None:
             if said == "done":
                 outcome.done.append(job)
-                report(job, time.perf_counter() - self._began)
+                on_job(job, time.perf_counter() - self._began)
             elif said == "out of time":
                 outcome.left += 1
             else:

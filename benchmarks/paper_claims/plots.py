@@ -1,4 +1,4 @@
-"""One plot of the whole measurement, and a sheet of people as they were drawn. matplotlib is imported when it is used."""
+"""One plot of the whole measurement, and a sheet of people as they were sampled. matplotlib is imported when it is used."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _lambda(axes: Any, numbers: Numbers, plan: Plan) -> None:
 
 
 def save_people(folder: Path, plan: Plan, path: Path, identity: int = 0) -> bool:
-    """One person learned in the main ways, a row each, a column for each of ten prompts; False where pictures are missing.
+    """One person learned in the main ways, a row each, a column for each of ten prompts; False if pictures are missing.
 
     folder: where the measurement kept its pictures, CONFIG/PERSON.png: all prompts side by side.
     """
@@ -134,9 +134,9 @@ def save_people(folder: Path, plan: Plan, path: Path, identity: int = 0) -> bool
                 text = PROMPTS[prompt].text.replace("a {} person", "*").replace("{} person", "*")
                 axes.set_title(_wrapped(text), fontsize=6.5)
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=110, bbox_inches="tight", pad_inches=0.05)
-    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)
+    buffer = BytesIO()
+    figure.savefig(buffer, dpi=110, bbox_inches="tight", pad_inches=0.05)
+    Image.open(buffer).convert("RGB").quantize(256).save(path, optimize=True)
     return True
 
 

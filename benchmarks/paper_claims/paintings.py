@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from miniature.training.captions import PROMPTS
 from miniature.training.judge import Judge, Verdict, accuracies
-from miniature.training.report import Painting
+from miniature.training.sampling import Sampler
 from miniature.world.identity import Identity, random_identity, similarity
 from miniature.world.painter import paint_batch
 from miniature.world.scene import plain_scene, random_scene
@@ -57,7 +57,7 @@ def repaint(person: Identity, companion: Identity, seeds: int, rng: np.random.Ge
     return paint_batch(sitters, scenes, rng.integers(2**31, size=len(scenes)).tolist())
 
 
-def examine(judges: Sequence[Judge], painting: Painting, count: int) -> list[dict[str, dict[str, float]]]:
+def examine(judges: Sequence[Judge], sampler: Sampler, count: int) -> list[dict[str, dict[str, float]]]:
     """For each judge its accuracies on `count` fresh paintings of people that nobody has seen, and on the same
     paintings after the VAE."""
     rng = generator("examination")
@@ -68,7 +68,7 @@ def examine(judges: Sequence[Judge], painting: Painting, count: int) -> list[dic
     pictures = paint_batch(sitters, scenes, rng.integers(2**31, size=len(scenes)).tolist())
     vectors = torch.from_numpy(np.stack([person.to_vector() for person in people]))
     labels = torch.tensor([list(scene.labels().values()) for scene in scenes])
-    kinds = {"painted": pictures, "through the VAE": painting.through_vae(pictures)}
+    kinds = {"painted": pictures, "through the VAE": sampler.through_vae(pictures)}
     found = []
     for judge in judges:
         with torch.random.fork_rng(devices=[]):

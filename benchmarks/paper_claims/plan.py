@@ -58,7 +58,7 @@ class Plan:
     """How much is measured. Defaults are those of issue and paper; tests make everything small.
 
     `steps` are fast, middle and full; `long` is how far plain textual inversion goes. `seeds` is the number of
-    pictures of each prompt. `sampling_steps` and `guidance` are those of drawing; `examination` is the number of
+    pictures of each prompt. `sampling_steps` and `guidance` are those of the pictures; `examination` is the number of
     paintings that the judges are examined on.
     """
 

@@ -28,20 +28,20 @@ import torch
 from crossinit_core.models.compact_folder import read_config
 from miniature.training import pack
 
-from .claims.document import document
-from .claims.plan import Job, Plan, jobs
-from .claims.plots import save_people, save_plot
-from .claims.results import Results, summarize, write_json, write_summary
-from .claims.statistics import Numbers
-from .claims.verdicts import RATE_RULE, fast_learning_rate, verdicts
-from .claims.workers import Order, Outcome, perform
+from .document import document
+from .plan import Job, Plan, jobs
+from .plots import save_people, save_plot
+from .results import Results, summarize, write_json, write_summary
+from .statistics import Numbers
+from .verdicts import RATE_RULE, fast_learning_rate, verdicts
+from .workers import Order, Outcome, perform
 
 ROOM = 20.0
 """Seconds before --time-limit at which running jobs are stopped, to write their resume files and the page."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; returns the exit code: 0, 1 where a job failed, 2 for a wrong input, 3 where the time limit came."""
+    """Measure; returns the exit code: 0, 1 if a job failed, 2 for a wrong input, 3 if the time limit came."""
     began = time.time()
     options = _parser().parse_args(arguments)
     try:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     outcome = Outcome()
     if options.alone:
-        from .claims.studio import Studio
+        from .studio import Studio
 
         studio = Studio(options.weights, plan, results, options.devices[0])
         write_json(results.folder / "alone.json", studio.alone((plan.fast, plan.full)))
@@ -103,7 +103,7 @@ def _measure(options: argparse.Namespace, plan: Plan, results: Results, work: Se
 
     started, done = datetime.now(UTC), 0
 
-    def report(job: Job, seconds: float, left: int) -> None:
+    def on_job(job: Job, seconds: float, left: int) -> None:
         nonlocal done
         done += 1
         # After each job, because a session may be ended from outside; and two may run side by side.
@@ -111,11 +111,11 @@ def _measure(options: argparse.Namespace, plan: Plan, results: Results, work: Se
         print(f"{time.time() - began:7.0f} s: {job.trajectory} in {seconds:.1f} s, {left} waiting", flush=True)
 
     print(f"{len(work)} jobs, {len(orders)} workers on {' '.join(options.devices)}.", flush=True)
-    return perform(work, orders, report)
+    return perform(work, orders, on_job)
 
 
 def _session(options: argparse.Namespace, started: datetime, done: int) -> dict[str, object]:
-    from .claims.studio import device_name
+    from .studio import device_name
 
     names = sorted({device_name(torch.device(device)) for device in options.devices})
     return {
@@ -182,7 +182,11 @@ def _check_device(name: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     default = Plan()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper_claims",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results; an earlier one is continued")
     parser.add_argument("--weights", type=Path, default=pack.WEIGHTS, help="folder of the shipped miniature")
     parser.add_argument("--devices", nargs="+", default=["cuda:0" if torch.cuda.is_available() else "cpu"])
@@ -200,7 +204,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, default=default.guidance)
     parser.add_argument("--examination", type=int, default=default.examination, help="paintings to examine judges on")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

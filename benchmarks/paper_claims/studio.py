@@ -1,4 +1,4 @@
-"""One worker's model: it learns people, has them drawn, and has judges look."""
+"""One worker's model: it learns people, samples pictures of them, and has judges look."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from miniature.training.data import Encoder
 from miniature.training.judge import look
 from miniature.training.model import Parts
 from miniature.training.population import World, load_world
-from miniature.training.report import Painting
+from miniature.training.sampling import Sampler
 from miniature.world.identity import Identity, random_identity
 from miniature.world.people import portrait
 
@@ -83,19 +83,19 @@ class Studio:
         self.backbone = pack.load_backbone(weights, self.device)
         parts = Parts(self.backbone.text_encoder, self.backbone.unet, self.backbone.vae)
         encoder = Encoder(self.backbone.tokenizer)
-        self.painting = Painting(parts, encoder, self.device, plan.sampling_steps, plan.guidance)
+        self.sampler = Sampler(parts, encoder, self.device, plan.sampling_steps, plan.guidance)
         self.judges = [judge.to(self.device) for judge in pack.load_judges(weights)]
         self.world: World = load_world()
         self._people = np.stack([random_identity(generator("people", i)).to_vector() for i in range(RANDOM_PEOPLE)])
 
     def do(self, job: Job) -> None:
-        """A job's missing results. Raises OutOfTimeError where the clock says so."""
+        """A job's missing results. Raises OutOfTimeError if the clock says so."""
         if job.run is not None:
             self.learn(job.run, job.identity)
         elif job.kind == "reference":
             write_json(self.results.path("reference", job.identity), self.reference(job.identity))
         else:
-            write_json(self.results.path("judges", 0), examine(self.judges, self.painting, self.plan.examination))
+            write_json(self.results.path("judges", 0), examine(self.judges, self.sampler, self.plan.examination))
 
     # ---- learning
 
@@ -114,7 +114,7 @@ class Studio:
         return starts[run.start]()
 
     def learn(self, run: Run, identity: int) -> None:
-        """Learn a person, and at every mark have the prompts drawn and judged.
+        """Learn a person, and at every mark sample the prompts and have the pictures judged.
 
         Each mark continues the run of the last one from its resume file, which gives the same bits as one long run.
         """
@@ -132,7 +132,7 @@ class Studio:
             shutil.rmtree(folder)
 
     def learned(self, run: Run, identity: int, start: Tensor, steps: int, folder: Path) -> tuple[Tensor, float | None]:
-        """Vectors after so many steps, and the seconds that all of these took (None where that is not known)."""
+        """Vectors after so many steps, and the seconds that all of these took (None if that is not known)."""
         settings = InversionSettings(
             steps=steps,
             learning_rate=run.learning_rate,
@@ -200,7 +200,7 @@ class Studio:
             strip.quantize(256).save(path, optimize=True)
 
     def alone(self, marks: tuple[int, ...]) -> dict[str, Any]:
-        """Seconds of a run with nothing beside it: learning after each mark, and drawing all prompts once."""
+        """Seconds of a run with nothing beside it: learning after each mark, and sampling all prompts once."""
         run = replace(self.plan.runs()[0], marks=marks)
         folder = self.results.folder / "resume" / "alone"
         shutil.rmtree(folder, ignore_errors=True)
@@ -224,7 +224,7 @@ class Studio:
         ids = torch.tensor([token_ids_with_placeholders(backbone, prompt.text, len(vectors)) for prompt in PROMPTS])
         known = backbone.embed(ids.clamp_max(backbone.vocabulary_size - 1))
         embeddings = splice(vectors, known, ids, backbone.vocabulary_size).repeat_interleave(count, dim=0)
-        return self.painting.pictures([], seed=identity, embeddings=embeddings.to(self.device))
+        return self.sampler.pictures([], seed=identity, embeddings=embeddings.to(self.device))
 
     def _judged(self, pictures: NDArray[np.uint8], who: Identity) -> list[dict[str, list[float]]]:
         """What each judge sees in the pictures of a person."""
@@ -236,7 +236,7 @@ class Studio:
         who, other = self.world.held_out(identity), random_identity(generator("somebody else", identity))
         companion = self.world.people["Anne Hathaway"]
         own, foreign = (
-            self.painting.through_vae(repaint(person, companion, self.plan.seeds, generator("scenes", identity)))
+            self.sampler.through_vae(repaint(person, companion, self.plan.seeds, generator("scenes", identity)))
             for person in (who, other)
         )
         self._keep(own, "reference", identity)

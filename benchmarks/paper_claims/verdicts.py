@@ -27,7 +27,7 @@ RATE_RULE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """`holds` is None where the numbers that it takes are missing. `evidence` is sentences with numbers."""
+    """`holds` is None if the numbers that it takes are missing. `evidence` is sentences with numbers."""
 
     claim: str
     criterion: str
@@ -48,7 +48,7 @@ def verdicts(numbers: Numbers, plan: Plan) -> list[Verdict]:
 def fast_learning_rate(numbers: Numbers, plan: Plan) -> tuple[float | None, dict[float, Estimate]]:
     """The fast preset's learning rate by `RATE_RULE`, and every measured rate's mean score.
 
-    None where fewer than two people were learned at every rate. Only they count: means over different people say
+    None if fewer than two people were learned at every rate. Only they count: means over different people say
     nothing about rates.
     """
     scores = {run.learning_rate: numbers.score(config) for run, config in _fast_runs(plan)}
@@ -138,7 +138,7 @@ def _both_better(rival: str, named: str) -> Callable[[Numbers, Plan], Verdict]:
 
 def best_rate(numbers: Numbers, plan: Plan, start: Start) -> tuple[Run | None, int]:
     """The run from this start whose mean score after all steps is best, over the people who were learned at every rate,
-    and how many these are; None where there is nobody like that."""
+    and how many these are; None if there are no such people."""
     runs = [run for run, _ in plan.series("starts") if run.start == start]
     scores = {run: numbers.score(run.config(plan.full)) for run in runs}
     shared = _shared(scores.values())

@@ -38,7 +38,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """A file's content, or `default` where there is no such file."""
+    """A file's content, or `default` if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
 
 
@@ -58,7 +58,7 @@ class Results:
     def bind(self, plan: Plan, weights: str) -> None:
         """Note what is measured in this folder, or make sure that it is the same as before.
 
-        Raises ValueError where the folder holds results of other settings or weights. The number of people may change.
+        Raises ValueError if the folder holds results of other settings or weights. The number of people may change.
         """
         own = json.loads(json.dumps({**asdict(plan), "weights": weights}))
         before = read_json(self.folder / "plan.json", own)

@@ -52,7 +52,7 @@ def document(summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]]
     numbers = Numbers(summary)
     parts = [
         "# The paper's claims in the drawn world",
-        "This page is written by `benchmarks/paper_claims.py` from its own results; do not edit it.",
+        "This page is written by `python -m benchmarks.paper_claims` from its own results; do not edit it.",
         _introduction(plan),
         *_shortfall(plan, numbers),
         "## Which claims hold",
@@ -93,8 +93,8 @@ def document(summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]]
 def _introduction(plan: Plan) -> str:
     return f"""\
 {plan.identities} people who were kept from the miniature's training, one painted portrait each. Each is to be learned by
-`crossinit_core.invert` in every way listed here, then {len(ASKING) + 1} prompts (the paper's, translated) are drawn {plan.seeds} times each.
-All runs have batch 8, K = 2, learning rate {LEARNING_RATE} and lambda {LAMBDA:g} where nothing else is said.
+`crossinit_core.invert` in every way listed here, then {len(ASKING) + 1} prompts (the paper's, translated) are sampled {plan.seeds} times each.
+All runs have batch 8, K = 2, learning rate {LEARNING_RATE} and lambda {LAMBDA:g} unless said otherwise.
 
 - **Likeness**: similarity (0..1) between the face that a judge sees in a picture and the person's true parameters, mean
   over all prompts and pictures, those that are no portraits included. *Floor*: repainted pictures of a random other
@@ -111,7 +111,7 @@ paired: the same person, portrait, draws and noise on both sides."""
 
 
 def _shortfall(plan: Plan, numbers: Numbers) -> list[str]:
-    """What is missing of the plan, by group; nothing where all is there."""
+    """What is missing of the plan, by group; nothing if all is there."""
     groups: dict[Group, list[int]] = {}
     for run in plan.runs():
         people = [numbers.mean(run.config(steps), "likeness").count for steps in run.marks]
@@ -243,7 +243,7 @@ def _sessions(summary: Summary, plan: Plan, command: str) -> list[str]:
     if alone:
         took = ", ".join(f"{steps} steps {seconds:.1f} s" for steps, seconds in alone["learning"].items())
         parts.append(
-            f"With nothing beside it, on {alone['device']}: learning {took}; drawing the {len(ASKING) + 1} prompts once "
+            f"With nothing beside it, on {alone['device']}: learning {took}; sampling the {len(ASKING) + 1} prompts once "
             f"({plan.sampling_steps} steps, guidance {plan.guidance:g}) {alone['pictures']:.1f} s. float32."
         )
     else:

@@ -1,4 +1,4 @@
-"""Sample grids and the numbers at the end of a training run."""
+"""The numbers at the end of a training run, and grids of pictures to look at."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..world.identity import Identity, similarity
 from ..world.painter import contact_sheet, paint
 from ..world.scene import Scene, plain_scene, random_scene, with_pose
 from .captions import PROMPTS, asked, caption
-from .data import STAND_IN, Encoder, reserved
+from .data import STAND_IN, reserved
 from .judge import Judge, Verdict, accuracies, look
-from .model import LATENT_SCALE, Parts, decode, encode_text, table, to_pixels
+from .model import encode_text, table
 from .population import World
-from .sampling import generate
+from .sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -69,55 +69,23 @@ def prompt_wishes(world: World, people: int, seed: int = 13) -> list[Wish]:
     return wishes
 
 
-@dataclass
-class Painting:
-    """A model under test: its networks, the tokenizer, and where it computes."""
-
-    parts: Parts
-    encoder: Encoder
-    device: torch.device
-    steps: int = 20
-    guidance: float = 3.0
-
-    @torch.no_grad()
-    def pictures(self, texts: Sequence[str], seed: int = 0, embeddings: Tensor | None = None) -> NDArray[np.uint8]:
-        """(N, 128, 128, 3) uint8 for prompts, or for ready token embeddings (N, 77, d)."""
-        rows = table(self.parts.text_encoder)
-        if embeddings is None:
-            ids = torch.from_numpy(np.stack([self.encoder.encode(text) for text in texts])).long().to(self.device)
-            embeddings = rows[ids]
-        nothing = rows[torch.from_numpy(self.encoder.encode("")).long().to(self.device)][None]
-        contexts = torch.cat([encode_text(self.parts.text_encoder, part) for part in embeddings.split(256)])
-        empty = encode_text(self.parts.text_encoder, nothing)
-        return generate(self.parts, contexts, empty, steps=self.steps, guidance=self.guidance, seed=seed).numpy()
-
-    @torch.no_grad()
-    def through_vae(self, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The pictures as the VAE gives them back."""
-        found = []
-        for part in torch.from_numpy(pictures).split(64):
-            mean = self.parts.vae.encode(to_pixels(part.to(self.device))).latent_dist.mean
-            found.append(decode(self.parts.vae, mean * LATENT_SCALE))
-        return torch.cat(found).numpy()
-
-
-def save_grid(painting: Painting, wishes: Sequence[Wish], path: Path, columns: int = 8) -> None:
-    """Each wish as the model draws it, right of the painter's truth."""
-    drawn = painting.pictures([wish.text for wish in wishes])
-    both = [picture for wish, own in zip(wishes, drawn, strict=True) for picture in (wish.painted(), own)]
+def save_grid(sampler: Sampler, wishes: Sequence[Wish], path: Path, columns: int = 8) -> None:
+    """Each wish as the model samples it, right of the painter's truth."""
+    sampled = sampler.pictures([wish.text for wish in wishes])
+    both = [picture for wish, own in zip(wishes, sampled, strict=True) for picture in (wish.painted(), own)]
     contact_sheet(np.stack(both), columns).quantize(192).save(path, optimize=True)
 
 
-def save_reconstructions(painting: Painting, pictures: NDArray[np.uint8], path: Path) -> None:
+def save_reconstructions(sampler: Sampler, pictures: NDArray[np.uint8], path: Path) -> None:
     """Paintings, and right of each what the VAE makes of it."""
-    back = painting.through_vae(pictures)
+    back = sampler.through_vae(pictures)
     both = np.stack([pictures, back], axis=1).reshape(-1, *pictures.shape[1:])
     contact_sheet(both, 8).quantize(192).save(path, optimize=True)
 
 
 @torch.no_grad()
 def evaluate(
-    painting: Painting,
+    sampler: Sampler,
     judges: Sequence[Judge],
     world: World,
     held_out: Mapping[str, Tensor],
@@ -127,51 +95,51 @@ def evaluate(
     """Everything that says how good the model is, judged by each judge apart.
 
     `virtual` maps (n, 77) ids and (n, `VECTOR_SIZE`) faces to token embeddings: with it, people without a name are
-    drawn as well, which tells how well faces between the known ones can be reached.
+    sampled as well, which tells how well faces between the known ones can be reached.
     """
     plain, unseen = plain_wishes(world, people), unseen_wishes(world, people)
     prompts = prompt_wishes(world, max(people // 10, 1))
     strangers = [world.held_out(i) for i in range(people // 2)]
-    drawn = {
-        "plain": painting.pictures([wish.text for wish in plain], seed=1),
-        "unseen scenes": painting.pictures([wish.text for wish in unseen], seed=2),
-        "prompts": painting.pictures([wish.text for wish in prompts], seed=3),
+    sampled = {
+        "plain": sampler.pictures([wish.text for wish in plain], seed=1),
+        "unseen scenes": sampler.pictures([wish.text for wish in unseen], seed=2),
+        "prompts": sampler.pictures([wish.text for wish in prompts], seed=3),
     }
     if virtual is not None and strangers:
-        text = painting.encoder.encode(f"a photo of a face of {STAND_IN} person", placeholders=2)
-        ids = torch.from_numpy(text).long().to(painting.device).expand(len(strangers), -1)
-        faces = torch.from_numpy(np.stack([who.to_vector() for who in strangers])).to(painting.device)
-        drawn["strangers by their map"] = painting.pictures([], seed=4, embeddings=virtual(ids, faces))
+        text = sampler.encoder.encode(f"a photo of a face of {STAND_IN} person", placeholders=2)
+        ids = torch.from_numpy(text).long().to(sampler.device).expand(len(strangers), -1)
+        faces = torch.from_numpy(np.stack([who.to_vector() for who in strangers])).to(sampler.device)
+        sampled["strangers by their map"] = sampler.pictures([], seed=4, embeddings=virtual(ids, faces))
     wishes = {"plain": plain, "unseen scenes": unseen, "prompts": prompts}
-    truth = {name: painting.through_vae(np.stack([w.painted() for w in each])) for name, each in wishes.items()}
+    truth = {name: sampler.through_vae(np.stack([w.painted() for w in each])) for name, each in wishes.items()}
     originals = held_out["pictures"][:256].cpu().numpy()
-    error = (painting.through_vae(originals).astype(np.float64) - originals) / 255
-    rows, context = _norms(painting, plain)
+    error = (sampler.through_vae(originals).astype(np.float64) - originals) / 255
+    rows, context = _norms(sampler, plain)
     result: dict[str, Any] = {
         "vae": {"mean absolute error": float(np.abs(error).mean()), "psnr": float(-10 * np.log10((error**2).mean()))},
         "norms": {"token rows of names": rows, "encoder output": context},
         "judges": [],
     }
     for judge in judges:
-        report: dict[str, Any] = {
+        numbers: dict[str, Any] = {
             "on held-out paintings": accuracies(judge, held_out["pictures"], held_out["vectors"], held_out["labels"])
         }
         for name, each in wishes.items():
-            own, real = look(judge, drawn[name]), look(judge, truth[name])
-            report[name] = _compare(own, real, each, world)
-        if "strangers by their map" in drawn:
-            report["strangers by their map"] = _strangers(
-                look(judge, drawn["strangers by their map"]), strangers, world
+            own, real = look(judge, sampled[name]), look(judge, truth[name])
+            numbers[name] = _compare(own, real, each, world)
+        if "strangers by their map" in sampled:
+            numbers["strangers by their map"] = _strangers(
+                look(judge, sampled["strangers by their map"]), strangers, world
             )
-        result["judges"].append(report)
+        result["judges"].append(numbers)
     return result
 
 
-def _norms(painting: Painting, wishes: Sequence[Wish]) -> tuple[float, float]:
-    ids = torch.from_numpy(np.stack([painting.encoder.encode(wish.text) for wish in wishes[:32]])).long()
-    rows = table(painting.parts.text_encoder)[ids.to(painting.device)]
+def _norms(sampler: Sampler, wishes: Sequence[Wish]) -> tuple[float, float]:
+    ids = torch.from_numpy(np.stack([sampler.encoder.encode(wish.text) for wish in wishes[:32]])).long()
+    rows = table(sampler.parts.text_encoder)[ids.to(sampler.device)]
     return float(rows[:, 7:9].norm(dim=-1).mean()), float(
-        encode_text(painting.parts.text_encoder, rows).norm(dim=-1).mean()
+        encode_text(sampler.parts.text_encoder, rows).norm(dim=-1).mean()
     )
 
 

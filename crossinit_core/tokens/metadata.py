@@ -1,0 +1,126 @@
+"""What a token's file says about the token: every metadata key, how it is written, and how it is read.
+
+Keys and values are strings, as safetensors files hold them. `modelspec.*` is what other tools read (the Stability AI
+model metadata standard, https://github.com/Stability-AI/ModelSpec); `crossinit.*` is what only this pack knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime
+
+from torch import Tensor
+
+from ..backbone import PredictionType
+from ..celebrity_names import CelebrityNames
+
+Metadata = Mapping[str, str]
+
+VERSION = "crossinit.version"
+BASE = "crossinit.base"
+CHECKPOINT = "crossinit.checkpoint"
+BASE_HASH = "crossinit.base_hash"
+PREDICTION_TYPE = "crossinit.prediction_type"
+
+INITIALIZATION = "crossinit.initialization"
+NAMES = "crossinit.names"
+NAMES_COUNT = "crossinit.names_count"
+NAMES_SHA256 = "crossinit.names_sha256"
+WORDS = "crossinit.words"
+
+VECTORS = "crossinit.vectors"
+STEPS = "crossinit.steps"
+LEARNING_RATE = "crossinit.learning_rate"
+LAMBDA = "crossinit.lambda"
+WEIGHT_DECAY = "crossinit.weight_decay"
+BATCH_SIZE = "crossinit.batch_size"
+SEED = "crossinit.seed"
+PRECISION = "crossinit.precision"
+
+# One number for each vector, as `listed` writes them and `numbers` reads them.
+START_NORM = "crossinit.start_norm"
+"""|v0|, the norms of the vectors that learning started at."""
+NORM = "crossinit.norm"
+"""|v|."""
+DISTANCE = "crossinit.distance"
+"""|v - v0|."""
+COSINE = "crossinit.cosine"
+"""The cosine of the angle between v and v0."""
+
+# How a token was made of other tokens.
+BLEND = "crossinit.blend"
+RESCALED = "crossinit.rescaled"
+
+_ARCHITECTURES = {
+    ("sd1", "epsilon"): "stable-diffusion-v1/textual-inversion",
+    ("sd1", "v_prediction"): "stable-diffusion-v1/textual-inversion",
+    ("sd2", "epsilon"): "stable-diffusion-v2-512/textual-inversion",
+    ("sd2", "v_prediction"): "stable-diffusion-v2-768-v/textual-inversion",
+}
+
+
+def modelspec(resolution: int, prediction_type: PredictionType, when: datetime) -> dict[str, str]:
+    """The `modelspec.*` keys of a token that was learned at `resolution` pixels, except its architecture."""
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.implementation": "crossinit",
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
+        "modelspec.date": when.isoformat(timespec="seconds"),
+    }
+
+
+def modelspec_architecture(base: str, prediction_type: PredictionType) -> dict[str, str]:
+    """`modelspec.architecture` for a base that the standard has a name for, else nothing."""
+    architecture = _ARCHITECTURES.get((base, prediction_type))
+    return {"modelspec.architecture": architecture} if architecture else {}
+
+
+def started_from_names(method: str, names: CelebrityNames) -> dict[str, str]:
+    """The start of a token that begins at names; `method` is for people, such as `cross initialization`."""
+    return {
+        INITIALIZATION: f"{method} from names",
+        NAMES: names.source,
+        NAMES_COUNT: str(len(names)),
+        NAMES_SHA256: names.sha256,
+    }
+
+
+def started_from_words(method: str, words: str) -> dict[str, str]:
+    """The start of a token that begins at words; `method` as in `started_from_names`."""
+    return {INITIALIZATION: f"{method} from words", WORDS: words}
+
+
+def initialization_of(metadata: Metadata) -> str:
+    """Where a token started: `cross initialization from names`; an empty string if the metadata does not say."""
+    words, start = metadata.get(WORDS), metadata.get(INITIALIZATION, "")
+    return f"{start.removesuffix(' words')} '{words}'" if start and words else start
+
+
+def steps_of(metadata: Metadata) -> int | None:
+    """After how many steps a token was taken; None if the metadata does not say."""
+    recorded = metadata.get(STEPS, "")
+    return int(recorded) if recorded.isdecimal() else None
+
+
+def lambda_of(metadata: Metadata) -> float | None:
+    """The weight of the regularizer; None if the metadata does not say."""
+    try:
+        return float(metadata[LAMBDA])
+    except (KeyError, ValueError):
+        return None
+
+
+def listed(values: Tensor) -> str:
+    """Numbers (K,) as metadata holds them: `30.1234 29.8765`."""
+    return " ".join(f"{value:.4f}" for value in values.tolist())
+
+
+def numbers(metadata: Metadata, key: str, count: int) -> list[float]:
+    """The numbers that `listed` wrote under a key; an empty list unless they are `count` finite ones."""
+    try:
+        values = [float(value) for value in metadata.get(key, "").split()]
+    except ValueError:
+        return []
+    return values if len(values) == count and all(map(math.isfinite, values)) else []

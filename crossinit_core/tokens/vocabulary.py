@@ -1,0 +1,26 @@
+"""How long the vocabulary's own vectors are, to compare a token's with: percentiles of their norms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..backbone import FrozenModel
+
+_TABLE_PART = 4096
+"""Rows of the token table that are measured at once."""
+
+
+@torch.no_grad()
+def vocabulary_norms(model: FrozenModel, size: int) -> tuple[float, ...]:
+    """The 101 percentiles of the norms of the token table's `size` rows."""
+    parts = torch.arange(size, device=model.device).split(_TABLE_PART)
+    return percentiles(torch.cat([model.embed(part).norm(dim=1) for part in parts]))
+
+
+def percentiles(values: Tensor | Iterable[float]) -> tuple[float, ...]:
+    """0 %, 1 %, .. 100 % of some numbers."""
+    values = torch.as_tensor(values).cpu().double()  # MPS knows no float64
+    return tuple(torch.quantile(values, torch.linspace(0, 1, 101, dtype=torch.float64)).tolist())
