@@ -283,7 +283,7 @@ def test_a_judge_learns_and_gives_sane_verdicts(world: World, encoder: Encoder) 
 
 
 def test_a_missing_checkpoint_or_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no config"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         pack.load(tmp_path)
     _merges()
     with pytest.raises(FileNotFoundError, match="nothing to resume"):

@@ -24,4 +24,4 @@ def private_copy(module: Module, wanted: Callable[[str], torch.dtype]) -> Module
     for name, buffer in module.named_buffers():
         if buffer.is_floating_point():
             copies[id(buffer)] = buffer.to(wanted(name), copy=True)
-    return copy.deepcopy(module, copies).eval()
+    return copy.deepcopy(module, copies).train(False)
