@@ -153,7 +153,7 @@ def _part(options: argparse.Namespace) -> int:
     pack = host.start(options.comfyui, [*MODES[options.part], *(["--cpu"] if small else [])])
     import torch
 
-    from .claims.results import write_json
+    from .paper_claims.results import write_json
 
     host.output_folder(Path(tempfile.gettempdir()) / "crossinit-benchmark" / f"output-{options.part}")
     graph = host.Graph(pack, None if real else _checkpoint(), SMALL["resolution"] if small else 512)

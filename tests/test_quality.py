@@ -106,6 +106,17 @@ def test_imports_between_folders_have_no_circle(package: str) -> None:
     assert circle(between_wings(GRAPH, package)) == []
 
 
+def test_every_import_of_our_own_is_there() -> None:
+    """Those inside functions too, which neither a start nor the type checker sees."""
+    missing = [
+        f"{name} imports {one}"
+        for name, imported in GRAPH.items()
+        for one in imported
+        if one.split(".")[0] in PACKAGES and one not in GRAPH
+    ]
+    assert missing == []
+
+
 def test_a_circle_is_found_wherever_it_hides() -> None:
     assert circle({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set()}) in (
         ["a", "b", "c", "a"],
