@@ -108,11 +108,9 @@ class Graph:
 
     def node(self, name: str) -> Any:
         """A node's class, as ComfyUI prepares it for a run."""
-        for module in ("learn", "initialization", "names", "miniature"):
-            found = getattr(sys.modules[f"{PACK}.nodes.{module}"], name, None)
-            if found:
-                return type(name, (found,), {"hidden": SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None)})
-        raise KeyError(name)
+        nodes: Any = sys.modules[f"{PACK}.nodes"]
+        found = next(node for node in nodes.NODES if node.__name__ == name)
+        return type(name, (found,), {"hidden": SimpleNamespace(unique_id="1", prompt=None, extra_pnginfo=None)})
 
     def _names(self) -> Any:
         return self.node("CrossInitCelebrityNames").execute("bundled list").result[0]
