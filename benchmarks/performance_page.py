@@ -1,4 +1,4 @@
-"""Write docs/performance.md from what inversion_speed, memory and modes measured.
+"""Write docs/performance.md from what inversion_speed, speed.diffusers, memory and modes measured.
 
 python -m benchmarks.performance_page --speed build/speed --memory build/memory --modes build/modes
 """
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repeats = _read(options.speed / "repeats.json") or {}
     memory = _read(options.memory / "memory.json") or []
     modes = _read(options.modes / "modes.json") or {}
-    options.out.write_text(page(speed, repeats, memory, modes, _read(TRIED)), encoding="utf-8")
+    diffusers = _read(options.speed / "diffusers.json")
+    options.out.write_text(page(speed, repeats, memory, modes, _read(TRIED), diffusers), encoding="utf-8")
     print(options.out)
     return 0
 
@@ -51,15 +52,17 @@ def page(
     memory: list[dict[str, Any]],
     modes: dict[str, Any],
     tried: dict[str, Any],
+    diffusers: dict[str, Any] | None = None,
 ) -> str:
     """The page as Markdown."""
     parts = [
         "# Performance",
         "Written by `benchmarks/performance_page.py` from the output of `benchmarks/inversion_speed.py`, "
-        "`benchmarks/memory.py` and `benchmarks/modes.py`; do not edit by hand.",
+        "`benchmarks/speed/diffusers.py`, `benchmarks/memory.py` and `benchmarks/modes.py`; do not edit by hand.",
         _where(speed),
         "## Speed",
         _speed(speed, repeats),
+        *(["## From Python, through diffusers", _diffusers(diffusers)] if diffusers else []),
         "## Where a step's time goes, and the floor",
         _floor(speed),
         "## Memory",
@@ -122,6 +125,28 @@ def _speed(speed: dict[str, Any], repeats: dict[str, Any]) -> str:
         f"vectors' movement with that of float32 on the same draws. {_compiled(speed['modes'])}Peaks are those of torch's "
         "allocator and of the recorded graph: with dynamic video memory ComfyUI's own copy of the model is not in them, and gives "
         f"way when memory is short.{_pictures(speed)}"
+    )
+
+
+def _diffusers(diffusers: dict[str, Any]) -> str:
+    size = diffusers["size"]
+    rows = [
+        [
+            name,
+            f"{row['ms_a_step']:.1f}",
+            _gib(row),
+            f"{row['cosine_of_movement']:.5f}",
+            f"{row['ratio_of_distance']:.4f}",
+        ]
+        for name, row in diffusers["ways"].items()
+    ]
+    return (
+        f"A step of `invert` on a `DiffusersBackbone`, in a run of its own on one {diffusers['gpu']}, torch "
+        f"{diffusers['torch']}, batch {size['batch_size']}, {size['resolution']} px.\n\n"
+        + _table(["", "ms a step", "peak GiB", "cosine", "distance"], rows)
+        + "\n\nThe last row of a precision is what a GPU does by itself. Peaks include the model as it was loaded, in float32; "
+        "learning runs on copies. Fused blocks alone are slower than diffusers' own, since Python then launches many small "
+        "kernels; recording a step takes Python out of it."
     )
 
 
