@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from crossinit_core import StepReport, invert
+from crossinit_core import InversionSettings, StepReport, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
+from crossinit_core.learning import provenance, resume_files
 from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, notes_of, same, step_in, stop_after
 
 
@@ -154,3 +156,33 @@ def test_old_files_that_cannot_be_dropped_do_not_cost_the_new_one(
     assert "could not be written" not in caplog.text
     assert "Stopped after step 2" in notes_of(stopped.value)
     assert invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path).resumed_from == 2
+
+
+def test_a_release_keeps_the_resume_files(
+    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version goes into the token's metadata, and has no part in a run's name. A change of the arithmetic has."""
+    with pytest.raises(Cancel):
+        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(3))
+    monkeypatch.setattr(provenance, "__version__", "9.9.9")
+    again = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
+    assert again.resumed_from == 3
+    assert again.token.metadata["crossinit.version"] == "9.9.9"
+    monkeypatch.setattr(resume_files, "RECIPE", "another")
+    anew = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
+    assert anew.resumed_from == 0
+    assert same(anew, again)
+
+
+def test_runs_have_the_names_of_the_first_version() -> None:
+    """So what was begun with version 0.1.0, where this name was computed, goes on."""
+    backbone = SimpleNamespace(prediction_type="epsilon", alphas_cumprod=lambda: torch.linspace(1, 0, 1000))
+    model = SimpleNamespace(dtype=torch.float16, fingerprint=lambda: "weights")
+    name = resume_files.run_fingerprint(
+        backbone,  # type: ignore[arg-type]
+        model,  # type: ignore[arg-type]
+        InversionSettings(resolution=512),
+        torch.ones(2, 4),
+        b"photos",
+    )
+    assert name == "f249369031388a84db40d5223b55cbcabc938703ddc86887cdda00f5dcd1e909"
