@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     steps, precisions = (options.steps, options.precision) if cuda else (2, ["fp32"])
     backbone = standin(device, small=not cuda)
     start = cross_initialize_words(backbone, "human face")
-    batches = draw(backbone, steps, **size)
+    batches = make_batches(backbone, steps, **size)
     data: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name() if cuda else None,
         "torch": torch.__version__,
@@ -88,7 +88,7 @@ def standin(device: torch.device, small: bool) -> DiffusersBackbone:
     )
 
 
-def draw(backbone: DiffusersBackbone, steps: int, resolution: int, batch_size: int) -> list[TrainingBatch]:
+def make_batches(backbone: DiffusersBackbone, steps: int, resolution: int, batch_size: int) -> list[TrainingBatch]:
     """Random latents, noise, timesteps and prompts with two placeholders, the same in every call."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, 4, resolution // 8, resolution // 8)

@@ -116,12 +116,12 @@ def differences(fast: Kernels, reference: Kernels, device: torch.device, dtype: 
     """The operations whose results or gradients differ from those of `reference` in float32 on random numbers."""
     generator = torch.Generator().manual_seed(0)
 
-    def draw(*shape: int, around: float = 0.0) -> Tensor:
+    def normal(*shape: int, around: float = 0.0) -> Tensor:
         return (torch.randn(shape, generator=generator) + around).to(device, dtype)
 
-    image, shift, channels = draw(2, 64, 9, 11, around=1.0), draw(2, 64), (draw(64, around=1.0), draw(64))
-    row, residual, width = draw(3, 7, 40), draw(3, 7, 40), (draw(40, around=1.0), draw(40))
-    feed_forward = (draw(600, 48) / 7, draw(600), draw(48, 300) / 17)
+    image, shift, channels = normal(2, 64, 9, 11, around=1.0), normal(2, 64), (normal(64, around=1.0), normal(64))
+    row, residual, width = normal(3, 7, 40), normal(3, 7, 40), (normal(40, around=1.0), normal(40))
+    feed_forward = (normal(600, 48) / 7, normal(600), normal(48, 300) / 17)
     trials: dict[str, tuple[tuple[Tensor, ...], Callable[..., Callable[..., object]]]] = {
         "group_norm": (
             (image,),
@@ -144,11 +144,11 @@ def differences(fast: Kernels, reference: Kernels, device: torch.device, dtype: 
             lambda ops, up: lambda x: ops.add_layer_norm(x, None, *map(up, width), 1e-5, x.dtype)[1],
         ),
         "feed_forward": (
-            (draw(2, 75, 48), draw(2, 75, 48)),
+            (normal(2, 75, 48), normal(2, 75, 48)),
             lambda ops, up: lambda x, n: ops.feed_forward(x, n, *map(up, feed_forward)),
         ),
-        "interleave": ((draw(2, 64, 4, 6),), lambda ops, up: lambda x: ops.interleave(x, up(channels[0])[:16])),
-        "add_bias": ((image, draw(2, 64, 9, 11)), lambda ops, up: lambda x, r: ops.add_bias(x, up(channels[1]), r)),
+        "interleave": ((normal(2, 64, 4, 6),), lambda ops, up: lambda x: ops.interleave(x, up(channels[0])[:16])),
+        "add_bias": ((image, normal(2, 64, 9, 11)), lambda ops, up: lambda x, r: ops.add_bias(x, up(channels[1]), r)),
     }
     return [
         name

@@ -203,7 +203,7 @@ class GivenBatches:
             raise ValueError("A batch has a mask that is black for a sample, which leaves nothing to learn from.")
 
     def digest_of_first(self) -> bytes:
-        """Tells most series of batches from another before the first is drawn."""
+        """Tells most series of batches from another before the first is taken."""
         first = list(itertools.islice(self._source, 1))
         self._source = itertools.chain(first, self._source)
         digest = hashlib.sha256()

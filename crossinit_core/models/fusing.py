@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..families import CONTEXT_LENGTH
 from ..gpu.kernels import Kernels
 from ..gpu.modes import is_out_of_memory
 from ..gpu.self_tests import has_passed, passed, relative_differences, values_and_gradients
@@ -24,7 +25,6 @@ AGREEMENT = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 """Relative differences between two right computations of a block in a precision stay below this."""
 _SIDES = (8, 16)
 """Height and width of the pictures of a trial."""
-_TOKENS = 77
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ def disagreement(block: FusedBlock, memory_format: torch.memory_format) -> float
     """The largest relative difference between `fused` and `own` in result and gradients, on random inputs."""
     generator = torch.Generator().manual_seed(0)
 
-    def draw(*shape: int) -> Tensor:
+    def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(block.weight)
 
-    inputs = [draw(2, block.channels, *_SIDES)]
+    inputs = [normal(2, block.channels, *_SIDES)]
     # Nothing that is learned goes into the time embedding.
-    constants = [] if block.embedding is None else [draw(2, block.embedding)]
+    constants = [] if block.embedding is None else [normal(2, block.embedding)]
     if block.context is not None:
-        inputs.append(draw(2, _TOKENS, block.context))
+        inputs.append(normal(2, CONTEXT_LENGTH, block.context))
 
     def by_layout(forward: Callable[..., Tensor], layout: torch.memory_format) -> list[Tensor]:
         return values_and_gradients(

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import torch
 
+from crossinit_core.families import CONTEXT_LENGTH
+
 VOCABULARY = 49408
-POSITIONS = 77
 LATENT_SCALE = 0.18215
 
 
@@ -116,7 +117,7 @@ def openclip_h_entries() -> Iterator[Entry]:
     """Layout of the full text encoder of SD 2.x; keys without `cond_stage_model.model.`."""
     width, layers = 1024, 24
     token_std, attention, mlp = text_scales(width, layers)
-    yield Entry("positional_embedding", (POSITIONS, width), std=token_std / 2)
+    yield Entry("positional_embedding", (CONTEXT_LENGTH, width), std=token_std / 2)
     yield Entry("text_projection", (width, width), std=1 / math.sqrt(width))
     yield Entry("logit_scale", (), mean=math.log(100))
     yield Entry("token_embedding.weight", (VOCABULARY, width), std=token_std)
@@ -137,7 +138,7 @@ def clip_l_entries() -> Iterator[Entry]:
     width, layers = 768, 12
     token_std, attention, mlp = text_scales(width, layers)
     yield Entry("embeddings.token_embedding.weight", (VOCABULARY, width), std=token_std)
-    yield Entry("embeddings.position_embedding.weight", (POSITIONS, width), std=token_std / 2)
+    yield Entry("embeddings.position_embedding.weight", (CONTEXT_LENGTH, width), std=token_std / 2)
     for layer in range(layers):
         block = f"encoder.layers.{layer}"
         yield from norm_entries(f"{block}.layer_norm1", width)
