@@ -52,7 +52,8 @@ def shown(live: Any, tmp_path_factory: pytest.TempPathFactory) -> Shown:
 
 
 @needs_weights
-def test_a_learned_person_is_nearer_to_the_truth_than_any_celebrity_and_most_people(shown: Shown) -> None:
+def test_a_learned_person_is_nearest_to_the_truth(shown: Shown) -> None:
+    """A learned person is nearer to the truth than any celebrity and most people."""
     found = shown.findings
     assert found.floor < found.nearest_name < found.likeness
     assert found.rank >= 0.95
@@ -121,9 +122,9 @@ def test_a_pack_without_its_weights_says_so(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
-def test_the_checkpoint_that_was_given_is_used_and_no_other_of_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
-) -> None:
+def test_the_given_checkpoint_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """The checkpoint that was given is used and no other of its name."""
+
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no right to make links")
 
@@ -153,7 +154,8 @@ def test_the_checkpoint_that_was_given_is_used_and_no_other_of_its_name(
     assert put_checkpoint(own, tmp_path / "base") == "model.safetensors", "what is listed already needs no second place"
 
 
-def test_a_sheet_has_room_for_long_captions_and_a_row_that_is_not_full() -> None:
+def test_a_sheet_has_room_for_long_captions() -> None:
+    """A sheet has room for long captions and a row that is not full."""
     picture = np.zeros((128, 128, 3), np.uint8)
     short = [Tile(picture, "a person", [("sad", True)])] * 3
     long = [*short, Tile(picture, "a person " * 20, [("sunglasses", True), ("beach", False), ("likeness 0.81", None)])]

@@ -279,9 +279,8 @@ def test_without_a_gpu_torchs_own_kernels_are_used() -> None:
     assert self_tests.choose(CPU, torch.float32) is PLAIN
 
 
-def test_what_a_gpu_cannot_run_or_gets_wrong_is_left_out_with_one_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_wrong_kernels_are_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What a gpu cannot run or gets wrong is left out with one line."""
     monkeypatch.setattr(self_tests, "_passed", {})
 
     def broken() -> list[str]:

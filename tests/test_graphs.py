@@ -134,7 +134,8 @@ def test_widgets_links_and_titles() -> None:
     assert ids_of(graph) == {"Checkpoint": "1", "My sampler": "2"}
 
 
-def test_the_saved_form_has_the_order_of_the_server_and_every_socket() -> None:
+def test_the_saved_form_has_every_socket() -> None:
+    """The saved form has the order of the server and every socket."""
     graph = workflow(CHECKPOINT, sampler({"model": ("checkpoint", 0)}))
     saved = saved_workflow(graph, OBJECT_INFO)
     first, second, note = saved["nodes"]

@@ -34,7 +34,8 @@ def test_a_wrong_comfyui_path_is_refused_by_name(tmp_path: Path) -> None:
         hosts.find_comfyui(None, {"COMFYUI_PATH": str(tmp_path)}, tmp_path)
 
 
-def test_the_python_of_a_comfyui_is_the_nearest_one_with_torch(tmp_path: Path) -> None:
+def test_the_nearest_python_with_torch_is_used(tmp_path: Path) -> None:
+    """The python of a ComfyUI is the nearest one with torch."""
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     assert hosts.choose_python(comfyui) == Path(sys.executable)  # which runs these tests, so it has torch
 
@@ -50,9 +51,8 @@ def test_the_python_of_a_comfyui_is_the_nearest_one_with_torch(tmp_path: Path) -
     assert hosts.choose_python(comfyui, hosts.python_of(tmp_path / "other")) == hosts.python_of(tmp_path / "other")
 
 
-def test_what_an_existing_python_lacks_is_named_and_not_installed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_packages_are_named_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an existing python lacks is named and not installed."""
     wanted = ["pytest", "pytest>=9999", "no-such-package-here>=1", 'other; python_version < "3"']
     assert hosts.missing_packages(Path(sys.executable), wanted) == ["pytest>=9999", "no-such-package-here>=1"]
 
@@ -88,7 +88,7 @@ def test_any_opencv_of_the_right_version_counts(tmp_path: Path, there: str, lack
     assert hosts.missing_packages(hosts.python_of(tmp_path / "environment"), wanted) == (wanted if lacks else [])
 
 
-def test_the_python_of_the_portable_windows_build_finds_the_modules_of_this_repository(tmp_path: Path) -> None:
+def test_portable_windows_python_finds_the_modules(tmp_path: Path) -> None:
     """It has a ._pth file, and so ignores the working folder and PYTHONPATH."""
     (tmp_path / "probe_module.py").write_text("import sys; print(__name__, sys.argv[1:])", encoding="utf-8")
     venv.create(tmp_path / "embedded", with_pip=False)

@@ -234,7 +234,8 @@ def test_half_precision_gives_nearly_the_same(eps: Prepared) -> None:
     assert half.token.metadata["crossinit.precision"] == "bfloat16"
 
 
-def test_a_token_names_the_same_model_whatever_it_was_computed_in(eps: Prepared) -> None:
+def test_every_precision_names_the_same_model(eps: Prepared) -> None:
+    """A token names the same model whatever it was computed in."""
     named = {
         learn(eps, replace(SMALL, precision=kind)).token.metadata["crossinit.base_hash"] for kind in ("fp32", "bf16")
     }

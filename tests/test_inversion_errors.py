@@ -42,7 +42,8 @@ def test_too_little_memory_is_met_with_smaller_pieces(
     assert "micro-batches of 2" in warnings[-1]
 
 
-def test_memory_that_gives_out_in_the_middle_of_a_batch_changes_nothing(eps: Prepared) -> None:
+def test_memory_that_gives_out_changes_nothing(eps: Prepared) -> None:
+    """Memory that gives out in the middle of a batch changes nothing."""
     calls = 0
 
     def around(predict: Any, noisy: Tensor, *more: Tensor) -> Tensor:
@@ -66,9 +67,9 @@ def test_memory_that_gives_out_in_the_middle_of_a_batch_changes_nothing(eps: Pre
         ({"memory": "auto"}, "use a smaller resolution"),  # it has tried the low-memory mode by itself
     ],
 )
-def test_too_little_memory_for_anything_comes_with_advice_that_is_not_followed_yet(
-    eps: Prepared, change: dict[str, Any], advice: str
-) -> None:
+def test_full_memory_comes_with_advice(eps: Prepared, change: dict[str, Any], advice: str) -> None:
+    """Too little memory for anything comes with advice that is not followed yet."""
+
     def around(*_: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -126,7 +127,7 @@ def test_numbers_that_overflow_stop_the_run(eps: Prepared, value: float) -> None
         learn(eps, backbone=Watched(eps.backbone, around))
 
 
-def test_numbers_that_overflow_at_once_are_put_down_to_the_model(eps: Prepared) -> None:
+def test_an_overflow_at_once_blames_the_model(eps: Prepared) -> None:
     """In every precision: before the first step the learning rate has changed nothing."""
     with pytest.raises(
         FloatingPointError, match=r"Step 1 gave .* not finite in float32.*use another one, or this one without LoRAs"
@@ -256,9 +257,8 @@ def test_batches_with_timesteps_that_do_not_exist_are_refused(eps: Prepared) -> 
         ({"mask": torch.ones(8, 1, 64, 64)}, r"a mask of shape \(8, 1, 64, 64\), expected \(8, 1, 8, 8\)"),
     ],
 )
-def test_a_batch_whose_parts_do_not_belong_together_is_refused(
-    eps: Prepared, change: dict[str, Tensor], message: str
-) -> None:
+def test_a_batch_of_unfitting_parts_is_refused(eps: Prepared, change: dict[str, Tensor], message: str) -> None:
+    """A batch whose parts do not belong together is refused."""
     with pytest.raises(ValueError, match=f"A batch has .*{message}"):
         learn(eps, batches=[replace(batch, **change) for batch in eps.batches(3)])
 
@@ -283,14 +283,17 @@ def test_a_batch_with_a_black_mask_is_refused(eps: Prepared) -> None:
 
 
 @pytest.mark.parametrize("part", ["latents", "noise"])
-def test_a_batch_without_numbers_is_refused_and_not_put_down_to_the_model(eps: Prepared, part: str) -> None:
+def test_a_batch_without_numbers_is_refused(eps: Prepared, part: str) -> None:
+    """A batch without numbers is refused and not put down to the model."""
     batch = eps.batches(1)[0]
     with pytest.raises(ValueError, match="A batch has latents or noise that are not finite"):
         learn(eps, batches=[replace(batch, **{part: torch.full((8, 4, 8, 8), torch.nan)})] * 3)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_vae_that_gives_no_numbers_is_refused_before_learning(eps: Prepared, value: float) -> None:
+def test_a_vae_without_numbers_is_refused(eps: Prepared, value: float) -> None:
+    """A VAE that gives no numbers is refused before learning."""
+
     class Damaged(Watched):
         def posterior(self, images: Tensor) -> Posterior:
             found = eps.backbone.posterior(images)

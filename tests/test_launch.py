@@ -73,7 +73,7 @@ print("all equal")
 
 
 @pytest.mark.slow
-def test_a_kernel_gets_addresses_as_numbers_and_is_compiled_for_tensors(tmp_path: Path) -> None:
+def test_a_kernel_gets_addresses_as_numbers(tmp_path: Path) -> None:
     """With this Triton, and in the way that is there for those before 3.6."""
     pytest.importorskip("triton")
     root = Path(__file__).resolve().parents[1]

@@ -26,7 +26,8 @@ def _pixels(picture: bytes) -> bytes:
 # The main job
 
 
-def test_workflow_01_learns_a_face_saves_it_and_makes_a_picture_of_it(live: Any, learned: Learned) -> None:
+def test_workflow_01_learns_and_saves_a_face(live: Any, learned: Learned) -> None:
+    """Workflow 01 learns a face saves it and makes a picture of it."""
     assert learned.file == "astronaut.safetensors"
     vectors = vectors_of(live, learned.file)
     assert vectors.shape == (2, 1024)
@@ -42,7 +43,8 @@ def test_workflow_01_learns_a_face_saves_it_and_makes_a_picture_of_it(live: Any,
             assert high - low > 50, "the picture is one flat colour"
 
 
-def test_learning_shows_its_steps_a_line_of_text_and_a_picture(learned: Learned) -> None:
+def test_learning_shows_steps_text_and_picture(learned: Learned) -> None:
+    """Learning shows its steps a line of text and a picture."""
     assert learned.run.steps(learned.node) == list(range(1, STEPS + 1))
     lines = [event.data["text"] for event in learned.run.of(learned.node, "progress_text")]
     assert lines[0].startswith(f"step 1 of {STEPS} · loss ")
@@ -63,12 +65,14 @@ def test_the_token_file_says_how_it_came_about(live: Any, learned: Learned) -> N
     assert metadata["crossinit.checkpoint"] == Path(CHECKPOINT).stem
 
 
-def test_a_picture_of_an_ordinary_prompt_is_the_same_before_and_after_learning(learned: Learned) -> None:
+def test_learning_leaves_other_pictures_alone(learned: Learned) -> None:
+    """A picture of an ordinary prompt is the same before and after learning."""
     assert _pixels(learned.before) == _pixels(learned.after)
 
 
-def test_the_same_seed_learns_the_same_token_again_and_reuses_its_file(live: Any, learned: Learned) -> None:
+def test_the_same_seed_reuses_its_file(live: Any, learned: Learned) -> None:
     # Without resume the node is another one to ComfyUI's cache, and has no file to continue from.
+    """The same seed learns the same token again and reuses its file."""
     prompt, ids = shipped(live, ("CrossInitSave", "name", "astronaut"), ("CrossInitLearn", "resume", False))
     before = vectors_of(live, learned.file)
     run = watch(live, prompt)
@@ -78,7 +82,8 @@ def test_the_same_seed_learns_the_same_token_again_and_reuses_its_file(live: Any
     assert torch.equal(vectors_of(live, learned.file), before)
 
 
-def test_a_face_is_not_learned_twice_even_where_comfyui_forgot_it(live: Any, learned: Learned) -> None:
+def test_a_forgotten_face_is_not_learned_twice(live: Any, learned: Learned) -> None:
+    """A face is not learned twice even where ComfyUI forgot it."""
     run = watch(live, _only(learned.prompt, learned.ids["CrossInitSave"]))
     assert learned.node not in run.cached()
     assert not run.steps(learned.node)
@@ -122,7 +127,8 @@ def test_a_lora_on_the_model_changes_what_is_learned(live: Any, learned: Learned
 # Cancel, and other bases
 
 
-def test_a_cancelled_run_stops_within_a_step_and_the_next_run_ends_as_if_nothing_had_been(live: Any) -> None:
+def test_a_cancelled_run_goes_on(live: Any) -> None:
+    """A cancelled run stops within a step and the next run ends as if nothing had been."""
     steps, last = 6, 2
     resume = live.output / "crossinit" / "resume"
     already = set(resume.glob("*.safetensors"))

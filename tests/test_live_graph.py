@@ -42,7 +42,8 @@ def _pixels(live: Any, history: Any, node: str) -> list[np.ndarray]:
     ]
 
 
-def test_photos_of_two_sizes_become_one_batch_of_portraits_with_masks(live: Any, astronaut: str) -> None:
+def test_photos_of_two_sizes_become_portraits(live: Any, astronaut: str) -> None:
+    """Photos of two sizes become one batch of portraits with masks."""
     prompt = {
         "1": _node("LoadImage", image=astronaut),
         "2": _node("ImageScale", image=["1", 0], upscale_method="bicubic", width=700, height=700, crop="disabled"),
@@ -66,7 +67,8 @@ def test_photos_of_two_sizes_become_one_batch_of_portraits_with_masks(live: Any,
     assert shown[64, 2].mean() < one[64, 2].mean() / 2 and abs(shown[64, 64].mean() - one[64, 64].mean()) < 3
 
 
-def test_a_bounding_box_of_comfyuis_own_node_frames_the_face(live: Any, astronaut: str) -> None:
+def test_comfyuis_bounding_box_frames_the_face(live: Any, astronaut: str) -> None:
+    """A bounding box of ComfyUI's own node frames the face."""
     prompt = {
         "1": _node("LoadImage", image=astronaut),
         "2": _node("PrimitiveBoundingBox", x=180, y=62, width=88, height=110),
@@ -76,7 +78,8 @@ def test_a_bounding_box_of_comfyuis_own_node_frames_the_face(live: Any, astronau
     assert "the only face of bounding_box, straightened" in live.client.run(prompt).outputs["4"]["text"][0]
 
 
-def test_a_bounding_box_is_a_socket_and_no_widget_that_always_holds_a_box(live: Any) -> None:
+def test_a_bounding_box_is_a_socket(live: Any) -> None:
+    """A bounding box is a socket and no widget that always holds a box."""
     kind, options = live.info["CrossInitPrepareFace"]["input"]["optional"]["bounding_box"]
     assert kind == "BOUNDING_BOX" and options["forceInput"] is True
 
@@ -100,7 +103,8 @@ def test_no_face_is_one_readable_sentence_at_the_node(live: Any) -> None:
         live.client.run(prompt)
 
 
-def test_save_image_sorts_pictures_into_a_folder_for_each_prompt(live: Any) -> None:
+def test_save_image_sorts_pictures_by_prompt(live: Any) -> None:
+    """Save image sorts pictures into a folder for each prompt."""
     (live.base / "input" / "more-prompts.txt").write_text("A {} smile\n", encoding="utf-8")
     prompt = {
         "1": _node("CrossInitPromptList", prompts="a {} smile\n一个{}人", file="more-prompts.txt", folder="by-prompt"),
@@ -122,7 +126,8 @@ def test_a_folder_outside_of_output_stops_before_anything_runs(live: Any) -> Non
         live.client.run(prompt)
 
 
-def test_a_blend_that_is_rescaled_and_saved_is_what_the_core_computes(live: Any) -> None:
+def test_a_rescaled_blend_is_the_cores(live: Any) -> None:
+    """A blend that is rescaled and saved is what the core computes."""
     from crossinit_core.tokens.blending import blend_tokens, rescale_token
 
     facts = {"crossinit.start_norm": "5.0000 6.0000"}
@@ -146,7 +151,8 @@ def test_a_blend_that_is_rescaled_and_saved_is_what_the_core_computes(live: Any)
     assert "0.5 of the way" in saved.metadata["crossinit.rescaled"]
 
 
-def test_a_face_is_learned_with_sample_pictures_and_reported_beside_a_saved_one(live: Any) -> None:
+def test_a_face_with_samples_is_reported(live: Any) -> None:
+    """A face is learned with sample pictures and reported beside a saved one."""
     from crossinit_core.tokens.report import NO_HISTORY
 
     saved = LearnedToken(torch.randn(2, 256), "report-saved", "miniature", {"crossinit.steps": "3"})

@@ -64,9 +64,8 @@ def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     [("a photo of a {} person", 1), ("a photo of a ({}:1.2) person, smiling", 1), (LONG, 2)],
     ids=["plain", "weighted", "longer than 77 tokens"],
 )
-def test_a_saved_token_means_the_same_by_file_by_apply_and_by_encode_prompt(
-    live: Any, learned: Learned, text: str, sections: int
-) -> None:
+def test_a_saved_token_means_the_same_everywhere(live: Any, learned: Learned, text: str, sections: int) -> None:
+    """A saved token means the same by file by apply and by encode prompt."""
     ways = _three_ways(live, learned.file, text)
     assert ways["file"]["0.context"].shape == (1, 77 * sections, 1024)
     assert _same(ways["apply"], ways["file"])
@@ -74,9 +73,8 @@ def test_a_saved_token_means_the_same_by_file_by_apply_and_by_encode_prompt(
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["28017", "28021"])
-def test_a_published_embedding_means_the_same_by_file_by_apply_and_by_encode_prompt(
-    live: Any, published: list[str], index: int
-) -> None:
+def test_a_published_embedding_means_the_same_everywhere(live: Any, published: list[str], index: int) -> None:
+    """A published embedding means the same by file by apply and by encode prompt."""
     ways = _three_ways(live, published[index], "a photo of a {} person")
     assert _same(ways["apply"], ways["file"])
     assert _same(ways["encode"], ways["file"])
@@ -132,9 +130,9 @@ def test_comfyui_reads_every_format_that_save_learned_token_offers(live: Any, pu
 # Token files
 
 
-def test_another_person_under_a_taken_name_gets_a_number_and_the_same_person_keeps_it(
-    live: Any, published: list[str]
-) -> None:
+def test_a_taken_name_gets_a_number(live: Any, published: list[str]) -> None:
+    """Another person under a taken name gets a number and the same person keeps it."""
+
     def save(file: str, **more: Any) -> str:
         prompt = Prompt()
         node = prompt.save(prompt.load(file), "neighbour", **more)
@@ -163,6 +161,7 @@ def test_a_token_file_that_changed_is_read_again(live: Any) -> None:
         assert float(vectors_of(live, file).mean()) == value
 
 
-def test_saved_tokens_appear_in_the_list_of_load_learned_token(live: Any, learned: Learned) -> None:
+def test_saved_tokens_can_be_loaded_at_once(live: Any, learned: Learned) -> None:
+    """Saved tokens appear in the list of load learned token."""
     options = live.client.object_info()["CrossInitLoad"]["input"]["required"]["file"][1]["options"]
     assert {learned.file, TOKEN_FILE} <= set(options)

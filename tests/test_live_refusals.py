@@ -30,7 +30,8 @@ def _refused(live: Any, prompt: Prompt, node_type: str, text: str) -> str:
     return message
 
 
-def test_a_model_and_a_clip_of_different_checkpoints_are_refused(live: Any) -> None:
+def test_parts_of_different_checkpoints_are_refused(live: Any) -> None:
+    """A model and a CLIP of different checkpoints are refused."""
     prompt = Prompt()
     model, _, vae = prompt.checkpoint(SD1_CHECKPOINT)
     _, clip, _ = prompt.checkpoint(CHECKPOINT)
@@ -82,9 +83,8 @@ def test_a_list_of_two_seeds_is_refused(live: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["../escaped", "my face", "face(1)", "face:1.2", "a/b", "CON"])
-def test_a_name_that_cannot_be_a_file_or_stand_in_a_prompt_is_refused_before_anything_runs(
-    live: Any, name: str
-) -> None:
+def test_an_unusable_name_is_refused_at_once(live: Any, name: str) -> None:
+    """A name that cannot be a file or stand in a prompt is refused before anything runs."""
     prompt = Prompt()
     save = prompt.save(prompt.load(TOKEN_FILE), name)
     message = _refused(live, prompt, "CrossInitSave", f"The token name '{name}'")
@@ -160,7 +160,7 @@ def test_a_workflow_file_fits_the_nodes_of_today(live: Any, name: str) -> None:
     assert saved == saved_workflow(WORKFLOWS[name], live.info), "write it anew: python -m devtools.workflows.author"
 
 
-def test_nothing_of_the_pack_went_wrong_in_the_servers_log(live: Any) -> None:
+def test_the_servers_log_has_no_errors(live: Any) -> None:
     """Of the files test_live*.py this is the last, so the log tells of all their runs."""
     log = (live.base / "server.log").read_text(encoding="utf-8", errors="replace")
     assert "IMPORT FAILED" not in log

@@ -21,7 +21,8 @@ def english() -> Any:
     return json.loads(locales.ENGLISH.read_text(encoding="utf-8"))
 
 
-def test_the_translations_were_made_from_what_the_nodes_say_today(live: Any, english: Any) -> None:
+def test_the_translations_are_up_to_date(live: Any, english: Any) -> None:
+    """The translations were made from what the nodes say today."""
     today, then = dict(locales.texts(locales.english(live.info))), dict(locales.texts(english))
     changed = sorted(path for path in today.keys() | then.keys() if today.get(path) != then.get(path))
     assert not changed, (
@@ -52,7 +53,7 @@ def test_nothing_is_left_in_english(language: str, english: Any) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_values_of_widgets_and_numbers_stand_as_the_node_has_them(language: str, english: Any) -> None:
+def test_translations_keep_values_and_numbers(language: str, english: Any) -> None:
     """The page does not translate what a widget holds, so a tooltip has to name it as it is."""
     found = dict(locales.texts(locales.read(language)))
     kept = re.compile(
@@ -65,7 +66,7 @@ def test_values_of_widgets_and_numbers_stand_as_the_node_has_them(language: str,
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_text_holds_what_the_page_would_take_for_a_command(language: str) -> None:
+def test_no_text_is_taken_for_a_command(language: str) -> None:
     """Older pages stop where a text holds an empty brace; `@` and `|` mean something in vue-i18n, too."""
     everything = {**locales.read(language), "main": _main(language)}
     assert not [path for path, text in locales.texts(everything) if re.search(r"[{}@|]", text)]

@@ -151,9 +151,10 @@ def test_a_lack_of_memory_frees_garbage_of_before(backbone: DiffusersBackbone, v
         gc.enable()
 
 
-def test_an_unforeseen_lack_of_memory_ends_in_the_low_memory_mode(
+def test_full_memory_turns_on_low_memory_mode(
     backbone: DiffusersBackbone, v0: Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """An unforeseen lack of memory ends in the low memory mode."""
     host = Watched(backbone)
 
     def around(answer: Tensor, dtype: torch.dtype, call: int) -> Tensor:

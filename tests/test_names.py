@@ -32,7 +32,8 @@ def test_the_bundled_list_is_sorted() -> None:
     assert list(names) == sorted(names, key=str.casefold)
 
 
-def test_the_bundled_list_is_what_one_gets_without_a_path() -> None:
+def test_the_bundled_list_is_the_default() -> None:
+    """The bundled list is what one gets without a path."""
     bundled = load_celebrity_names()
     assert bundled.names == load_celebrity_names(BUNDLED_LIST).names
     assert bundled.source == "bundled"

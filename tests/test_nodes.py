@@ -138,9 +138,8 @@ def test_the_bundled_and_the_users_lists_are_offered(
 
 
 @pytest.mark.parametrize("vectors", [torch.tensor([[-1.0, 0.0]]), torch.zeros(1, 2)])
-def test_people_who_cannot_be_blended_are_told_a_method_that_the_node_has(
-    pack: ModuleType, nodes: dict[str, Any], vectors: torch.Tensor
-) -> None:
+def test_a_refused_blend_names_another_method(pack: ModuleType, nodes: dict[str, Any], vectors: torch.Tensor) -> None:
+    """People who cannot be blended are told a method that the node has."""
     make = pack.crossinit_core.LearnedToken
     people = make(torch.tensor([[1.0, 0.0]]), "anna", "width-2"), make(vectors, "ben", "width-2")
     node = nodes["CrossInitBlend"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
@@ -151,9 +150,8 @@ def test_people_who_cannot_be_blended_are_told_a_method_that_the_node_has(
     assert node.execute(*people, 0.25, method=proposed).result[0].name == "anna-ben"
 
 
-def test_the_folder_for_lists_of_names_is_there_to_put_them_in(
-    pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_for_names_is_there(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder for lists of names is there to put them in."""
     import folder_paths
 
     known = {name: paths for name, paths in folder_paths.folder_names_and_paths.items() if name != "celebrity_names"}

@@ -68,7 +68,8 @@ def test_the_nodes_are_what_they_are_in_the_newest(old: Old) -> None:
     assert all("textual inversion" in old.info[name]["search_aliases"] for name in newest)
 
 
-def test_the_miniatures_workflow_runs_in_its_own_page_in_chinese(old: Old, browser: Any) -> None:
+def test_the_miniature_runs_in_a_chinese_page(old: Old, browser: Any) -> None:
+    """The miniatures workflow runs in its own page in chinese."""
     page = ComfyPage.open(browser, old.client.url, {"Comfy.Locale": "zh"})
     page.load(REPOSITORY / "workflows" / f"{MINIATURE}.json")
     for node, name, value in SMALL_MINIATURE:
@@ -106,7 +107,8 @@ def test_an_error_is_one_sentence(old: Old) -> None:
         old.client.run(prompt)
 
 
-def test_a_first_person_who_is_muted_does_not_stop_the_others(old: Old) -> None:
+def test_a_muted_first_person_stops_nobody(old: Old) -> None:
+    """A first person who is muted does not stop the others."""
     token = LearnedToken(torch.ones(2, 256), "somebody", "width-256")
     save_learned_token(token, old.base / "models" / "embeddings" / "somebody.safetensors")
     prompt = {

@@ -32,7 +32,8 @@ def _crowded(page: ComfyPage) -> list[str]:
     return covered + [f"{node.title} sticks out" for node in nodes if not any(group.holds(node) for group in groups)]
 
 
-def test_learn_face_shows_a_picture_and_the_loss_while_it_learns(classic: ComfyPage) -> None:
+def test_learn_face_shows_picture_and_loss(classic: ComfyPage) -> None:
+    """Learn face shows a picture and the loss while it learns."""
     _load_small(classic, SHIPPED[0], seed=1002)
     classic.start()
     classic.wait_for_picture(LEARN)

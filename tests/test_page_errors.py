@@ -214,7 +214,8 @@ def test_a_mistake_that_was_taken_back_is_no_longer_shown(classic: ComfyPage) ->
     assert classic.text("CrossInitSave").startswith("Saved taken-back")
 
 
-def test_a_node_that_says_nothing_when_it_goes_well_says_nothing_of_the_mistake_either(classic: ComfyPage) -> None:
+def test_a_silent_node_forgets_a_mistake(classic: ComfyPage) -> None:
+    """A node that says nothing when it goes well says nothing of the mistake either."""
     report = Placed("CrossInitReport", (420, 100), inputs={"clip": ("model", 1), "tokens.token0": ("token", 0)})
     hands.put(classic, {"model": _MODEL, "token": _TOKEN, "report": report})
     _fails(classic)
@@ -224,7 +225,8 @@ def test_a_node_that_says_nothing_when_it_goes_well_says_nothing_of_the_mistake_
     assert not classic.text("CrossInitReport") and classic.pictures("CrossInitReport")
 
 
-def test_a_first_person_who_is_muted_does_not_stop_the_others(classic: ComfyPage) -> None:
+def test_a_muted_first_person_stops_nobody(classic: ComfyPage) -> None:
+    """A first person who is muted does not stop the others."""
     both = {"tokens.token0": ("token", 0), "tokens.token1": ("other", 0)}
     other = Placed("CrossInitLoad", (50, 700), {"file": "another-face.safetensors"}, title="Another")
     report = Placed("CrossInitReport", (420, 100), inputs=both)

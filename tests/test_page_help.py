@@ -31,7 +31,8 @@ def _text(node: str, language: str) -> str:
     return _file(node, language).read_text(encoding="utf-8")
 
 
-def test_every_node_has_its_help_and_there_is_none_for_others() -> None:
+def test_every_node_has_its_help() -> None:
+    """Every node has its help and there is none for others."""
     assert sorted(path.stem for path in DOCS.glob("*.md")) == NODES
     assert sorted(path.parent.name for path in DOCS.glob("*/zh.md")) == NODES
     assert sorted(path.stem for path in (DOCS / "images").glob("*.jpg")) == NODES
@@ -39,7 +40,8 @@ def test_every_node_has_its_help_and_there_is_none_for_others() -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("node", NODES)
-def test_a_page_explains_every_input_and_output_and_common_mistakes_with_a_picture(node: str, language: str) -> None:
+def test_a_help_page_explains_everything(node: str, language: str) -> None:
+    """A page explains every input and output and common mistakes with a picture."""
     text = _text(node, language)
     known = ENGLISH if language == "en" else locales.read(language)
     title = known[node]["display_name"]
@@ -72,9 +74,8 @@ def chinese(live: Any, browser: Any) -> Iterator[ComfyPage]:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_page_shows_the_help_of_every_node_with_its_picture(
-    classic: ComfyPage, chinese: ComfyPage, language: str
-) -> None:
+def test_the_page_shows_every_help_page(classic: ComfyPage, chinese: ComfyPage, language: str) -> None:
+    """The page shows the help of every node with its picture."""
     page = {"en": classic, "zh": chinese}[language]
     for node in NODES:
         heading = _text(node, language).splitlines()[0].removeprefix("# ")

@@ -58,9 +58,8 @@ def _open_miniature(page: ComfyPage, **learn: int) -> None:
         page.set_widget(node, name, value)
 
 
-def test_a_graph_is_built_from_the_search_box_wired_by_dragging_and_learns_a_face(
-    page: ComfyPage, server: ComfyServer
-) -> None:
+def test_a_graph_built_by_hand_learns_a_face(page: ComfyPage, server: ComfyServer) -> None:
+    """A graph is built from the search box wired by dragging and learns a face."""
     hands.new_graph(page)
     for typed, name, at in (
         ("miniature", "Load Miniature Model", (250, 180)),

@@ -67,7 +67,8 @@ def node(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
     return pack.nodes.prompt_list.CrossInitPromptList.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
 
 
-def test_prompts_come_from_the_box_and_then_from_the_file(node: Any, tmp_path: Path) -> None:
+def test_prompts_of_the_box_come_first(node: Any, tmp_path: Path) -> None:
+    """Prompts come from the box and then from the file."""
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets" / "mine.txt").write_bytes("\ufeffa {} person\r\n\r\n# no\r\nun {} café\r\n".encode())
     assert "sets/mine.txt" in node.define_schema().inputs[1].options
@@ -86,7 +87,8 @@ def test_a_prompt_file_that_changed_is_read_again(node: Any, tmp_path: Path) -> 
     assert node.fingerprint_inputs("", "mine.txt") != before
 
 
-def test_no_prompt_a_missing_file_and_a_file_of_another_encoding_are_named(node: Any, tmp_path: Path) -> None:
+def test_prompt_lists_that_cannot_be_read_are_named(node: Any, tmp_path: Path) -> None:
+    """No prompt a missing file and a file of another encoding are named."""
     with pytest.raises(ValueError, match="'prompts' holds no prompt"):
         node.execute(" \n# nothing")
     with pytest.raises(ValueError, match=r"'gone\.txt' is gone"):

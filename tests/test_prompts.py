@@ -37,9 +37,10 @@ pytestmark = pytest.mark.usefixtures("text_without_a_page")
         ("a embedding:{} person, (embedding:{alice}:0.8)", "a embedding:alice person, (embedding:alice:0.8)"),
     ],
 )
-def test_a_prompt_with_places_is_what_comfyui_reads_as_embedding(
+def test_a_place_becomes_comfyuis_embedding(
     pack: ModuleType, nodes: dict[str, Any], tiny_clip: Any, tmp_path: Path, text: str, typed: str
 ) -> None:
+    """A prompt with places is what ComfyUI reads as embedding."""
     alice = person(pack, "alice")
     pack.crossinit_core.save_learned_token(alice, tmp_path / "alice.safetensors")
     with_folder = tiny_clip.clone()
@@ -82,7 +83,8 @@ def test_a_learned_token_wins_over_a_file_of_the_same_name(pack: ModuleType, tin
     assert not torch.equal(conditioning(applied, text), conditioning(clip, text))
 
 
-def test_applied_tokens_add_up_and_leave_the_first_clip_alone(pack: ModuleType, tiny_clip: Any) -> None:
+def test_applied_tokens_add_up(pack: ModuleType, tiny_clip: Any) -> None:
+    """Applied tokens add up and leave the first CLIP alone."""
     apply = pack.nodes.host.tokens.clip_with_tokens
     alice, bob = person(pack, "alice", seed=1), person(pack, "bob", seed=2)
     before = conditioning(tiny_clip, "a embedding:alice person")

@@ -89,7 +89,8 @@ def test_licence_description_systems_and_accelerators_are_understood(parsed: Any
     assert re.fullmatch(r">=\d+\.\d+\.\d+", parsed.project.supported_comfyui_version)
 
 
-def test_what_the_readme_and_the_registry_say_of_comfyuis_version_agrees(parsed: Any) -> None:
+def test_readme_and_registry_name_one_comfyui(parsed: Any) -> None:
+    """What the README and the registry say of ComfyUI's version agrees."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     oldest = parsed.project.supported_comfyui_version.removeprefix(">=").removesuffix(".0")
     assert f"({oldest} or newer" in readme

@@ -60,13 +60,14 @@ def test_a_cancelled_run_goes_on_and_ends_the_same(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), RuntimeError("CUDA error: unspecified")])
-def test_a_run_that_dies_in_the_middle_of_a_step_goes_on_and_ends_the_same(
+def test_a_run_that_dies_goes_on(
     backbone: DiffusersBackbone,
     v0: torch.Tensor,
     uninterrupted: InversionResult,
     tmp_path: Path,
     error: BaseException,
 ) -> None:
+    """A run that dies in the middle of a step goes on and ends the same."""
     with pytest.raises(type(error)) as stopped:
         invert(Interrupted(backbone, 4, error), v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
     assert step_in(tmp_path) == 3
@@ -100,25 +101,25 @@ def test_a_run_may_be_stopped_again_and_again(
     assert same(result, uninterrupted)
 
 
-def test_a_run_that_is_stopped_before_its_first_step_leaves_nothing(
-    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path
-) -> None:
+def test_a_run_without_steps_leaves_nothing(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
+    """A run that is stopped before its first step leaves nothing."""
     with pytest.raises(Cancel) as stopped:
         invert(Interrupted(backbone, 1, Cancel()), v0, SETTINGS, images=PHOTO, resume_folder=tmp_path / "r")
     assert not files_in(tmp_path / "r")
     assert not notes_of(stopped.value)
 
 
-def test_a_run_that_is_stopped_before_it_gets_on_still_says_where_it_continues(
+def test_a_resumed_run_still_says_where_it_continues(
     backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path
 ) -> None:
+    """A run that is stopped before it gets on still says where it continues."""
     invert(backbone, v0, replace(SETTINGS, steps=3), images=PHOTO, resume_folder=tmp_path)
     with pytest.raises(Cancel) as stopped:
         invert(Interrupted(backbone, 1, Cancel()), v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
     assert "Stopped after step 3" in notes_of(stopped.value)
 
 
-def test_numbers_that_overflow_for_good_keep_what_was_learned_before(
+def test_an_overflow_keeps_what_was_learned(
     backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In bf16, and then in fp32 from the same step on: only the end of the second is an end."""
@@ -154,13 +155,14 @@ def test_a_finished_run_returns_at_once(
 
 
 @pytest.mark.parametrize("change", [{"micro_batch_size": 1}, {"gradient_checkpointing": True}, {"resume_every": 1}])
-def test_after_running_out_of_memory_a_run_may_go_on_with_less(
+def test_a_run_may_go_on_with_less_memory(
     backbone: DiffusersBackbone,
     v0: torch.Tensor,
     uninterrupted: InversionResult,
     tmp_path: Path,
     change: dict[str, Any],
 ) -> None:
+    """After running out of memory a run may go on with less."""
     invert(backbone, v0, replace(SETTINGS, steps=3), images=PHOTO, resume_folder=tmp_path)
     result = invert(backbone, v0, replace(SETTINGS, **change), images=PHOTO, resume_folder=tmp_path)
     assert result.resumed_from == 3
@@ -208,9 +210,10 @@ def test_a_damaged_resume_file_is_replaced_with_a_warning(
     assert step_in(tmp_path) == 5
 
 
-def test_a_run_that_shall_start_anew_does_so_and_is_protected_all_the_same(
+def test_a_run_that_starts_anew_is_protected(
     backbone: DiffusersBackbone, v0: torch.Tensor, uninterrupted: InversionResult, tmp_path: Path
 ) -> None:
+    """A run that shall start anew does so and is protected all the same."""
     with pytest.raises(Cancel):
         invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(3))
     with pytest.raises(Cancel):
@@ -219,13 +222,14 @@ def test_a_run_that_shall_start_anew_does_so_and_is_protected_all_the_same(
     assert same(invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path), uninterrupted)
 
 
-def test_a_folder_that_cannot_be_written_does_not_end_the_run(
+def test_an_unwritable_folder_ends_no_run(
     backbone: DiffusersBackbone,
     v0: torch.Tensor,
     uninterrupted: InversionResult,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A folder that cannot be written does not end the run."""
     taken = tmp_path / "resume"
     taken.write_text("a file where the folder should be", encoding="utf-8")
     with caplog.at_level(logging.WARNING):

@@ -77,9 +77,8 @@ def test_a_run_with_another_setting_does_not_continue_this_one(
     assert len(files_in(tmp_path)) == 2
 
 
-def test_a_run_on_another_photo_mask_or_start_does_not_continue_this_one(
-    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path
-) -> None:
+def test_other_inputs_are_another_run(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
+    """A run on another photo mask or start does not continue this one."""
     settings, inputs = replace(SETTINGS, steps=1), {"images": PHOTO, "resume_folder": tmp_path}
     half = torch.zeros(1, 64, 64)
     half[:, 32:] = 1
@@ -116,9 +115,7 @@ def test_a_run_on_changed_weights_does_not_continue_this_one(
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells which files are mapped")
-def test_a_run_that_goes_on_does_not_hold_the_file_that_it_came_from(
-    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path
-) -> None:
+def test_a_resumed_run_lets_go_of_its_file(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
     """Windows lets nobody replace a file that is mapped, so the run's own resume file could not be written."""
     with pytest.raises(Cancel):
         invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(2))
@@ -142,7 +139,7 @@ def test_resume_files_do_not_pile_up(backbone: DiffusersBackbone, v0: torch.Tens
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_old_files_that_cannot_be_dropped_do_not_cost_the_new_one(
+def test_undeletable_old_files_cost_nothing(
     backbone: DiffusersBackbone,
     v0: torch.Tensor,
     tmp_path: Path,

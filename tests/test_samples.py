@@ -86,7 +86,8 @@ def learn(
     return run
 
 
-def test_a_run_with_samples_learns_the_same_to_the_bit(learn: Callable[..., Any]) -> None:
+def test_samples_change_no_bit(learn: Callable[..., Any]) -> None:
+    """A run with samples learns the same to the bit."""
     plain = learn()
     random = torch.get_rng_state()
     sampled = learn(sample_every=2, sample_steps=2)

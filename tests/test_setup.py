@@ -37,7 +37,8 @@ def test_an_old_python_is_told_what_to_do() -> None:
     ast.parse((ROOT / "run.py").read_text(encoding="utf-8"), feature_version=(3, 4))
 
 
-def test_a_python_without_torch_builds_is_refused_before_anything_is_downloaded() -> None:
+def test_a_python_without_torch_is_refused_early() -> None:
+    """A python without torch builds is refused before anything is downloaded."""
     check_python((3, 12), "Linux", "x86_64")
     with pytest.raises(hosts.SetupError, match=r"Python 3\.19, but torch==.* Python 3\.11 to 3\.14"):
         check_python((3, 19), "Linux", "x86_64")
@@ -59,7 +60,8 @@ def test_requirements_follow_the_projects_references_to_itself() -> None:
         requirements_of(ROOT / "pyproject.toml", ["nonsense"])
 
 
-def test_the_commands_need_no_package_that_is_not_installed_yet() -> None:
+def test_the_commands_need_no_packages() -> None:
+    """The commands need no package that is not installed yet."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import devtools.commands; print(*sys.modules)"
     alone = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, encoding="utf-8")
     assert alone.returncode == 0, alone.stderr
@@ -132,7 +134,7 @@ def make_wheel(folder: Path, name: str, version: str) -> None:
 
 
 @pytest.mark.slow
-def test_setup_from_nothing_then_without_pip_then_only_what_changed(
+def test_setup_makes_only_what_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The whole set-up with the real pip, from a folder of tiny packages instead of PyPI."""
@@ -259,9 +261,9 @@ def test_a_folder_in_place_of_the_link_is_not_deleted(tmp_path: Path) -> None:
         links.link_pack(ROOT, tmp_path / "custom_nodes")
 
 
-def test_without_links_the_pack_is_copied_anew_without_its_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_links_the_pack_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without links the pack is copied anew without its environment."""
+
     def refuse(target: Path, link: Path) -> None:
         raise OSError("this file system has no links")
 

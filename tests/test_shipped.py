@@ -179,9 +179,8 @@ AFTERWARDS = {
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_is_opened_runs_to_its_end_and_shows_its_pictures(
-    classic: ComfyPage, painted: Painted, info: dict[str, Any], name: str
-) -> None:
+def test_a_workflow_runs_in_the_page(classic: ComfyPage, painted: Painted, info: dict[str, Any], name: str) -> None:
+    """A workflow is opened runs to its end and shows its pictures."""
     _run_small(classic, name, info)
     classic.screenshot(SCREENSHOTS / f"{name}.png")
     if name in AFTERWARDS:
@@ -209,9 +208,8 @@ def test_every_workflow_is_a_template_with_its_thumbnail(classic: ComfyPage) -> 
     page.keyboard.press("Escape")
 
 
-def test_models_that_are_missing_are_named_with_their_folders_and_where_to_get_them(
-    painted: Painted, browser: Any
-) -> None:
+def test_missing_models_are_named(painted: Painted, browser: Any) -> None:
+    """Models that are missing are named with their folders and where to get them."""
     models = painted.base / "models"
     away = [models / "checkpoints" / CHECKPOINT, models / "controlnet" / CONTROLNET, models / "loras" / LORA]
     for path in away:

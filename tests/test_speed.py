@@ -87,9 +87,8 @@ def test_a_gradient_too_large_for_float16_is_scaled_down(backbone: DiffusersBack
     assert torch.cosine_similarity(moved.flatten(), expected.flatten(), dim=0) > 0.99
 
 
-def test_a_cancelled_run_goes_on_in_the_precision_that_it_had_found(
-    backbone: DiffusersBackbone, v0: Tensor, tmp_path: Path
-) -> None:
+def test_a_resumed_run_keeps_its_precision(backbone: DiffusersBackbone, v0: Tensor, tmp_path: Path) -> None:
+    """A cancelled run goes on in the precision that it had found."""
     settings = replace(SETTINGS, precision="bf16")
     expected = learn(Watched(backbone, _overflows((torch.bfloat16,), from_call=3)), v0, settings)
 
@@ -107,9 +106,8 @@ def test_a_cancelled_run_goes_on_in_the_precision_that_it_had_found(
     assert _same(result, expected)
 
 
-def test_what_overflows_in_every_precision_stops_at_the_last_good_step(
-    backbone: DiffusersBackbone, v0: Tensor, tmp_path: Path
-) -> None:
+def test_an_overflow_stops_at_the_last_good_step(backbone: DiffusersBackbone, v0: Tensor, tmp_path: Path) -> None:
+    """What overflows in every precision stops at the last good step."""
     watched = Watched(backbone, _overflows((torch.bfloat16, torch.float32), from_call=3))
     seen: list[int] = []
     with pytest.raises(FloatingPointError, match="Step 3 gave numbers that are not finite in float32"):
@@ -125,7 +123,7 @@ def test_what_overflows_in_every_precision_stops_at_the_last_good_step(
     assert mended.resumed_from == 2, "the good steps were not kept"
 
 
-def test_the_model_of_one_attempt_is_gone_when_the_next_is_made(backbone: DiffusersBackbone, v0: Tensor) -> None:
+def test_one_model_is_gone_before_the_next(backbone: DiffusersBackbone, v0: Tensor) -> None:
     """On a GPU that has no room for two."""
     opened: list[weakref.ref[Any]] = []
     alive: list[int] = []

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.usefixtures("text_without_a_page")
 
 
 @pytest.mark.parametrize("name", ["../alice", "my face", "a[b]", "", "embedding:alice", "a/b", "CON"])
-def test_a_name_that_would_leave_the_folder_or_break_a_prompt_is_refused(
+def test_a_name_that_breaks_out_is_refused(
     pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    """A name that would leave the folder or break a prompt is refused."""
     _use_folder(monkeypatch, tmp_path)
     with pytest.raises(ValueError, match="The token name"):
         nodes["CrossInitSave"].execute(person(pack, "alice"), name)
@@ -84,7 +85,7 @@ def test_the_text_for_a_prompt_never_means_somebody_else(
     assert said[-1].endswith(f"somebody else under that name, whom a prompt may mean: rename or delete {beside}.")
 
 
-def test_a_file_of_which_prompts_read_only_a_part_is_somebody_else(
+def test_a_file_read_in_part_is_somebody_else(
     pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The published code's: ComfyUI takes the first of its two vectors."""
