@@ -123,7 +123,7 @@ def test_a_pack_without_its_weights_says_so(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
 def test_the_given_checkpoint_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
-    """The checkpoint that was given is used and no other of its name."""
+    """The checkpoint that was given is used, and no other of its name."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no right to make links")

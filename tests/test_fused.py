@@ -280,7 +280,7 @@ def test_without_a_gpu_torchs_own_kernels_are_used() -> None:
 
 
 def test_wrong_kernels_are_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """What a gpu cannot run or gets wrong is left out with one line."""
+    """What a GPU cannot run, or gets wrong, is left out with one line."""
     monkeypatch.setattr(self_tests, "_passed", {})
 
     def broken() -> list[str]:

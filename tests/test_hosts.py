@@ -35,7 +35,7 @@ def test_a_wrong_comfyui_path_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_nearest_python_with_torch_is_used(tmp_path: Path) -> None:
-    """The python of a ComfyUI is the nearest one with torch."""
+    """The Python of a ComfyUI is the nearest one with torch."""
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     assert hosts.choose_python(comfyui) == Path(sys.executable)  # which runs these tests, so it has torch
 
@@ -52,7 +52,7 @@ def test_the_nearest_python_with_torch_is_used(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_named_not_installed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What an existing python lacks is named and not installed."""
+    """What an existing Python lacks is named, not installed."""
     wanted = ["pytest", "pytest>=9999", "no-such-package-here>=1", 'other; python_version < "3"']
     assert hosts.missing_packages(Path(sys.executable), wanted) == ["pytest>=9999", "no-such-package-here>=1"]
 

@@ -284,7 +284,7 @@ def test_a_batch_with_a_black_mask_is_refused(eps: Prepared) -> None:
 
 @pytest.mark.parametrize("part", ["latents", "noise"])
 def test_a_batch_without_numbers_is_refused(eps: Prepared, part: str) -> None:
-    """A batch without numbers is refused and not put down to the model."""
+    """A batch without numbers is refused, and the model is not blamed."""
     batch = eps.batches(1)[0]
     with pytest.raises(ValueError, match="A batch has latents or noise that are not finite"):
         learn(eps, batches=[replace(batch, **{part: torch.full((8, 4, 8, 8), torch.nan)})] * 3)

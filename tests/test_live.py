@@ -27,7 +27,7 @@ def _pixels(picture: bytes) -> bytes:
 
 
 def test_workflow_01_learns_and_saves_a_face(live: Any, learned: Learned) -> None:
-    """Workflow 01 learns a face saves it and makes a picture of it."""
+    """Workflow 01 learns a face, saves it, and makes a picture of it."""
     assert learned.file == "astronaut.safetensors"
     vectors = vectors_of(live, learned.file)
     assert vectors.shape == (2, 1024)
@@ -44,7 +44,7 @@ def test_workflow_01_learns_and_saves_a_face(live: Any, learned: Learned) -> Non
 
 
 def test_learning_shows_steps_text_and_picture(learned: Learned) -> None:
-    """Learning shows its steps a line of text and a picture."""
+    """Learning shows its steps, a line of text and a picture."""
     assert learned.run.steps(learned.node) == list(range(1, STEPS + 1))
     lines = [event.data["text"] for event in learned.run.of(learned.node, "progress_text")]
     assert lines[0].startswith(f"step 1 of {STEPS} · loss ")
@@ -72,7 +72,7 @@ def test_learning_leaves_other_pictures_alone(learned: Learned) -> None:
 
 def test_the_same_seed_reuses_its_file(live: Any, learned: Learned) -> None:
     # Without resume the node is another one to ComfyUI's cache, and has no file to continue from.
-    """The same seed learns the same token again and reuses its file."""
+    """The same seed learns the same token again, and reuses its file."""
     prompt, ids = shipped(live, ("CrossInitSave", "name", "astronaut"), ("CrossInitLearn", "resume", False))
     before = vectors_of(live, learned.file)
     run = watch(live, prompt)
@@ -83,7 +83,7 @@ def test_the_same_seed_reuses_its_file(live: Any, learned: Learned) -> None:
 
 
 def test_a_forgotten_face_is_not_learned_twice(live: Any, learned: Learned) -> None:
-    """A face is not learned twice even where ComfyUI forgot it."""
+    """A face is not learned twice, even if ComfyUI forgot it."""
     run = watch(live, _only(learned.prompt, learned.ids["CrossInitSave"]))
     assert learned.node not in run.cached()
     assert not run.steps(learned.node)
@@ -128,7 +128,7 @@ def test_a_lora_on_the_model_changes_what_is_learned(live: Any, learned: Learned
 
 
 def test_a_cancelled_run_goes_on(live: Any) -> None:
-    """A cancelled run stops within a step and the next run ends as if nothing had been."""
+    """A cancelled run stops within a step, and the next run ends as if it had never been cancelled."""
     steps, last = 6, 2
     resume = live.output / "crossinit" / "resume"
     already = set(resume.glob("*.safetensors"))

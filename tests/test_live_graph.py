@@ -79,7 +79,7 @@ def test_comfyuis_bounding_box_frames_the_face(live: Any, astronaut: str) -> Non
 
 
 def test_a_bounding_box_is_a_socket(live: Any) -> None:
-    """A bounding box is a socket and no widget that always holds a box."""
+    """A bounding box is a socket, not a widget that always holds a box."""
     kind, options = live.info["CrossInitPrepareFace"]["input"]["optional"]["bounding_box"]
     assert kind == "BOUNDING_BOX" and options["forceInput"] is True
 
@@ -104,7 +104,7 @@ def test_no_face_is_one_readable_sentence_at_the_node(live: Any) -> None:
 
 
 def test_save_image_sorts_pictures_by_prompt(live: Any) -> None:
-    """Save image sorts pictures into a folder for each prompt."""
+    """Save Image sorts pictures into a folder for each prompt."""
     (live.base / "input" / "more-prompts.txt").write_text("A {} smile\n", encoding="utf-8")
     prompt = {
         "1": _node("CrossInitPromptList", prompts="a {} smile\n一个{}人", file="more-prompts.txt", folder="by-prompt"),

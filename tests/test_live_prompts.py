@@ -65,7 +65,7 @@ def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     ids=["plain", "weighted", "longer than 77 tokens"],
 )
 def test_a_saved_token_means_the_same_everywhere(live: Any, learned: Learned, text: str, sections: int) -> None:
-    """A saved token means the same by file by apply and by encode prompt."""
+    """A saved token means the same by file, by Apply and by Encode Prompt."""
     ways = _three_ways(live, learned.file, text)
     assert ways["file"]["0.context"].shape == (1, 77 * sections, 1024)
     assert _same(ways["apply"], ways["file"])
@@ -74,7 +74,7 @@ def test_a_saved_token_means_the_same_everywhere(live: Any, learned: Learned, te
 
 @pytest.mark.parametrize("index", [0, 1], ids=["28017", "28021"])
 def test_a_published_embedding_means_the_same_everywhere(live: Any, published: list[str], index: int) -> None:
-    """A published embedding means the same by file by apply and by encode prompt."""
+    """A published embedding means the same by file, by Apply and by Encode Prompt."""
     ways = _three_ways(live, published[index], "a photo of a {} person")
     assert _same(ways["apply"], ways["file"])
     assert _same(ways["encode"], ways["file"])
@@ -131,7 +131,7 @@ def test_comfyui_reads_every_format_that_save_learned_token_offers(live: Any, pu
 
 
 def test_a_taken_name_gets_a_number(live: Any, published: list[str]) -> None:
-    """Another person under a taken name gets a number and the same person keeps it."""
+    """Another person under a taken name gets a number, and the same person keeps the name."""
 
     def save(file: str, **more: Any) -> str:
         prompt = Prompt()
@@ -162,6 +162,6 @@ def test_a_token_file_that_changed_is_read_again(live: Any) -> None:
 
 
 def test_saved_tokens_can_be_loaded_at_once(live: Any, learned: Learned) -> None:
-    """Saved tokens appear in the list of load learned token."""
+    """Saved tokens appear in the list of Load Learned Token."""
     options = live.client.object_info()["CrossInitLoad"]["input"]["required"]["file"][1]["options"]
     assert {learned.file, TOKEN_FILE} <= set(options)

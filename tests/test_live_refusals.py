@@ -84,7 +84,7 @@ def test_a_list_of_two_seeds_is_refused(live: Any) -> None:
 
 @pytest.mark.parametrize("name", ["../escaped", "my face", "face(1)", "face:1.2", "a/b", "CON"])
 def test_an_unusable_name_is_refused_at_once(live: Any, name: str) -> None:
-    """A name that cannot be a file or stand in a prompt is refused before anything runs."""
+    """A name that cannot be a file, or stand in a prompt, is refused before anything runs."""
     prompt = Prompt()
     save = prompt.save(prompt.load(TOKEN_FILE), name)
     message = _refused(live, prompt, "CrossInitSave", f"The token name '{name}'")

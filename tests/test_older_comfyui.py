@@ -69,7 +69,7 @@ def test_the_nodes_are_what_they_are_in_the_newest(old: Old) -> None:
 
 
 def test_the_miniature_runs_in_a_chinese_page(old: Old, browser: Any) -> None:
-    """The miniatures workflow runs in its own page in chinese."""
+    """The miniature's workflow runs in its own page, in Chinese."""
     page = ComfyPage.open(browser, old.client.url, {"Comfy.Locale": "zh"})
     page.load(REPOSITORY / "workflows" / f"{MINIATURE}.json")
     for node, name, value in SMALL_MINIATURE:

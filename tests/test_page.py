@@ -33,7 +33,7 @@ def _crowded(page: ComfyPage) -> list[str]:
 
 
 def test_learn_face_shows_picture_and_loss(classic: ComfyPage) -> None:
-    """Learn face shows a picture and the loss while it learns."""
+    """Learn Face shows a picture and the loss while it learns."""
     _load_small(classic, SHIPPED[0], seed=1002)
     classic.start()
     classic.wait_for_picture(LEARN)

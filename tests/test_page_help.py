@@ -32,7 +32,7 @@ def _text(node: str, language: str) -> str:
 
 
 def test_every_node_has_its_help() -> None:
-    """Every node has its help and there is none for others."""
+    """Every node has its help, and there is none for others."""
     assert sorted(path.stem for path in DOCS.glob("*.md")) == NODES
     assert sorted(path.parent.name for path in DOCS.glob("*/zh.md")) == NODES
     assert sorted(path.stem for path in (DOCS / "images").glob("*.jpg")) == NODES
@@ -41,7 +41,7 @@ def test_every_node_has_its_help() -> None:
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("node", NODES)
 def test_a_help_page_explains_everything(node: str, language: str) -> None:
-    """A page explains every input and output and common mistakes with a picture."""
+    """A page explains every input and output and common mistakes, with a picture."""
     text = _text(node, language)
     known = ENGLISH if language == "en" else locales.read(language)
     title = known[node]["display_name"]

@@ -51,7 +51,7 @@ def test_words_of_single_nodes_find_them(box: ComfyPage, ours: set[str], word: s
 
 @pytest.mark.parametrize("word", ["vae decode", "upscale", "image", "sampler"])
 def test_other_searches_find_other_nodes_first(box: ComfyPage, ours: set[str], word: str) -> None:
-    """Who looks for something else does not meet the pack first."""
+    """A search for something else does not show the pack first."""
     assert not ours & set(hands.search(box, word)[:IN_SIGHT])
 
 

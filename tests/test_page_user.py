@@ -59,7 +59,7 @@ def _open_miniature(page: ComfyPage, **learn: int) -> None:
 
 
 def test_a_graph_built_by_hand_learns_a_face(page: ComfyPage, server: ComfyServer) -> None:
-    """A graph is built from the search box wired by dragging and learns a face."""
+    """A graph is built from the search box, wired by dragging, and learns a face."""
     hands.new_graph(page)
     for typed, name, at in (
         ("miniature", "Load Miniature Model", (250, 180)),

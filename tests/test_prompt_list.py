@@ -88,7 +88,7 @@ def test_a_prompt_file_that_changed_is_read_again(node: Any, tmp_path: Path) -> 
 
 
 def test_prompt_lists_that_cannot_be_read_are_named(node: Any, tmp_path: Path) -> None:
-    """No prompt a missing file and a file of another encoding are named."""
+    """No prompt, a missing file and a file of another encoding are named."""
     with pytest.raises(ValueError, match="'prompts' holds no prompt"):
         node.execute(" \n# nothing")
     with pytest.raises(ValueError, match=r"'gone\.txt' is gone"):

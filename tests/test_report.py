@@ -310,7 +310,7 @@ def test_the_node_gives_an_image_that_other_nodes_take(report: Any, token: Learn
 
 
 def test_a_clip_adds_its_vocabulary(pack: ModuleType, report: Any, tiny_comfy: Any, tiny_models: Path) -> None:
-    """With a CLIP a token from a file is compared with its vocabulary."""
+    """With a CLIP, a token from a file is compared with its vocabulary."""
     clip = tiny_comfy(tiny_models / "tiny-eps")[1]
     token = pack.crossinit_core.LearnedToken(torch.ones(2, 32), "alice", "sd2")
     plain, with_clip = report([token]), report([token], clip=clip)

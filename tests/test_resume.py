@@ -162,7 +162,7 @@ def test_a_run_may_go_on_with_less_memory(
     tmp_path: Path,
     change: dict[str, Any],
 ) -> None:
-    """After running out of memory a run may go on with less."""
+    """After running out of memory, a run may go on with less."""
     invert(backbone, v0, replace(SETTINGS, steps=3), images=PHOTO, resume_folder=tmp_path)
     result = invert(backbone, v0, replace(SETTINGS, **change), images=PHOTO, resume_folder=tmp_path)
     assert result.resumed_from == 3
@@ -213,7 +213,7 @@ def test_a_damaged_resume_file_is_replaced_with_a_warning(
 def test_a_run_that_starts_anew_is_protected(
     backbone: DiffusersBackbone, v0: torch.Tensor, uninterrupted: InversionResult, tmp_path: Path
 ) -> None:
-    """A run that shall start anew does so and is protected all the same."""
+    """A run that shall start anew does so, and has a resume file all the same."""
     with pytest.raises(Cancel):
         invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(3))
     with pytest.raises(Cancel):

@@ -78,7 +78,7 @@ def test_a_run_with_another_setting_does_not_continue_this_one(
 
 
 def test_other_inputs_are_another_run(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
-    """A run on another photo mask or start does not continue this one."""
+    """A run on another photo, mask or start does not continue this one."""
     settings, inputs = replace(SETTINGS, steps=1), {"images": PHOTO, "resume_folder": tmp_path}
     half = torch.zeros(1, 64, 64)
     half[:, 32:] = 1

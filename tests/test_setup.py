@@ -38,7 +38,7 @@ def test_an_old_python_is_told_what_to_do() -> None:
 
 
 def test_a_python_without_torch_is_refused_early() -> None:
-    """A python without torch builds is refused before anything is downloaded."""
+    """A Python without builds of torch is refused before anything is downloaded."""
     check_python((3, 12), "Linux", "x86_64")
     with pytest.raises(hosts.SetupError, match=r"Python 3\.19, but torch==.* Python 3\.11 to 3\.14"):
         check_python((3, 19), "Linux", "x86_64")
@@ -262,7 +262,7 @@ def test_a_folder_in_place_of_the_link_is_not_deleted(tmp_path: Path) -> None:
 
 
 def test_without_links_the_pack_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without links the pack is copied anew without its environment."""
+    """Without links, the pack is copied anew without its environment."""
 
     def refuse(target: Path, link: Path) -> None:
         raise OSError("this file system has no links")

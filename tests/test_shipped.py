@@ -180,7 +180,7 @@ AFTERWARDS = {
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_runs_in_the_page(classic: ComfyPage, painted: Painted, info: dict[str, Any], name: str) -> None:
-    """A workflow is opened runs to its end and shows its pictures."""
+    """A workflow is opened, runs to its end, and shows its pictures."""
     _run_small(classic, name, info)
     classic.screenshot(SCREENSHOTS / f"{name}.png")
     if name in AFTERWARDS:
