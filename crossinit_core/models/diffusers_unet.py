@@ -24,13 +24,12 @@ from ..gpu.kernels.frozen_layers import can_convolve, convolve
 from .fusing import FusedBlock, checkpoint_blocks, fuse, restore
 from .private_copy import private_copy
 from .unet_blocks import (
-    AttentionLayers,
     ResidualLayers,
     SpatialLayers,
-    TransformerLayers,
     norm_silu,
     residual_block,
     spatial_transformer,
+    transformer_layers,
     upsample,
 )
 
@@ -142,7 +141,9 @@ def _residual(block: Any, kernels: Kernels) -> FusedBlock:
 
 def _spatial(block: Any, kernels: Kernels) -> FusedBlock:
     own = block.forward
-    layers = SpatialLayers(block.norm, block.proj_in, [*map(_transformer, block.transformer_blocks)], block.proj_out)
+    layers = SpatialLayers(
+        block.norm, block.proj_in, [*map(transformer_layers, block.transformer_blocks)], block.proj_out
+    )
     fused = spatial_transformer(layers, kernels)
 
     def forward(
@@ -162,22 +163,6 @@ def _spatial(block: Any, kernels: Kernels) -> FusedBlock:
         channels=block.in_channels,
         context=layers.blocks[0].cross.to_k.in_features,
     )
-
-
-def _transformer(block: Any) -> TransformerLayers:
-    return TransformerLayers(
-        norm_own=block.norm1,
-        own=_attention(block.attn1),
-        norm_cross=block.norm2,
-        cross=_attention(block.attn2),
-        norm_forward=block.norm3,
-        inner=block.ff.net[0].proj,
-        outer=block.ff.net[-1],
-    )
-
-
-def _attention(attention: Any) -> AttentionLayers:
-    return AttentionLayers(attention.to_q, attention.to_k, attention.to_v, attention.to_out[0], attention.heads)
 
 
 def _kind(module: Any, *parts: Any) -> Hashable:

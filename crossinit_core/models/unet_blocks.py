@@ -69,6 +69,23 @@ class SpatialLayers:
     proj_out: Any
 
 
+def transformer_layers(block: Any) -> TransformerLayers:
+    """Of a transformer block, whose layers ComfyUI and diffusers name alike."""
+    return TransformerLayers(
+        norm_own=block.norm1,
+        own=_attention_layers(block.attn1),
+        norm_cross=block.norm2,
+        cross=_attention_layers(block.attn2),
+        norm_forward=block.norm3,
+        inner=block.ff.net[0].proj,
+        outer=block.ff.net[-1],
+    )
+
+
+def _attention_layers(attention: Any) -> AttentionLayers:
+    return AttentionLayers(attention.to_q, attention.to_k, attention.to_v, attention.to_out[0], attention.heads)
+
+
 def norm_silu(norm: nn.GroupNorm, kernels: Kernels) -> Forward:
     """(B, C, H, W) -> (B, C, H, W)."""
     return lambda x: _norm(kernels, norm, x, silu=True)[1]

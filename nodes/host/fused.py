@@ -17,13 +17,12 @@ from ...crossinit_core.gpu.kernels.enlargement import can_be_folded
 from ...crossinit_core.gpu.kernels.frozen_layers import can_convolve
 from ...crossinit_core.models.fusing import FusedBlock, fuse
 from ...crossinit_core.models.unet_blocks import (
-    AttentionLayers,
     ResidualLayers,
     SpatialLayers,
-    TransformerLayers,
     norm_silu_conv,
     residual_block,
     spatial_transformer,
+    transformer_layers,
     upsample,
 )
 
@@ -95,7 +94,9 @@ def _residual(block: Any, kernels: Kernels) -> FusedBlock:
 
 def _spatial(block: Any, kernels: Kernels, options: dict[str, Any]) -> FusedBlock:
     own = block.forward
-    layers = SpatialLayers(block.norm, block.proj_in, [*map(_transformer, block.transformer_blocks)], block.proj_out)
+    layers = SpatialLayers(
+        block.norm, block.proj_in, [*map(transformer_layers, block.transformer_blocks)], block.proj_out
+    )
     fused = spatial_transformer(layers, kernels)
 
     def forward(x: Tensor, context: Tensor, transformer_options: Any = None) -> Tensor:
@@ -110,22 +111,6 @@ def _spatial(block: Any, kernels: Kernels, options: dict[str, Any]) -> FusedBloc
         channels=block.in_channels,
         context=layers.blocks[0].cross.to_k.weight.shape[1],
     )
-
-
-def _transformer(block: Any) -> TransformerLayers:
-    return TransformerLayers(
-        norm_own=block.norm1,
-        own=_attention(block.attn1),
-        norm_cross=block.norm2,
-        cross=_attention(block.attn2),
-        norm_forward=block.norm3,
-        inner=block.ff.net[0].proj,
-        outer=block.ff.net[-1],
-    )
-
-
-def _attention(attention: Any) -> AttentionLayers:
-    return AttentionLayers(attention.to_q, attention.to_k, attention.to_v, attention.to_out[0], attention.heads)
 
 
 def _kind(module: Any) -> Hashable:
