@@ -6,7 +6,9 @@ import os
 import uuid
 from pathlib import Path
 
-_WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+_WINDOWS_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{n}" for port in ("com", "lpt") for n in "123456789\u00b9\u00b2\u00b3"
+}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -25,4 +27,4 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def is_windows_device(name: str) -> bool:
     """Whether Windows would take the name for a device, with any ending: `con`, `LPT1.png`."""
-    return name.split(".")[0].lower() in _WINDOWS_DEVICES
+    return name.split(".")[0].rstrip().lower() in _WINDOWS_DEVICES
