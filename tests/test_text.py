@@ -22,7 +22,7 @@ def test_names_that_look_alike_are_one() -> None:
 
 @pytest.mark.parametrize("text", ["a \ud83d person", "a \udc00", "a \0"])
 def test_what_cannot_be_sent_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="The prompt holds .* at place 3"):
+    with pytest.raises(ValueError, match=r"The prompt holds .* at place 3"):
         check_text(text, "The prompt")
     assert check_text("a 😀 person\u2028", "The prompt") == "a 😀 person\u2028"
 
