@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from ..crossinit_core.tokens.learned_token import check_token_name, suggest_toke
 from ..crossinit_core.tokens.token_files import SUFFIXES
 from .errors import tells_errors
 from .files import stamp
-from .host.folders import embedding_names, embedding_path, embeddings_folders
+from .host.folders import embedding_names, embedding_path, embeddings_folders, folders_with_embeddings
 from .host.page import show_text
 from .host.tokens import vectors_in_prompts
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
@@ -175,11 +174,10 @@ def _namesakes(name: str, token: LearnedToken) -> list[Path]:
     ComfyUI looks through all embeddings folders and the folders in them, in no fixed order, and for all these endings.
     """
     found = []
-    for root in embeddings_folders():
-        for folder, _, files in os.walk(root, followlinks=True):
-            # Not by the list of files alone: some file systems do not tell upper from lower case.
-            paths = (Path(folder) / f"{name}{suffix}" for suffix in ("", *SUFFIXES)) if files else ()
-            found += [path for path in paths if path.is_file() and not _holds(path, token)]
+    for folder, files in folders_with_embeddings():
+        # Not by the list of files alone: some file systems do not tell upper from lower case.
+        paths = (folder / f"{name}{suffix}" for suffix in ("", *SUFFIXES)) if files else ()
+        found += [path for path in paths if path.is_file() and not _holds(path, token)]
     return sorted(set(found))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,6 +36,20 @@ def models_folders(name: str) -> list[Path]:
 def embeddings_folders() -> list[Path]:
     """Where `embedding:NAME` in a prompt is looked for; files are saved in the first one."""
     return models_folders("embeddings")
+
+
+def folders_with_embeddings() -> Iterator[tuple[Path, list[str]]]:
+    """Every folder in which `embedding:NAME` is looked for, with the names of its files: the embeddings folders and all below
+    them. One that links lead to again and again comes once; one that cannot be read is empty."""
+    seen: set[str] = set()
+    for root in embeddings_folders():
+        for folder, below, files in os.walk(root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            yield Path(folder), files
 
 
 def embedding_names() -> list[str]:

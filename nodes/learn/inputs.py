@@ -17,6 +17,9 @@ from .samples import SampleSettings
 
 CUSTOM = "custom"
 
+NAME = "my-face"
+"""What a person is called who was not given a name."""
+
 _FULL = PRESETS["full"]
 
 
@@ -216,6 +219,13 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="For sample_every: the sampler's steps for a picture. 8 show enough; more are cleaner and take longer.",
+        ),
+        io.String.Input(
+            "name",
+            default=NAME,
+            dynamic_prompts=False,
+            optional=True,
+            tooltip="The person's name: of the saved file, after embedding: and between braces in prompts. No spaces.",
         ),
     ]
 

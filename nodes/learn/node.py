@@ -8,12 +8,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...crossinit_core import invert
+from ...crossinit_core.tokens.learned_token import check_token_name
 from ..errors import tells_errors
 from ..host.backbone import ComfyBackbone
 from ..host.folders import output_folder
 from ..sockets import CATEGORY, SEARCH_ALIASES, CrossInit, LearnedTokenSocket, single
 from .display import Display
-from .inputs import learn_inputs, settings_of
+from .inputs import NAME, learn_inputs, settings_of
 from .samples import SamplePictures, SampleSettings
 
 WORTH_SAYING = 1.1
@@ -48,6 +49,14 @@ class CrossInitLearn(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name: list[str | None] | None = None) -> bool:
+        """Refuses an impossible name when the graph is queued."""
+        for given in name or ():
+            if given is not None and given.strip():
+                check_token_name(given.strip())
+        return True
+
+    @classmethod
     def execute(cls, image: list[Any], mask: list[Any] | None = None, **inputs: list[Any]) -> io.NodeOutput:
         one = {name: single(name, values) for name, values in inputs.items()}
         return _learn(cls, image, mask or None, **one)
@@ -66,9 +75,11 @@ def _learn(
     sample_every: int = SampleSettings.every,
     sample_prompt: str = SampleSettings.prompt,
     sample_steps: int = SampleSettings.steps,
+    name: str = NAME,
     **widgets: Any,
 ) -> io.NodeOutput:
     settings = settings_of(**widgets)
+    name = check_token_name(name.strip() or NAME)
     backbone = ComfyBackbone(model, clip, vae)
     samples = SamplePictures(
         backbone, SampleSettings(sample_every, sample_prompt, sample_steps), len(cross_init.vectors), settings
@@ -85,6 +96,7 @@ def _learn(
         observe=display.observe,
         resume_folder=resume_folder(),
         resume=resume,
+        name=name,
         metadata=cross_init.facts,
     )
     return io.NodeOutput(display.finish(result.token, result.summary(), remark), {"loss": result.losses})
