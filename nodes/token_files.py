@@ -42,8 +42,11 @@ class CrossInitSave(io.ComfyNode):
                 LearnedTokenSocket.Input("token", tooltip="From Learn Face."),
                 io.String.Input(
                     "name",
-                    default="my-face",
-                    tooltip="The file's name, and what stands after embedding: in a prompt. No spaces.",
+                    default="",
+                    tooltip=(
+                        "The file's name, and what stands after embedding: in a prompt. Empty: the person's name from Learn "
+                        "Face. No spaces."
+                    ),
                 ),
                 io.Combo.Input(
                     "if_exists",
@@ -69,7 +72,12 @@ class CrossInitSave(io.ComfyNode):
                     "prompt_text",
                     display_name="prompt_text",
                     tooltip="What to write in a prompt: embedding:NAME person",
-                )
+                ),
+                LearnedTokenSocket.Output(
+                    "saved",
+                    display_name="token",
+                    tooltip="The same person under the name of the file, for prompts that name it in braces.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -77,8 +85,8 @@ class CrossInitSave(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool:
         """Refuses an impossible name when the graph is queued, not after half a minute of learning."""
-        if name is not None:
-            check_token_name(name.strip())
+        if name is not None and name.strip():
+            _typed_name(name)
         return True
 
     @classmethod
@@ -89,7 +97,7 @@ class CrossInitSave(io.ComfyNode):
         if_exists: str = NUMBER,
         format: str = "safetensors",
     ) -> io.NodeOutput:
-        name = check_token_name(name.strip())
+        name = _typed_name(name) if name.strip() else token.name
         folder = embeddings_folders()[0]
         saved = token.renamed(_free_name(name, token, if_exists))
         path = save_learned_token(saved, folder / f"{saved.name}.{format}")
@@ -101,7 +109,7 @@ class CrossInitSave(io.ComfyNode):
                 f"{', '.join(map(_shown, others))}."
             )
         show_text(cls, said)
-        return io.NodeOutput(text, ui={"prompt_text": [text], "file": [path.name]})
+        return io.NodeOutput(text, saved, ui={"prompt_text": [text], "file": [path.name]})
 
 
 @tells_errors
@@ -152,6 +160,16 @@ class CrossInitLoad(io.ComfyNode):
         token = load_learned_token(found, name=suggest_token_name(found.stem))
         show_text(cls, f"{token.name}: {len(token.vectors)} vectors of width {token.width}")
         return io.NodeOutput(token)
+
+
+def _typed_name(name: str) -> str:
+    """A name as somebody typed it, without the ending of a file, which `embedding:` would leave off as well.
+
+    Raises ValueError if it cannot be one.
+    """
+    name = name.strip()
+    ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return check_token_name(name[: len(name) - len(ending)])
 
 
 def _free_name(name: str, token: LearnedToken, if_exists: str) -> str:

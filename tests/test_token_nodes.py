@@ -15,7 +15,7 @@ from tests.tiny_people import conditioning, person, with_embeddings
 pytestmark = pytest.mark.usefixtures("text_without_a_page")
 
 
-@pytest.mark.parametrize("name", ["../alice", "my face", "a[b]", "", "embedding:alice", "a/b", "CON"])
+@pytest.mark.parametrize("name", ["../alice", "my face", "a[b]", ".pt", "embedding:alice", "a/b", "CON"])
 def test_a_name_that_breaks_out_is_refused(
     pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -24,6 +24,38 @@ def test_a_name_that_breaks_out_is_refused(
     with pytest.raises(ValueError, match="The token name"):
         nodes["CrossInitSave"].execute(person(pack, "alice"), name)
     assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "file"),
+    [("", "alice"), ("bob", "bob"), (" bob.safetensors ", "bob"), ("bob.PT", "bob"), ("bob.v2", "bob.v2")],
+)
+def test_a_typed_name_has_no_ending(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, file: str
+) -> None:
+    """An ending would make a later person of that name look like a file of this one; no name is the person's own."""
+    _use_folder(monkeypatch, tmp_path)
+    text, saved = (
+        nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}}).execute(person(pack, "alice"), typed).result
+    )
+    assert text == f"embedding:{file} person" and saved.name == file
+    assert [path.name for path in tmp_path.iterdir()] == [f"{file}.safetensors"]
+
+
+def test_folders_that_link_in_circles_end(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two links back to the top make 2^40 paths of one folder."""
+    _use_folder(monkeypatch, tmp_path)
+    (tmp_path / "people").mkdir()
+    try:
+        for link in ("again", "and-again"):
+            (tmp_path / "people" / link).symlink_to(tmp_path, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system lets nobody make symbolic links")
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    pack.crossinit_core.save_learned_token(person(pack, "x", seed=1), tmp_path / "people" / "alice.safetensors")
+    assert node.execute(person(pack, "x", seed=2), "alice").result[0] == "embedding:alice-2 person"
 
 
 def test_saving_never_overwrites_somebody_else(

@@ -93,7 +93,7 @@ def learn_a_face_fast() -> Workflow:
         LARGE,
     )
     using = [
-        Column(360, [save_token("my-face-fast"), positive(PROMPT, "learn"), negative(), latent()]),
+        Column(360, [save_token(), positive(PROMPT, "learn"), negative(), latent()]),
         Column(480, [sampler(), decode(), save_picture("learned-face-fast")]),
     ]
     return lay_out(
@@ -102,7 +102,7 @@ def learn_a_face_fast() -> Workflow:
             Frame(
                 "2. Learn it in 25 steps",
                 LEARN,
-                [Column(320, [names(), start(), fast]), Column(360, [learn("fast")])],
+                [Column(320, [names(), start(), fast]), Column(360, [learn("fast", name="my-face-fast")])],
             ),
             Frame("3. Keep it and use it", USE, using),
         ]

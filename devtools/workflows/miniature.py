@@ -71,6 +71,7 @@ def try_it_without_downloads() -> Workflow:
         "steps": STEPS,
         "batch_size": BATCH_SIZE,
         "learning_rate": LEARNING_RATE,
+        "name": "drawn-person",
     }
     parts: dict[str, Link] = {
         "model": _MODEL,
@@ -81,7 +82,7 @@ def try_it_without_downloads() -> Workflow:
     }
     loss = Node("loss", "LossGraphNode", 340, {"filename_prefix": "loss"}, {"loss": ("learn", 1)}, grows=True)
     start: dict[str, Link] = {"clip": _CLIP, "names": ("names", 0)}
-    saving = {"name": "drawn-person", "if_exists": "replace it"}
+    saving = {"name": "", "if_exists": "replace it"}
     return lay_out(
         [
             Frame(
@@ -122,7 +123,7 @@ def try_it_without_downloads() -> Workflow:
                             ),
                         ],
                     ),
-                    Column(380, [Node("learn", "CrossInitLearn", 820, learning, parts, grows=True)]),
+                    Column(380, [Node("learn", "CrossInitLearn", 844, learning, parts, grows=True)]),
                 ],
             ),
             Frame(

@@ -58,7 +58,9 @@ def start(key: str = "start", title: str = "", **values: Any) -> Node:
     return Node(key, "CrossInitInitialize", 200, {"vectors": 2, **values}, links, title=title)
 
 
-def learn(preset: str = "full", key: str = "learn", begin: str = "start", title: str = "") -> Node:
+def learn(
+    preset: str = "full", key: str = "learn", begin: str = "start", title: str = "", name: str = "my-face"
+) -> Node:
     links: dict[str, Link] = {
         "model": MODEL,
         "clip": CLIP,
@@ -67,10 +69,10 @@ def learn(preset: str = "full", key: str = "learn", begin: str = "start", title:
         "cross_init": (begin, 0),
         "mask": ("prepare", 1),
     }
-    return Node(key, "CrossInitLearn", 820, {"preset": preset, "seed": 0}, links, title=title, grows=True)
+    return Node(key, "CrossInitLearn", 844, {"preset": preset, "seed": 0, "name": name}, links, title=title, grows=True)
 
 
-def save_token(name: str = "my-face", token: str = "learn", key: str = "save_token", title: str = "") -> Node:
+def save_token(name: str = "", token: str = "learn", key: str = "save_token", title: str = "") -> Node:
     return Node(key, "CrossInitSave", 230, {"name": name}, {"token": (token, 0)}, title=title)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,9 @@ def clip_with_tokens(
 def vectors_in_prompts(path: Path, width: int) -> Tensor | None:
     """(K, d) float32, what `embedding:` makes of a file: of several tensors it takes the first one. None: nothing."""
     key = "clip_h" if base_of_width(width) == "sd2" else "clip_l"
-    # By its whole path: for a name alone ComfyUI might take a file of that name in a folder below.
-    vectors = load_embed(str(path.absolute()), [str(path.parent)], width, key)
+    # A copy in a folder of its own: ComfyUI looks through all folders below, and has no end where links lead in circles.
+    with tempfile.TemporaryDirectory() as folder:
+        vectors = load_embed(shutil.copyfile(path, Path(folder) / path.name).name, [folder], width, key)
     return None if vectors is None else vectors.float().reshape(-1, vectors.shape[-1])
 
 
