@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from pathlib import Path
 
 import torch
 from comfy_api.latest import io
 
-from ..crossinit_core import LearnedToken, load_learned_token, save_learned_token
+from ..crossinit_core import LearnedToken, load_learned_token
+from ..crossinit_core.files import check_can_write
 from ..crossinit_core.tokens.learned_token import check_token_name, suggest_token_name
+from ..crossinit_core.tokens.saving import save_or_keep
 from ..crossinit_core.tokens.token_files import SUFFIXES
 from .errors import tells_errors
 from .files import stamp
-from .host.folders import embedding_names, embedding_path, embeddings_folders, folders_with_embeddings
+from .host.folders import embedding_names, embedding_path, embeddings_folders, folders_with_embeddings, output_folder
 from .host.page import show_text
 from .host.tokens import vectors_in_prompts
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
+
+log = logging.getLogger(__name__)
 
 NUMBER = "add a number"
 REPLACE = "replace it"
@@ -84,9 +90,10 @@ class CrossInitSave(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool:
-        """Refuses an impossible name when the graph is queued, not after half a minute of learning."""
+        """Refuses an impossible name or place when the graph is queued, not after half a minute of learning."""
         if name is not None and name.strip():
             _typed_name(name)
+        check_can_write(embeddings_folders()[0] / "crossinit.safetensors", what="embeddings folder")
         return True
 
     @classmethod
@@ -100,7 +107,10 @@ class CrossInitSave(io.ComfyNode):
         name = _typed_name(name) if name.strip() else token.name
         folder = embeddings_folders()[0]
         saved = token.renamed(_free_name(name, token, if_exists))
-        path = save_learned_token(saved, folder / f"{saved.name}.{format}")
+        try:
+            path = save_or_keep(saved, folder / f"{saved.name}.{format}", [kept_folder(), Path(tempfile.gettempdir())])
+        except RuntimeError as error:
+            raise RuntimeError(str(error)) from error  # ComfyUI writes the module of any other kind before the message
         text = f"embedding:{saved.name} person"
         said = f"Saved {path.name}.\nPrompt: {text}"  # a node of usual width shows two lines of 35 characters
         if others := _namesakes(saved.name, token):
@@ -162,6 +172,11 @@ class CrossInitLoad(io.ComfyNode):
         return io.NodeOutput(token)
 
 
+def kept_folder() -> Path:
+    """Where a token is kept if the embeddings folder does not take it, under ComfyUI's output folder."""
+    return output_folder() / "crossinit" / "tokens"
+
+
 def _typed_name(name: str) -> str:
     """A name as somebody typed it, without the ending of a file, which `embedding:` would leave off as well.
 
@@ -203,7 +218,8 @@ def _holds(path: Path, token: LearnedToken) -> bool:
     """Whether a file is this very token, and prompts read all of it."""
     try:
         there = load_learned_token(path).vectors, vectors_in_prompts(path, token.width)
-    except (ValueError, OSError):
+    except Exception as error:  # nothing that lies in a folder may stop a save, whatever a reader makes of it
+        log.info("%s is somebody else's (%s).", path, type(error).__name__)
         return False
     return all(vectors is not None and torch.equal(vectors, token.vectors) for vectors in there)
 

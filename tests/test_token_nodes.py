@@ -58,6 +58,33 @@ def test_folders_that_link_in_circles_end(
     assert node.execute(person(pack, "x", seed=2), "alice").result[0] == "embedding:alice-2 person"
 
 
+def test_a_full_embeddings_folder_loses_nobody(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place goes away while the person is learned: the node says where the token is instead."""
+    import folder_paths
+
+    _use_folder(monkeypatch, tmp_path / "embeddings")
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    (tmp_path / "embeddings").write_text("not a folder any more")
+    alice = person(pack, "alice")
+    with pytest.raises(RuntimeError, match="Nothing is lost") as caught:
+        nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}}).execute(alice, "")
+    kept = tmp_path / "output" / "crossinit" / "tokens" / "alice.safetensors"
+    assert str(kept) in str(caught.value)
+    assert torch.equal(pack.crossinit_core.load_learned_token(kept).vectors, alice.vectors)
+
+
+def test_a_place_that_cannot_be_written_is_refused_when_queued(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use_folder(monkeypatch, tmp_path / "embeddings")
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    assert node.validate_inputs(name="alice") is True and not (tmp_path / "embeddings").exists()
+    (tmp_path / "embeddings").write_text("not a folder any more")
+    assert "embeddings folder" in node.validate_inputs(name="alice")
+
+
 def test_saving_never_overwrites_somebody_else(
     pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
