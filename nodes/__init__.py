@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 from comfy_api.latest import ComfyExtension, io
 
 from .blending import CrossInitBlend, CrossInitRescale
 from .faces import CrossInitPrepareFace
+from .host.copies_of_pack import other_copies
 from .initialization import CrossInitInitialize, CrossInitInitializeWords
 from .learn.node import CrossInitLearn
 from .miniature import CrossInitDrawnPerson, CrossInitMiniature
@@ -14,6 +18,8 @@ from .prompt_list import CrossInitPromptList
 from .prompts import CrossInitApply, CrossInitEncodePrompt
 from .report import CrossInitReport
 from .token_files import CrossInitLoad, CrossInitSave
+
+log = logging.getLogger(__name__)
 
 NODES: list[type[io.ComfyNode]] = [
     CrossInitCelebrityNames,
@@ -38,4 +44,12 @@ class CrossInitExtension(ComfyExtension):
     """What ComfyUI asks for the nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        own = Path(__file__).resolve().parents[1]
+        for other in other_copies((node.define_schema().node_id for node in NODES), own):
+            log.warning(
+                "CrossInit is installed twice: in '%s' and in '%s'. ComfyUI uses the second. Delete one of the two folders and "
+                "restart.",
+                other,
+                own,
+            )
         return NODES
