@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,14 +44,43 @@ def main(arguments: Sequence[str], root: str | Path, description: str | None = N
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # A shell script's background job starts so, and its children could then not be asked to stop.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    home = options.home or (Path(os.environ["CROSSINIT_HOME"]) if os.environ.get("CROSSINIT_HOME") else None)
+    layout = Layout(Path(root), home.expanduser().absolute() if home else None)
     try:
-        return run(options, passed, Layout(Path(root)))
+        check_place(layout.made)
+        return run(options, passed, layout)
     except KeyboardInterrupt:
         say("\nInterrupted. Run the same command again to go on.")
         return 130
     except (hosts.SetupError, ServerError, CommandError, FileExistsError) as error:
         print(f"\nrun.py: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"\nrun.py: {_of_the_disk(error, layout)}", file=sys.stderr)
+        return 1
+
+
+def check_place(folder: Path) -> None:
+    """See that files can be made in a folder, which need not exist yet. Raises SetupError with the way out."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError as error:
+        raise hosts.SetupError(
+            f"{folder} cannot be written ({error.strerror or error}). The environment is made there: give another folder with "
+            "--home FOLDER, or in the variable CROSSINIT_HOME."
+        ) from None
+
+
+def _of_the_disk(error: OSError, layout: Layout) -> str:
+    """What the system refused, with the path that it is about and the way out."""
+    place = error.filename2 or error.filename or layout.made
+    return (
+        f"{place}: {error.strerror or error}. Free some space there or allow writing; --home FOLDER puts the environment, "
+        "ComfyUI and its data into another folder, and demo --out FOLDER the pictures."
+    )
 
 
 def parse(arguments: Sequence[str], description: str | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -65,6 +95,12 @@ def parse(arguments: Sequence[str], description: str | None = None) -> tuple[arg
         "otherwise the ComfyUI in whose custom_nodes this folder lies, else a pinned one in .host/",
     )
     group.add_argument("--python", type=Path, metavar="PATH", help="the Python that runs that ComfyUI")
+    group.add_argument(
+        "--home",
+        type=Path,
+        metavar="FOLDER",
+        help="where .venv and .host are made (CROSSINIT_HOME does the same); default: beside run.py",
+    )
     group.add_argument("--install-missing", action="store_true", help="let pip install what that Python lacks")
 
     parser = argparse.ArgumentParser(
@@ -91,7 +127,7 @@ def parse(arguments: Sequence[str], description: str | None = None) -> tuple[arg
     )
     demo.add_argument("--photo", type=Path, metavar="FILE", help="a portrait photo, with --checkpoint")
     demo.add_argument("--preset", choices=("fast", "full"), help="how long to learn")
-    demo.add_argument("--out", type=Path, metavar="FOLDER", help="default: demo-output beside run.py")
+    demo.add_argument("--out", type=Path, metavar="FOLDER", help="default: demo-output beside run.py, or in --home")
 
     test = add("test", run_test, "Run the tests. All other arguments go to pytest, for instance: -k graphs -x")
     test.add_argument(
@@ -131,7 +167,7 @@ def run_demo(options: argparse.Namespace, passed: list[str], layout: Layout) -> 
         "base": environment.base,
         "checkpoint": options.checkpoint,
         "photo": options.photo,
-        "out": options.out or layout.root / "demo-output",
+        "out": options.out or layout.made / "demo-output",
     }
     for name, path in paths.items():
         if path is not None:
@@ -177,12 +213,13 @@ def run_bench(options: argparse.Namespace, passed: list[str], layout: Layout) ->
 
 
 def run_setup(options: argparse.Namespace, passed: list[str], layout: Layout) -> int:
-    for group in filter(None, map(str.strip, options.groups.split(","))):
-        environment = prepare(options, layout, [group])
+    # What serve and the drawn demo ask for comes first: it is a stage of its own.
+    for group in ["", *filter(None, map(str.strip, options.groups.split(",")))]:
+        environment = prepare(options, layout, [group] if group else [])
         if group == "test":
             prepare_browser(layout, environment, try_again=True)
             prepare_older(layout, environment, try_again=True)
-        say(f"Ready for {group}: ComfyUI {environment.comfyui}, Python {environment.python}")
+        say(f"Ready for {group or 'serve'}: ComfyUI {environment.comfyui}, Python {environment.python}")
     return 0
 
 

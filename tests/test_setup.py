@@ -18,8 +18,9 @@ from devtools import commands
 from devtools.comfyui import links
 from devtools.comfyui.links import prepare_base
 from devtools.setup import comfyui_source, hosts
-from devtools.setup.environment import check_disk, check_python
-from devtools.setup.stages import Layout, requirements_of
+from devtools.setup.environment import check_disk, check_python, prepare_pinned
+from devtools.setup.progress import CommandError
+from devtools.setup.stages import Layout, Stamps, make_stages, requirements_of
 from tests.tiny_comfyui import make_checkout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,8 +162,9 @@ def test_setup_makes_only_what_changed(
     # A package is missing: everything up to it is kept, and the message says what happened and what is needed.
     code, out, err = setup()
     assert code == 1, err
-    assert "[3/5] ComfyUI 0.30.0: done" in out
-    assert "No matching distribution found for tinyrequirement" in err
+    assert "ComfyUI 0.30.0: done" in out
+    assert err.startswith("\nrun.py: What ComfyUI needs could not be installed: ")
+    assert "No matching distribution found for tinyrequirement" in layout.log.read_text(encoding="utf-8")
     assert "Python 3.11 to 3.14" in err
     assert "GB of free disk" in err
     assert "Run the same command again" in err
@@ -170,8 +172,8 @@ def test_setup_makes_only_what_changed(
     make_wheel(index, "tinyrequirement", "1.0")
     code, out, err = setup()
     assert code == 0, err
-    assert "[2/5] PyTorch: ready" in out
-    assert "[4/5] What ComfyUI needs: done" in out
+    assert "PyTorch: ready" in out
+    assert "What ComfyUI needs: done" in out
     assert hosts.is_comfyui(layout.comfyui)
     assert (layout.base / "custom_nodes" / links.PACK_NAME / "pyproject.toml").is_file()
 
@@ -188,15 +190,85 @@ def test_setup_makes_only_what_changed(
     make_checkout(root, demo=["tinydemo", "tinymore"])
     code, out, err = setup()
     assert code == 0, err
-    assert "[4/5] What ComfyUI needs: ready" in out
-    assert "[5/5] Packages for demo: done" in out
+    assert "What ComfyUI needs: ready" in out
+    assert "Packages for demo: done" in out
     assert hosts.missing_packages(layout.python, ["tinymore", "tinyrequirement", "torch==2.11.0"]) == []
 
     # A stamp file that was cut short is no disaster: what is there is found again.
     layout.stamps.write_text('{"stages": {"venv', encoding="utf-8")
     code, out, err = setup()
     assert code == 0, err
-    assert "[3/5] ComfyUI 0.30.0: done" in out
+    assert "ComfyUI 0.30.0: done" in out
+
+
+def test_demo_after_setup_asks_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `setup` brought for one command is there for the others: neither a network nor free space is asked for."""
+    layout = Layout(make_checkout(tmp_path / "pack", demo=["tinydemo"], test=["tinydemo"]))
+    python = layout.python
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    (layout.comfyui / "comfy").mkdir(parents=True)
+    (layout.comfyui / "main.py").touch()
+    (layout.comfyui / "requirements.txt").touch()
+    stamps = Stamps(layout.stamps)
+    for stage in make_stages(layout, ["test"], stamps):
+        stamps.add(stage.name, stage.made_from())
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("nothing is missing")
+
+    monkeypatch.setattr("devtools.setup.environment.check_disk", never)
+    monkeypatch.setattr("devtools.setup.stages.run_logged", never)
+    monkeypatch.setattr("devtools.setup.stages.missing_packages", lambda python, wanted: [])
+    prepare_pinned(layout, ["demo"])
+    assert capsys.readouterr().out == ""
+    assert Stamps(layout.stamps).get("extras:demo")
+
+
+@pytest.mark.parametrize("command", ["setup", "serve", "demo", "test", "bench"])
+def test_a_place_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A read-only checkout; here a home below a file, where even an administrator can make nothing."""
+    (tmp_path / "file").touch()
+    home = tmp_path / "file" / "home"
+    assert commands.main([command, "--home", str(home)], make_checkout(tmp_path / "pack")) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"run.py: {home} cannot be written") and "--home FOLDER" in line
+
+
+def test_everything_that_is_made_can_lie_elsewhere(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    layout = Layout(tmp_path / "pack", home)
+    for path in (layout.venv, layout.host, layout.comfyui, layout.base, layout.stamps, layout.log):
+        assert path.is_relative_to(home)
+    prepare_base(layout.base, make_checkout(layout.root))
+    before = sorted(layout.root.rglob("*"))
+    assert commands.main(["bench", "--home", str(home)], layout.root) == 0
+    assert sorted(layout.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (
+            [
+                "WARNING: Retrying: NewConnectionError: Failed to establish a new connection",
+                "ERROR: Could not find a version that satisfies the requirement torch==2.11.0",
+                "ERROR: No matching distribution found for torch==2.11.0",
+                "ERROR: ResolutionImpossible: try to loosen the range",
+            ],
+            "this machine does not reach PyPI. Connect it to the network.",
+        ),
+        (["ERROR: No space left on device", "hint: see above"], "No space left on device"),
+        (["something else"], "something else"),
+    ],
+)
+def test_the_reason_of_a_failed_installation_is_one_line(lines: list[str], reason: str) -> None:
+    """pip's last lines give advice that has nothing to do with it."""
+    assert CommandError("pip ... ended with exit code 1:", lines).reason == reason
 
 
 # What is shown meanwhile

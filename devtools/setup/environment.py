@@ -25,10 +25,13 @@ def prepare_pinned(layout: Layout, groups: Sequence[str]) -> None:
     stamps = Stamps(layout.stamps)
     stages = make_stages(layout, groups, stamps)
     todo = [stage for stage in stages if not stage.is_done(stamps)]
+    if len(todo) == 1 and todo[0].needless():
+        stamps.add(todo[0].name, todo[0].made_from())
+        return
     if not todo:
         return
     check_python(sys.version_info[:2], platform.system(), platform.machine())
-    check_disk(layout.root, sum(stage.gigabytes for stage in todo))
+    check_disk(layout.made, sum(stage.gigabytes for stage in todo))
     for number, stage in enumerate(stages, 1):
         head = f"[{number}/{len(stages)}] {stage.title}"
         if stage.is_done(stamps):
@@ -40,7 +43,7 @@ def prepare_pinned(layout: Layout, groups: Sequence[str]) -> None:
             stage.work()
         except CommandError as error:
             raise SetupError(
-                f"{stage.title} failed. {error}\n"
+                f"{stage.title} could not be installed: {error.reason}\n"
                 f"This needs Python {version_text(OLDEST_PYTHON)} to {version_text(NEWEST_PYTHON)}, {_needed(todo)} of free "
                 f"disk and the network (PyPI). The whole log: {layout.log}. "
                 "Run the same command again to go on from here."
@@ -86,7 +89,8 @@ def check_python(version: tuple[int, int], system: str, machine: str) -> None:
 
 
 def check_disk(folder: Path, gigabytes: float) -> None:
-    free = shutil.disk_usage(folder).free / 1e9
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(existing).free / 1e9
     if free < gigabytes:
         raise SetupError(
             f"The set-up needs about {gigabytes:.0f} GB of free disk in {folder}, but {free:.1f} GB are free. "

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 _LINES_SHOWN = 30
 _SECONDS_BETWEEN_LINES = 15.0
 
 
+_NO_NETWORK = re.compile(
+    r"NewConnectionError|NameResolutionError|Failed to establish a new connection|Temporary failure in name resolution|"
+    r"Connection refused|ProxyError|Network is unreachable|ConnectTimeout|getaddrinfo failed|Could not resolve host"
+)
+_ERROR = re.compile(r"^(ERROR|error|E):? ?(.+)")
+
+
 class CommandError(RuntimeError):
-    """A command failed; the message ends with the last lines it printed."""
+    """A command failed. `reason` is one line; the message goes on with the last lines that the command printed."""
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__("\n".join([message, *lines]))
+        if any(_NO_NETWORK.search(line) for line in lines):
+            self.reason = "this machine does not reach PyPI. Connect it to the network."
+        else:
+            # pip's advice stands behind its error.
+            told = [found[2] for line in lines if (found := _ERROR.match(line))]
+            self.reason = told[0] if told else (lines[-1] if lines else message)
 
 
 def say(text: str) -> None:
@@ -80,7 +98,7 @@ def run_logged(command: list[str], title: str, log: Path) -> None:
     finally:
         life.clear()
     if code != 0:
-        raise CommandError(f"{' '.join(command[:4])} ... ended with exit code {code}:\n" + "\n".join(last))
+        raise CommandError(f"{' '.join(command[:4])} ... ended with exit code {code}:", list(last))
 
 
 class _SignOfLife:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import comfyui_source as source
-from .hosts import SetupError, is_comfyui, python_of
+from .hosts import SetupError, is_comfyui, missing_packages, python_of
 from .progress import run_logged
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
@@ -27,13 +27,19 @@ PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie in a checkout of this repository."""
+    """Where things lie: the checkout of this repository, and what is made for it, in `home` or beside it."""
 
     root: Path
+    home: Path | None = None
+
+    @property
+    def made(self) -> Path:
+        """The folder of everything that is made."""
+        return self.home or self.root
 
     @property
     def venv(self) -> Path:
-        return self.root / ".venv"
+        return self.made / ".venv"
 
     @property
     def python(self) -> Path:
@@ -41,7 +47,7 @@ class Layout:
 
     @property
     def host(self) -> Path:
-        return self.root / ".host"
+        return self.made / ".host"
 
     @property
     def comfyui(self) -> Path:
@@ -97,6 +103,8 @@ class Stage:
     made_from: Callable[[], str]
     present: Callable[[], bool]
     work: Callable[[], None]
+    needless: Callable[[], bool] = lambda: False
+    """Whether nothing is missing although no stamp says so: other stages may have brought the same packages."""
 
     def is_done(self, stamps: Stamps) -> bool:
         return self.present() and stamps.get(self.name) == self.made_from()
@@ -164,7 +172,13 @@ def make_stages(layout: Layout, groups: Sequence[str], stamps: Stamps) -> list[S
     if extras:
         name = "extras:" + ",".join(groups)
         title = f"Packages for {', '.join(groups) or 'the nodes'}"
-        stages.append(Stage(name, title, 0.7, lambda: _hash(extras), venv_there, install(title, extras)))
+
+        def nothing_missing() -> bool:
+            return venv_there() and not missing_packages(layout.python, extras)
+
+        stages.append(
+            Stage(name, title, 0.7, lambda: _hash(extras), venv_there, install(title, extras), nothing_missing)
+        )
     return stages
 
 
