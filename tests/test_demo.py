@@ -51,6 +51,20 @@ def shown(live: Any, tmp_path_factory: pytest.TempPathFactory) -> Shown:
     return Shown(out, made, findings, Jury(pack.WEIGHTS, PERSON))
 
 
+def test_a_place_that_takes_nothing_is_told_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before ComfyUI is started; what is full or forbidden at the end costs a minute."""
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "pictures"
+    words = ["demo", "--comfyui", str(tmp_path), "--base", str(tmp_path / "base"), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", words)
+    assert demo.main() == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("The demo stopped: The demo's output") and str(out) in line
+    assert not (tmp_path / "base").exists()
+
+
 @needs_weights
 def test_a_learned_person_is_nearest_to_the_truth(shown: Shown) -> None:
     """A learned person is nearer to the truth than any celebrity and most people."""

@@ -10,11 +10,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from crossinit_core.files import check_can_write
+
 from ..comfyui.answers import Interrupted, PromptError
 from ..comfyui.links import PACK, prepare_base
 from ..comfyui.server import ServerError
 from . import miniature as demo_miniature
 from . import photo as demo_photo
+
+NEED = 50 * 2**20
+"""Bytes that should be free in each place that the demo writes to."""
 
 
 def main() -> int:
@@ -31,8 +36,16 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         run(arguments)
-    except (PromptError, ServerError, OSError, ValueError) as error:
+    except (PromptError, ServerError, ValueError) as error:
         print(f"\nThe demo stopped: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        place = error.filename2 or error.filename or arguments.out
+        print(
+            f"\nThe demo stopped: {place}: {error.strerror or error}. What was learned is kept: free some space, or give "
+            "another --out, and run it again.",
+            file=sys.stderr,
+        )
         return 1
     except (KeyboardInterrupt, Interrupted):
         print("\nCancelled. What was learned is kept: the next demo goes on from there.", file=sys.stderr)
@@ -51,6 +64,9 @@ def run(arguments: argparse.Namespace) -> None:
                 )
     elif arguments.person is not None:
         raise ValueError("--person is for the miniature model; with --checkpoint, give --photo FILE.")
+    # Before anything is learned. Everything that is made takes a few MB; ComfyUI's own copies lie below the base.
+    for place, what in ((arguments.out, "demo's output"), (arguments.base / "output", "ComfyUI's output")):
+        check_can_write(place / "picture.png", NEED, what)
     arguments.out.mkdir(parents=True, exist_ok=True)
     arguments.comfyui, arguments.base = arguments.comfyui.resolve(), arguments.base.resolve()
     prepare_base(arguments.base, PACK)

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from crossinit_core.files import write_atomically
 from miniature.training import pack
 from miniature.training.captions import Prompt
 
@@ -28,7 +28,7 @@ from ..workflows.saved_workflow import saved_workflow
 from ..workflows.shipped import WORKFLOWS
 from ..workflows.widgets import Json
 from .jury import Findings, Jury, Pictures
-from .parts import Progress, fetch, list_results, running
+from .parts import Progress, fetch, list_results, running, write_picture
 from .sheet import Tile, contact_sheet
 
 PERSON = SHOWN
@@ -103,11 +103,11 @@ def show(
     paintings = through_vae(client, jury.paintings(prompts), base / "input")
     findings = jury.findings(prompts, made.pictures, paintings)
     fetch(client, made.loss, out / "loss")
-    shutil.copyfile(base / "models" / "embeddings" / made.file, out / made.file)
+    write_atomically(out / made.file, (base / "models" / "embeddings" / made.file).read_bytes())
     workflow = json.dumps(made.workflow, indent=1, ensure_ascii=False)
-    (out / "workflow.json").write_text(f"{workflow}\n", encoding="utf-8")
-    Image.fromarray(made.portrait[0]).save(out / "portrait.png")
-    sheet(jury, prompts, made, findings).save(out / SHEET, optimize=True)
+    write_atomically(out / "workflow.json", f"{workflow}\n".encode())
+    write_picture(out / "portrait.png", Image.fromarray(made.portrait[0]))
+    write_picture(out / SHEET, sheet(jury, prompts, made, findings), optimize=True)
     return made, findings
 
 

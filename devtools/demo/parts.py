@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
+
+from crossinit_core.files import write_atomically
 
 from ..comfyui.answers import Event
 from ..comfyui.client import Client
@@ -39,13 +44,20 @@ class Progress:
             print(f"\n    {event.data['text']}", end="", flush=True)
 
 
+def write_picture(path: Path, picture: Image.Image, **options: Any) -> None:
+    """A PNG file, whole or not at all."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", **options)
+    write_atomically(path, buffer.getvalue())
+
+
 def fetch(client: Client, images: list[dict[str, Any]], target: Path) -> list[Path]:
     """Write pictures as TARGET.png, TARGET-2.png and so on, each with the suffix that it has."""
     paths = []
     for number, image in enumerate(images, start=1):
         name = target.name if number == 1 else f"{target.name}-{number}"
         paths.append(target.parent / f"{name}{Path(image['filename']).suffix}")
-        paths[-1].write_bytes(client.view(image))
+        write_atomically(paths[-1], client.view(image))
     return paths
 
 

@@ -7,6 +7,8 @@ import shutil
 import time
 from pathlib import Path
 
+from crossinit_core.files import write_atomically
+
 from ..standins.photos import put_astronaut
 from ..workflows.graph import Change, Workflow, ids_of, with_values
 from ..workflows.prompt import to_prompt
@@ -33,7 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"\nThe workflow took {time.monotonic() - began:.0f} s.")
         ids = ids_of(workflow)
         saved = history.outputs[ids["CrossInitSave"]]
-        shutil.copyfile(arguments.base / "models" / "embeddings" / saved["file"][0], out / saved["file"][0])
+        file = saved["file"][0]
+        write_atomically(out / file, (arguments.base / "models" / "embeddings" / file).read_bytes())
         fetch(client, history.images(ids["SaveImage"]), out / "picture")
         fetch(client, history.images(ids["LossGraphNode"]), out / "loss")
     list_results(out)
