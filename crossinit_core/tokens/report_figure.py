@@ -5,7 +5,6 @@ Needs matplotlib, and uses only its figures: `pyplot` would keep state in the pr
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..installing import pip_command
 from . import report_charts as charts
 from .learned_token import LearnedToken
 from .report import NO_HISTORY, headline, labels
@@ -62,7 +62,7 @@ def draw_report(tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float
     except ImportError as error:
         raise NoMatplotlibError(
             "The report's charts need matplotlib, which is not installed here. Install it: "
-            f'"{sys.executable}" -m pip install matplotlib'
+            f"{pip_command('matplotlib')}"
         ) from error
     rows = [_rows(token) for token in tokens]
     columns = max([FEWEST_COLUMNS, *(len(row.pictures) for of_token in rows for row in of_token)])
