@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from crossinit_core import InversionResult, InversionSettings, StepReport
+from crossinit_core.learning.resume_files import SUFFIX
 
 SETTINGS = InversionSettings(steps=5, batch_size=2, resolution=64, resume_every=100, seed=3)
 PHOTO = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
@@ -39,8 +40,8 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def step_in(folder: Path) -> int | None:
-    """The step of the only resume file."""
-    files = files_in(folder)
+    """The step of the only resume file, beside those that were set aside."""
+    files = [path for path in files_in(folder) if path.name.endswith(SUFFIX)]
     if not files:
         return None
     assert len(files) == 1

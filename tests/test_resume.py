@@ -189,7 +189,7 @@ def _of_another_run(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_empty, _text, _cut_off, _of_another_run])
-def test_a_damaged_resume_file_is_replaced_with_a_warning(
+def test_a_damaged_resume_file_is_set_aside(
     backbone: DiffusersBackbone,
     v0: torch.Tensor,
     uninterrupted: InversionResult,
@@ -200,13 +200,15 @@ def test_a_damaged_resume_file_is_replaced_with_a_warning(
     invert(backbone, v0, replace(SETTINGS, steps=2), images=PHOTO, resume_folder=tmp_path)
     (path,) = files_in(tmp_path)
     damage(path)
+    damaged = path.read_bytes()
     with caplog.at_level(logging.WARNING):
         result = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
-    assert "cannot be used" in caplog.text
-    assert path.name in caplog.text
+    (note,) = result.notes
+    assert note in caplog.text and len(note) <= 600 and "\n" not in note
+    assert f"The resume file '{path.name}' cannot be used: it" in note and note.endswith("This run starts anew.")
     assert result.resumed_from == 0
     assert same(result, uninterrupted)
-    path.unlink()
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == damaged
     assert step_in(tmp_path) == 5
 
 
@@ -229,16 +231,29 @@ def test_an_unwritable_folder_ends_no_run(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A folder that cannot be written does not end the run."""
+    """A folder that cannot be written does not end the run, and is told once, before the first step."""
     taken = tmp_path / "resume"
     taken.write_text("a file where the folder should be", encoding="utf-8")
+    told: list[str | int] = []
+    settings = replace(SETTINGS, resume_every=1)
     with caplog.at_level(logging.WARNING):
-        result = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=taken)
+        result = invert(
+            backbone,
+            v0,
+            settings,
+            images=PHOTO,
+            resume_folder=taken,
+            on_note=told.append,
+            on_step=lambda report: told.append(report.step),
+        )
     assert same(result, uninterrupted)
-    assert "could not be written" in caplog.text
+    assert told == [*result.notes, 1, 2, 3, 4, 5]
+    assert f"The resume folder '{taken}' could not be written" in result.notes[0]
+    assert result.notes[0] in caplog.text
     with caplog.at_level(logging.INFO), pytest.raises(Cancel) as stopped:
         invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=taken, on_step=stop_after(3))
     assert "continues" not in notes_of(stopped.value) + caplog.text, "it would start anew"
+    assert "could not be kept" in notes_of(stopped.value) and "starts anew" in notes_of(stopped.value)
 
 
 def test_without_a_folder_no_file_is_promised(

@@ -1,8 +1,9 @@
-"""Resume files: when they are written, which run each belongs to, and how many are kept."""
+"""Resume files: when they are written, which run each belongs to, and how long it is kept."""
 
 from __future__ import annotations
 
-import logging
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from crossinit_core import InversionSettings, StepReport, invert
+from crossinit_core import InversionResult, InversionSettings, StepReport, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.learning import provenance, resume_files
-from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, notes_of, same, step_in, stop_after
+from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, same, step_in, stop_after
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(backbone: DiffusersBackbone, v0: torch.Tensor) -> InversionResult:
+    return invert(backbone, v0, SETTINGS, images=PHOTO)
 
 
 def test_the_file_is_written_regularly_and_at_the_end(
@@ -128,31 +134,88 @@ def test_a_resumed_run_lets_go_of_its_file(backbone: DiffusersBackbone, v0: torc
     assert held == [False] * 3
 
 
-def test_resume_files_do_not_pile_up(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
-    for number in range(40):
-        (tmp_path / f"{number:024x}.resume.safetensors").write_bytes(b"old")
-    (tmp_path / "mine.txt").write_bytes(b"not a resume file")
-    invert(backbone, v0, replace(SETTINGS, steps=1), images=PHOTO, resume_folder=tmp_path)
-    left = list(tmp_path.glob("*.resume.safetensors"))
-    assert len(left) == 30
-    assert sum(path.stat().st_size > 3 for path in left) == 1, "the new file itself was dropped"
-    assert (tmp_path / "mine.txt").exists()
-
-
-def test_undeletable_old_files_cost_nothing(
-    backbone: DiffusersBackbone,
-    v0: torch.Tensor,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+def test_a_cancelled_run_outlives_other_runs(
+    backbone: DiffusersBackbone, v0: torch.Tensor, uninterrupted: InversionResult, tmp_path: Path
 ) -> None:
-    """On Windows while another program reads one: here a folder has its name, which no `unlink` takes away."""
-    for number in range(40):
-        (tmp_path / f"{number:024x}.resume.safetensors").mkdir()
-    with caplog.at_level(logging.WARNING), pytest.raises(Cancel) as stopped:
-        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(2))
-    assert "could not be written" not in caplog.text
-    assert "Stopped after step 2" in notes_of(stopped.value)
-    assert invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path).resumed_from == 2
+    with pytest.raises(Cancel):
+        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(3))
+    for seed in range(40):
+        others = replace(SETTINGS, steps=1, batch_size=1, seed=100 + seed)
+        invert(backbone, v0, others, images=PHOTO, resume_folder=tmp_path)
+    assert len(files_in(tmp_path)) == 41
+    result = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
+    assert result.resumed_from == 3
+    assert same(result, uninterrupted)
+
+
+def _age(path: Path, days: float) -> Path:
+    past = time.time() - days * 86400
+    os.utime(path, (past, past))
+    return path
+
+
+def test_files_that_nobody_uses_go(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
+    """After 30 days a file expires, and is deleted after 30 more; what does not belong to the pack stays."""
+    name = f"{1:024x}-320.resume.safetensors"
+    new = [tmp_path / f"{number:024x}-320.resume.safetensors" for number in range(2, 5)]
+    for path in new:
+        path.write_bytes(b"new")
+    _age(new[0], 29)
+    old = tmp_path / name
+    old.write_bytes(b"old")
+    _age(old, 31)
+    damaged = tmp_path / f"{9:024x}-25.resume.safetensors.damaged"
+    damaged.write_bytes(b"damaged")
+    _age(damaged, 31)
+    mine = [tmp_path / "mine.txt", tmp_path / "my.resume.safetensors"]
+    for path in mine:
+        path.write_bytes(b"not a resume file of the pack")
+        _age(path, 400)
+    folder = tmp_path / f"{8:024x}-25.resume.safetensors"
+    folder.mkdir()
+    _age(folder, 400)
+    invert(backbone, v0, replace(SETTINGS, steps=1), images=PHOTO, resume_folder=tmp_path)
+    expired = tmp_path / f"{name}.expired"
+    assert expired.read_bytes() == b"old" and not old.exists() and not damaged.exists()
+    _age(expired, 31)
+    invert(backbone, v0, replace(SETTINGS, steps=1), images=PHOTO, resume_folder=tmp_path)
+    assert not expired.exists()
+    assert all(path.exists() for path in (*new, *mine, folder))
+
+
+@pytest.mark.parametrize("days", [31, 20000, -4000], ids=["a month", "1970", "the future"])
+def test_a_wrong_clock_throws_no_run_away(
+    backbone: DiffusersBackbone, v0: torch.Tensor, uninterrupted: InversionResult, tmp_path: Path, days: int
+) -> None:
+    """A file whose time is long ago, or to come, is still found by its run after another run came by."""
+    with pytest.raises(Cancel):
+        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(3))
+    _age(files_in(tmp_path)[0], days)
+    invert(backbone, v0, replace(SETTINGS, steps=1, seed=9), images=PHOTO, resume_folder=tmp_path)
+    result = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
+    assert result.resumed_from == 3
+    assert same(result, uninterrupted)
+
+
+def test_a_file_in_use_stays_new(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
+    """A finished run that is asked for again and again is not forgotten."""
+    invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
+    (path,) = files_in(tmp_path)
+    _age(path, 29)
+    assert invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path).resumed_from == 5
+    assert time.time() - path.stat().st_mtime < 86400
+
+
+def test_what_a_crash_left_is_cleared_away(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path) -> None:
+    """Half-written files go after an hour, when no living program can be writing them."""
+    name = f"{1:024x}-320.resume.safetensors"
+    orphans = [tmp_path / f".{name}.{number:032x}.tmp" for number in range(3)]
+    for path in orphans:
+        path.write_bytes(b"half")
+    _age(orphans[0], 2 / 24)
+    _age(orphans[1], -30)
+    invert(backbone, v0, replace(SETTINGS, steps=1), images=PHOTO, resume_folder=tmp_path)
+    assert [path.exists() for path in orphans] == [False, False, True]
 
 
 def test_a_release_keeps_the_resume_files(

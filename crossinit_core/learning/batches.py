@@ -20,6 +20,7 @@ from ..backbone import Backbone, Posterior
 from ..families import CONTEXT_LENGTH, TIMESTEPS
 from ..photos.images import latent_masks, training_images
 from ..prompts import token_ids_with_placeholders, training_prompts
+from .generator_state import check_generator_state
 from .settings import InversionSettings
 
 REPEATS = 100
@@ -88,6 +89,10 @@ class BatchSource(Protocol):
         """Everything that decides the batches to come, or tells those that came from others."""
         ...
 
+    def check(self, step: int, state: dict[str, Tensor]) -> None:
+        """Raises ValueError if `state` cannot have been taken after `step` batches of such a source."""
+        ...
+
     def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
         """Go on after `step` batches, at whose end `state` was taken. Returns whether these are the same batches."""
         ...
@@ -118,6 +123,7 @@ class PhotoBatches:
         self._prompts = prompts
         self._batch_size = batch_size
         self._flip_probability = flip_probability
+        self._seed = seed
         self._generator = torch.Generator().manual_seed(seed)
         self._pool = torch.empty(0, dtype=torch.int64)
 
@@ -140,6 +146,20 @@ class PhotoBatches:
     def state(self) -> dict[str, Tensor]:
         """The random generator's state, and the photos that are still to come of a shuffled list."""
         return {"generator": self._generator.get_state(), "pool": self._pool.clone()}
+
+    def check(self, step: int, state: dict[str, Tensor]) -> None:
+        """The generator must be one of this seed, and the pool hold photos that there are."""
+        if state.keys() != {"generator", "pool"}:
+            raise ValueError("the state of its batches is not that of batches from photos")
+        check_generator_state(state["generator"], self._seed)
+        pool, photos = state["pool"], len(self._mean)
+        # A pool is filled up when it has fewer than a batch, by whole shuffled lists.
+        if pool.dtype != torch.int64 or pool.ndim != 1 or len(pool) > photos * REPEATS:
+            raise ValueError(f"its list of photos to come is {tuple(pool.shape)} in {pool.dtype}")
+        if (len(pool) + step * self._batch_size) % (photos * REPEATS):
+            raise ValueError(f"its list of photos to come has {len(pool)} entries after {step} steps")
+        if len(pool) and not 0 <= int(pool.min()) <= int(pool.max()) < photos:
+            raise ValueError(f"its list of photos to come names one that is not among {photos}")
 
     def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
         """Go on where `state` was taken, which is always possible."""
@@ -215,11 +235,17 @@ class GivenBatches:
         """A digest of all batches so far."""
         return {"digest": torch.tensor(list(self._digest.digest()), dtype=torch.uint8)}
 
+    def check(self, step: int, state: dict[str, Tensor]) -> None:
+        """It must be a digest."""
+        digest = state.get("digest")
+        if state.keys() != {"digest"} or digest is None or digest.dtype != torch.uint8 or digest.shape != (32,):
+            raise ValueError("the state of its batches is not that of batches that were given")
+
     def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
         """Go on after `step` batches. Returns False, and stays at the first one, if they are not those at whose end `state`
         was taken."""
         skipped = list(itertools.islice(self, step))
-        if len(skipped) == step and "digest" in state and torch.equal(state["digest"], self.state()["digest"]):
+        if len(skipped) == step and torch.equal(state["digest"], self.state()["digest"]):
             return True
         self._source = itertools.chain(skipped, self._source)
         self._digest = hashlib.sha256()
@@ -257,6 +283,10 @@ class RewindableBatches:
     def rewind(self) -> None:
         """Give out again what was taken and not kept."""
         self._next = 0
+
+    def check(self, step: int, state: dict[str, Tensor]) -> None:
+        """Raises ValueError if `state` cannot have been taken after `step` batches of this source."""
+        self._source.check(step, state)
 
     def skip_to(self, step: int, state: dict[str, Tensor]) -> bool:
         """Go on after `step` batches, at whose end `state` was taken. Returns False if these are other batches."""

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,8 +33,10 @@ from .batches import BatchSource, GivenBatches, RewindableBatches, TrainingBatch
 from .memory import plan_memory
 from .provenance import provenance
 from .resume_files import ResumeFile, run_fingerprint
+from .resume_format import Expected
 from .settings import InversionSettings
 from .state import Run, RunState
+from .step import check_optimizer
 from .steps import OverflowedError, StepReport, steps
 
 __all__ = ["InversionResult", "StepReport", "invert"]
@@ -43,6 +46,7 @@ log = logging.getLogger(__name__)
 OnStep = Callable[[StepReport], None]
 Observer = Callable[[FrozenModel, StepReport], None]
 """Looks at the model between two steps. It may compute with it, without gradients and without torch's own random numbers."""
+OnNote = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class InversionResult:
     """The number of steps that came from a resume file."""
     peak_memory: int = 0
     """The most bytes of the GPU's memory that were in use at once; 0 if that is not known."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of this run, a sentence each: a resume file that could not be used or written."""
 
     def summary(self) -> str:
         """One line: time, steps, loss, and on a GPU the memory."""
@@ -81,6 +87,7 @@ def invert(
     resume: bool = True,
     name: str = "learned-face",
     metadata: Mapping[str, str] | None = None,
+    on_note: OnNote | None = None,
 ) -> InversionResult:
     """Learn vectors that start at `v0` (K, d), K = 1..8, from photos or from ready-made batches.
 
@@ -89,9 +96,12 @@ def invert(
     batches: at least `settings.steps` TrainingBatches instead of images.
     resume_folder: where resume files lie; a run with the same inputs continues from there, unless `resume` is off. An
     exception of any kind (a cancel is one) writes the last complete step there before it goes on to the caller, with a note
-    on it that says so.
+    on it that says so. A file there goes when nobody has used it for 30 days, never because of other runs. A folder that
+    cannot be written and a file that cannot be used end no run: they are said in a note.
     observe: called after `on_step`, with the model that learns.
     metadata: strings to add to the token's.
+    on_note: called with each of the result's `notes` as soon as it is known; a folder that cannot be written is told before
+    the first step.
 
     Raises ValueError for a wrong input before any long work, FloatingPointError if the numbers overflow, and
     torch.OutOfMemoryError if even a single sample does not fit.
@@ -106,6 +116,16 @@ def invert(
     quick = old_objects_left_alone()
     with quick, gradients_enabled(), leave_it_to(backbone.device), Determinism() as determinism, PeakMemory() as memory:
         start = _checked_start(v0, sum(backbone.widths))
+        notes: list[str] = []
+
+        def tell(note: str) -> None:
+            notes.append(note)
+            log.warning("%s", note)
+            if on_note:
+                on_note(note)
+
+        folder = None if resume_folder is None else Path(resume_folder)
+        resume_file = ResumeFile(folder, settings, tell, read=resume)
         source: BatchSource
         if images is None:
             source = GivenBatches(batches or (), backbone.vocabulary_size + len(start))
@@ -115,7 +135,6 @@ def invert(
         again = RewindableBatches(source)
         state = RunState.first(start, again.state, settings)
         run = Run(settings, start, again, state, settings.precision, determinism, memory)
-        resume_file = ResumeFile(None if resume_folder is None else Path(resume_folder), settings, read=resume)
         try:
             while not run.finished:  # a second time if the numbers want a safer precision, or less memory is to be used
                 _learn_on_one_model(backbone, run, resume_file, data, on_step, observe)
@@ -126,7 +145,13 @@ def invert(
     facts = {**run.facts, **(metadata or {})}
     token = LearnedToken(run.state.vectors, name, backbone.base, facts, _history(run, images, seconds))
     result = InversionResult(
-        token, list(run.state.losses), list(run.state.distances), seconds, run.resumed_from, memory.peak
+        token,
+        list(run.state.losses),
+        list(run.state.distances),
+        seconds,
+        run.resumed_from,
+        memory.peak,
+        tuple(notes),
     )
     log.info("%s: %s", name, result.summary())
     return result
@@ -148,7 +173,15 @@ def _learn_on_one_model(
     with backbone.training(precision=run.precision, gradient_checkpointing=plan.gradient_checkpointing) as model:
         if not resume_file.fingerprint:  # the first model
             fingerprint = run_fingerprint(backbone, model, run.settings, run.start, data)
-            run.state = resume_file.find(fingerprint, run.batches, run.start.shape) or run.state
+            expected = Expected(
+                fingerprint,
+                run.start.shape,
+                run.settings.steps,
+                precision_of(model.dtype),
+                partial(check_optimizer, run.start, run.settings),
+                run.batches.check,
+            )
+            run.state = resume_file.find(expected, run.batches) or run.state
             run.resumed_from = run.state.step
         if run.state.step and run.state.precision and run.state.precision != precision_of(model.dtype):
             run.precision = run.state.precision  # as the run that is continued had found out

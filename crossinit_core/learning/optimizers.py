@@ -24,7 +24,10 @@ class Optimizer(Protocol):
     """What an update changes in place beside the vectors and `state`; it follows from the number of steps."""
 
     def restore(self, step: int, state: dict[str, Tensor]) -> None:
-        """Go on after `step` steps, with the `state` that there was then; it is empty before the first one."""
+        """Go on after `step` steps, with the `state` that there was then; it is empty before the first one.
+
+        Raises ValueError for values that it cannot have come to.
+        """
         ...
 
     def update(self) -> None:
@@ -57,6 +60,8 @@ class AdamW:
 
     @torch.no_grad()
     def restore(self, step: int, state: dict[str, Tensor]) -> None:
+        if state and bool((state["exp_avg_sq"] < 0).any()):
+            raise ValueError("the optimizer's mean of squares is negative somewhere")
         for key, moment in self.state.items():
             moment.copy_(state[key]) if state else moment.zero_()
         self.counters[0].fill_(step)

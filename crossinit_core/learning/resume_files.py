@@ -1,36 +1,37 @@
 """Resume files: a run that was cancelled, crashed or ran out of memory goes on where it stopped.
 
-A resume file is safetensors (a file from elsewhere cannot run code) and is named by a fingerprint
-of everything that decides the result: settings, start vectors, photos, masks and model weights, and
-by the number of steps. A longer run continues a shorter one, and never the other way round.
+A resume file is named by a fingerprint of everything that decides the result: settings, start vectors, photos, masks and
+model weights, and by the number of steps. A longer run continues a shorter one, and never the other way round. The version
+of the pack is not part of the name. `resume_format` has the content, `resume_folder` what else lies in the folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..backbone import Backbone, FrozenModel
 from ..files import write_atomically
+from ..text import quoted
 from .batches import RewindableBatches
+from .resume_folder import SUFFIX, files_of_run, prepare, read_at_most, resume_path, set_aside, steps_in_name, used
+from .resume_format import Expected, decode, encode
 from .settings import InversionSettings
 from .state import RunState
 
+__all__ = ["RECIPE", "SUFFIX", "ResumeFile", "run_fingerprint"]
+
 log = logging.getLogger(__name__)
 
-FORMAT = "crossinit-resume-1"
-SUFFIX = ".resume.safetensors"
-KEEP = 30
-"""Resume files kept in a folder; each is about 30 KB. The oldest go first."""
+WRITE_AFTER = 10.0
+"""Seconds after which a step is written in any case: where steps are slow, `resume_every` of them are much to lose."""
 
 RECIPE = "0.1.0"
 """The version of the arithmetic of a step. It changes only when the same inputs give other vectors, not with a release:
@@ -40,51 +41,105 @@ what users have begun goes on after an update of the pack."""
 class ResumeFile:
     """The resume file of one run: what it holds, and when it is written.
 
-    It is written every `resume_every` steps, at the end, and when an exception ends the run. Without a folder there is
-    none, and nothing is promised.
+    It is written every `resume_every` steps and every `WRITE_AFTER` seconds, at the end, and when an exception ends the
+    run. Without a folder there is none, and nothing is promised. Nothing that goes wrong with it ends the run: `tell` gets
+    one sentence that says what it means.
     """
 
-    def __init__(self, folder: Path | None, settings: InversionSettings, *, read: bool = True) -> None:
+    def __init__(
+        self, folder: Path | None, settings: InversionSettings, tell: Callable[[str], None], *, read: bool = True
+    ) -> None:
+        """Sees at once whether the folder can be written."""
         self._folder, self._steps, self._every, self._read = folder, settings.steps, settings.resume_every, read
+        self._tell = tell
+        self._problem = ""
+        """Why the last write failed; empty if it did not."""
+        self._written = time.monotonic()
         self.fingerprint = ""
         """Names the run; empty until `find` was called."""
         self.step = 0
         """Steps that the file holds."""
+        if folder is not None:
+            try:
+                prepare(folder)
+            except (OSError, ValueError) as error:
+                self._failed(error)
 
-    def find(self, fingerprint: str, batches: RewindableBatches, shape: torch.Size) -> RunState | None:
+    def find(self, expected: Expected, batches: RewindableBatches) -> RunState | None:
         """The state of the run of this name that is farthest on; None if there is none, or if `read` is off.
 
-        The batches are brought to its place.
+        The batches are brought to its place. A file that cannot be used is set aside.
         """
-        self.fingerprint = fingerprint
+        self.fingerprint = expected.fingerprint
         if self._folder is None or not self._read:
             return None
-        found = load_state(self._folder, fingerprint, self._steps, shape)
+        found: RunState | None = None
+        complaints = []
+        for path in files_of_run(self._folder, expected.fingerprint):
+            state, complaint = _read(path, expected)
+            complaints += [complaint] if complaint else []
+            if state and state.step <= self._steps and (found is None or state.step > found.step):
+                found = state
+        end = (
+            f"This run goes on from step {found.step}, which another file holds." if found else "This run starts anew."
+        )
+        for complaint in complaints:
+            self._tell(f"{complaint} {end}")
         if found and not batches.skip_to(found.step, found.batches):
-            log.warning("There is a resume file of %d steps on other batches; this run starts anew.", found.step)
+            self._tell(f"There is a resume file of {found.step} steps on other batches. This run starts anew.")
             return None
         if found:
-            log.info("Continuing after step %d of %d.", found.step, self._steps)
+            log.info("Going on after step %d of %d.", found.step, self._steps)
             self.step = found.step
         return found
 
     def write_if_due(self, state: RunState) -> None:
         """After a step."""
-        if state.step % self._every == 0 or state.step == self._steps:
+        late = time.monotonic() - self._written > WRITE_AFTER
+        if late or state.step % self._every == 0 or state.step == self._steps:
             self._write(state)
 
     def keep(self, state: RunState, error: BaseException) -> None:
-        """Save what an error would lose, and note on it where to go on; promise nothing if that could not be written."""
+        """Save what an error would lose, and note on it where to go on, or why that is not possible."""
         if state.step > self.step:
             self._write(state)
-        if 0 < state.step == self.step:
+        if self._folder is None or not state.step:
+            return
+        if state.step == self.step:
             note = f"Stopped after step {state.step}; the next run with the same inputs continues from {self._folder}"
-            log.info(note)
-            error.add_note(note)
+        else:
+            kept = f"goes on from step {self.step}" if self.step else "starts anew"
+            note = (
+                f"Stopped after step {state.step}, which could not be kept in '{quoted(self._folder, 300)}' "
+                f"({self._problem}): the next run with the same inputs {kept}."
+            )
+        log.info("%s", note)
+        error.add_note(note)
 
     def _write(self, state: RunState) -> None:
-        if self._folder and save_state(state, self._folder, self.fingerprint, self._steps):
-            self.step = state.step
+        if self._folder is None or not self.fingerprint:
+            return
+        self._written = time.monotonic()
+        try:
+            path = resume_path(self._folder, self.fingerprint, self._steps)
+            if path.is_dir():
+                set_aside(path)
+            write_atomically(path, encode(state, self.fingerprint))
+        except (OSError, ValueError) as error:
+            self._failed(error)
+        else:
+            self.step, self._problem = state.step, ""
+
+    def _failed(self, error: OSError | ValueError) -> None:
+        """Say once for each reason that nothing can be written: a full disk must not end a run."""
+        problem = quoted(getattr(error, "strerror", None) or error)
+        if problem != self._problem:
+            kept = f"go on from step {self.step}" if self.step else "start anew"
+            self._tell(
+                f"The resume folder '{quoted(self._folder, 300)}' could not be written ({problem}). Learning goes on, but a "
+                f"run that is stopped would {kept}. Free some space there, or allow writing."
+            )
+        self._problem = problem
 
 
 def run_fingerprint(
@@ -98,77 +153,18 @@ def run_fingerprint(
     return digest.hexdigest()
 
 
-def save_state(state: RunState, folder: Path, fingerprint: str, steps: int) -> Path | None:
-    """Write a resume file in one step, and drop the oldest ones beyond `KEEP`.
-
-    `steps` is what the run is to reach. Returns the path, or None after a warning if the folder cannot be written:
-    a full disk must not end a run.
-    """
-    tensors = {"vectors": state.vectors}
-    tensors |= {f"optimizer.{key}": value for key, value in state.optimizer.items()}
-    tensors |= {f"draws.{key}": value for key, value in state.batches.items()}
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    metadata = {
-        "format": FORMAT,
-        "fingerprint": fingerprint,
-        "step": str(state.step),
-        "losses": json.dumps(state.losses),
-        "distances": json.dumps(state.distances),
-        "angles": json.dumps(state.angles),
-        "precision": state.precision,
-        "loss_scale": repr(state.loss_scale),
-        "settings": json.dumps(state.settings),
-    }
-    path = folder / f"{_stem(fingerprint)}{steps}{SUFFIX}"
+def _read(path: Path, expected: Expected) -> tuple[RunState | None, str]:
+    """The state in a file of this run, perhaps a longer one; or a sentence about a file that cannot be used."""
+    expected = replace(expected, steps=max(expected.steps, steps_in_name(path)))
+    name, about = quoted(path.name), None
     try:
-        write_atomically(path, save(tensors, metadata))
-    except (OSError, SafetensorError) as error:
-        log.warning("The resume file %s could not be written (%s); a cancelled run would start anew.", path, error)
-        return None
-    with contextlib.suppress(OSError):  # another program may hold or delete them at this moment
-        newest_first = sorted(folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in newest_first[KEEP:]:
-            old.unlink(missing_ok=True)
-    return path
-
-
-def load_state(folder: Path, fingerprint: str, steps: int, shape: torch.Size) -> RunState | None:
-    """The state of this very run that is farthest on, but not beyond `steps`; None if there is none."""
-    found = [_read(path, fingerprint, shape) for path in folder.glob(f"{_stem(fingerprint)}*{SUFFIX}")]
-    fitting = [state for state in found if state and state.step <= steps]
-    return max(fitting, key=lambda state: state.step, default=None)
-
-
-def _stem(fingerprint: str) -> str:
-    return f"{fingerprint[:24]}-"
-
-
-def _read(path: Path, fingerprint: str, shape: torch.Size) -> RunState | None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # Copies: while a tensor is mapped on the file, Windows lets nobody replace it.
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-        if metadata.get("format") != FORMAT or metadata.get("fingerprint") != fingerprint:
-            raise ValueError("it belongs to another run")
-        if tensors["vectors"].shape != shape:
-            raise ValueError(f"its vectors are {tuple(tensors['vectors'].shape)}, expected {tuple(shape)}")
-        return RunState(
-            step=int(metadata["step"]),
-            vectors=tensors["vectors"],
-            optimizer=_under("optimizer.", tensors),
-            batches=_under("draws.", tensors),
-            losses=tuple(json.loads(metadata["losses"])),
-            distances=tuple(json.loads(metadata["distances"])),
-            angles=tuple(json.loads(metadata.get("angles", "[]"))),
-            precision=cast(Any, metadata.get("precision", "")),
-            loss_scale=float(metadata["loss_scale"]),
-            settings=json.loads(metadata["settings"]),
-        )
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        log.warning("The resume file %s cannot be used (%s).", path, error)
-        return None
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        content, about = read_at_most(path, expected.most_bytes)
+        state = decode(content, expected)
+    except OSError as error:
+        return None, f"The resume file '{name}' cannot be read now ({quoted(error.strerror)})."
+    except ValueError as error:
+        aside = set_aside(path, about)
+        where = f"It is set aside as '{quoted(aside.name)}'." if aside else "It stays where it is."
+        return None, f"The resume file '{name}' cannot be used: {error}. {where}"
+    used(path)
+    return state, ""

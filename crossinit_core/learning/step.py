@@ -42,6 +42,18 @@ class StepNumbers:
     denoised: Tensor
 
 
+def check_optimizer(start: Tensor, settings: InversionSettings, step: int, state: dict[str, Tensor]) -> None:
+    """Raises ValueError if `state` cannot be what the optimizer of these settings keeps after `step` steps from `start`
+    (K, d)."""
+    optimizer = make_optimizer(torch.nn.Parameter(start.clone()), settings)
+    wanted = {key: tensor.shape for key, tensor in optimizer.state.items()}
+    if {key: tensor.shape for key, tensor in state.items()} != wanted:
+        raise ValueError("the tensors of its optimizer are not those of this run")
+    if not all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise ValueError("its optimizer holds values that are not finite float32 numbers")
+    optimizer.restore(step, state)
+
+
 class Step:
     """The learned vectors and their optimizer on a model's device."""
 
