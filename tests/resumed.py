@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
 from crossinit_core import InversionResult, InversionSettings, StepReport
+from crossinit_core.diffusers_backbone import DiffusersBackbone
+from crossinit_core.learning.batches import batches_from_photos
 from crossinit_core.learning.resume_files import SUFFIX
+from crossinit_core.learning.resume_format import Expected
+from crossinit_core.learning.step import check_optimizer
 
 SETTINGS = InversionSettings(steps=5, batch_size=2, resolution=64, resume_every=100, seed=3)
 PHOTO = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
@@ -55,4 +61,15 @@ def same(result: InversionResult, other: InversionResult) -> bool:
         torch.equal(result.token.vectors, other.token.vectors)
         and result.losses == other.losses
         and result.distances == other.distances
+    )
+
+
+def expected_of(backbone: DiffusersBackbone, v0: torch.Tensor, content: bytes) -> Expected:
+    """What a run of SETTINGS on PHOTO expects of a resume file; the fingerprint is the file's."""
+    settings = SETTINGS.sized(backbone.resolution)
+    batches, _ = batches_from_photos(backbone, len(v0), settings, PHOTO, None)
+    length = int.from_bytes(content[:8], "little")
+    fingerprint = json.loads(content[8 : 8 + length])["__metadata__"]["fingerprint"]
+    return Expected(
+        fingerprint, v0.shape, settings.steps, "fp32", partial(check_optimizer, v0, settings), batches.check
     )

@@ -30,7 +30,7 @@ FORMAT = "crossinit-resume-1"
 _NO_CHECKSUM = "0" * 64
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 _REQUIRED = {"format", "fingerprint", "step", "losses", "distances", "loss_scale", "settings"}
-_KNOWN = _REQUIRED | {"angles", "precision", "checksum"}
+_KNOWN_WITHOUT_CHECKSUM = _REQUIRED | {"angles", "precision"}
 _DTYPES = {"F32", "I64", "U8"}
 _OPTIMIZER, _BATCHES = "optimizer.", "draws."
 _STEP = re.compile(r"[1-9][0-9]{0,8}")
@@ -168,8 +168,8 @@ def _check_header(header: bytes, strict: bool) -> dict[str, str]:
         raise ValueError(f"its format is '{quoted(metadata.get('format'))}', expected '{FORMAT}'")
     if missing := _REQUIRED - metadata.keys():
         raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-    if strict and (unknown := metadata.keys() - _KNOWN):
-        raise ValueError(f"it has no checksum, and holds '{quoted(min(unknown))}', which no version wrote")
+    if strict and (unknown := metadata.keys() - _KNOWN_WITHOUT_CHECKSUM):
+        raise ValueError(f"it has no valid checksum, and holds '{quoted(min(unknown))}', which no version wrote")
     if "vectors" not in entries or len(entries) > 32:
         raise ValueError("it does not hold the tensors of a run")
     for key, entry in entries.items():
