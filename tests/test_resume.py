@@ -287,3 +287,5 @@ def test_ready_made_batches_are_resumed_too(backbone: DiffusersBackbone, v0: tor
         again = invert(backbone, v0, SETTINGS, batches=iter(others), resume_folder=tmp_path)
         assert again.resumed_from == 0
         assert same(again, invert(backbone, v0, SETTINGS, batches=others))
+    assert invert(backbone, v0, SETTINGS, batches=iter(batches), resume_folder=tmp_path).resumed_from == 5
+    assert invert(backbone, v0, SETTINGS, batches=iter(late), resume_folder=tmp_path).resumed_from == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,51 @@ def test_the_file_is_written_regularly_and_at_the_end(
         on_step=lambda report: found.append(step_in(tmp_path / "new" / "folder")),
     )
     assert found == [None, 2, 2, 4, 5]
+
+
+def test_slow_steps_are_written_one_by_one(
+    backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CPU, where 20 steps may take ten minutes: a power cut takes none of them."""
+    monkeypatch.setattr(resume_files, "WRITE_AFTER", -1.0)
+    found: list[int | None] = []
+    invert(
+        backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path, on_step=lambda _: found.append(step_in(tmp_path))
+    )
+    assert found == [1, 2, 3, 4, 5]
+
+
+def test_a_deleted_folder_is_made_again(
+    backbone: DiffusersBackbone, v0: torch.Tensor, uninterrupted: InversionResult, tmp_path: Path
+) -> None:
+    folder = tmp_path / "resume"
+
+    def delete(report: StepReport) -> None:
+        if report.step == 2:
+            shutil.rmtree(folder)
+
+    settings = replace(SETTINGS, resume_every=1)
+    result = invert(backbone, v0, settings, images=PHOTO, resume_folder=folder, on_step=delete)
+    assert same(result, uninterrupted) and not result.notes
+    assert step_in(folder) == 5
+
+
+def test_a_folder_that_goes_away_is_told_once(
+    backbone: DiffusersBackbone, v0: torch.Tensor, uninterrupted: InversionResult, tmp_path: Path
+) -> None:
+    """A file takes its place after step 2, which is the last that can be kept."""
+    folder = tmp_path / "resume"
+
+    def replace_it(report: StepReport) -> None:
+        if report.step == 2:
+            shutil.rmtree(folder)
+            folder.write_bytes(b"a file")
+
+    settings = replace(SETTINGS, resume_every=1)
+    result = invert(backbone, v0, settings, images=PHOTO, resume_folder=folder, on_step=replace_it)
+    assert same(result, uninterrupted)
+    (note,) = result.notes
+    assert f"The resume folder '{folder}' could not be written" in note and "would start anew" in note
 
 
 def test_without_a_folder_nothing_is_written(

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=60, help="of fuzzing, all kinds together; default: %(default)s"
     )
-    parser.add_argument("--kind", action="append", help="of fuzzing; default: all")
+    parser.add_argument("--kind", action="append", help="of fuzzing or of bombs; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "torture")
     parser.add_argument("--page", action="store_true", help="only write docs/reliability.md from what was kept")
@@ -84,7 +84,7 @@ def _run(part: str, options: argparse.Namespace, folder: Path) -> list[Record]:
     if part == "bombs":
         from .bombs import bombs
 
-        return [bombs(folder)]
+        return [bombs(folder, options.kind or ("",))]
     from .crashes import kill, together
     from .learner import Learner
     from .places import places

@@ -8,7 +8,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ HARMLESS = {"token, a name of megabytes"}
 Write = Callable[[Path], object]
 
 
-def bombs(folder: Path) -> Record:
-    """Each in a process of its own."""
+def bombs(folder: Path, kinds: Sequence[str] = ("",)) -> Record:
+    """Each in a process of its own; `kinds` are the beginnings of their names."""
     record = Record(
         "bombs",
         "It is refused in one line of at most 600 characters that names the file, within a second of CPU time and 200 MB.",
     )
     slowest, largest = 0.0, 0
     for number, (name, file, write, read) in enumerate(_all()):
+        if not name.startswith(tuple(kinds)):
+            continue
         place = folder / f"bomb-{number}"
         place.mkdir()
         path = place / file

@@ -58,7 +58,8 @@ def kill(learner: Learner, tries: int, folder: Path, seed: int) -> Record:
 
 def _kill_while_writing(child: Child, place: Path, numbers: random.Random, whole: float, every: int) -> None:
     """At the n-th half-written file that is seen."""
-    wanted, seen, until = numbers.randint(1, max(1, STEPS // every)), set(), time.monotonic() + 3 * whole + 10
+    seen: set[str] = set()
+    wanted, until = numbers.randint(1, max(1, STEPS // every)), time.monotonic() + 3 * whole + 10
     while time.monotonic() < until and len(seen) < wanted:
         seen |= {path.name for path in place.iterdir() if path.name.endswith(".tmp") and SUFFIX in path.name}
         if len(seen) < wanted and not child.running:

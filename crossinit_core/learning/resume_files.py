@@ -73,9 +73,21 @@ class ResumeFile:
         self.fingerprint = expected.fingerprint
         if self._folder is None or not self._read:
             return None
+        found = self._farthest(self._folder, expected)
+        while found and not batches.skip_to(found.step, found.batches):
+            # Other batches after the same first one: the file is another run's, and is left alone.
+            self.fingerprint = hashlib.sha256(self.fingerprint.encode()).hexdigest()
+            found = self._farthest(self._folder, replace(expected, fingerprint=self.fingerprint))
+        if found:
+            log.info("Going on after step %d of %d.", found.step, self._steps)
+            self.step = found.step
+        return found
+
+    def _farthest(self, folder: Path, expected: Expected) -> RunState | None:
+        """The state that is farthest on among the files of this name, and a note on each that cannot be used."""
         found: RunState | None = None
         complaints = []
-        for path in files_of_run(self._folder, expected.fingerprint):
+        for path in files_of_run(folder, expected.fingerprint):
             state, complaint = _read(path, expected)
             complaints += [complaint] if complaint else []
             if state and state.step <= self._steps and (found is None or state.step > found.step):
@@ -85,12 +97,6 @@ class ResumeFile:
         )
         for complaint in complaints:
             self._tell(f"{complaint} {end}")
-        if found and not batches.skip_to(found.step, found.batches):
-            self._tell(f"There is a resume file of {found.step} steps on other batches. This run starts anew.")
-            return None
-        if found:
-            log.info("Going on after step %d of %d.", found.step, self._steps)
-            self.step = found.step
         return found
 
     def write_if_due(self, state: RunState) -> None:
@@ -108,7 +114,7 @@ class ResumeFile:
         if state.step == self.step:
             note = f"Stopped after step {state.step}; the next run with the same inputs continues from {self._folder}"
         else:
-            kept = f"goes on from step {self.step}" if self.step else "starts anew"
+            kept = f"goes on from step {self.step}" if self._is_there() else "starts anew"
             note = (
                 f"Stopped after step {state.step}, which could not be kept in '{quoted(self._folder, 300)}' "
                 f"({self._problem}): the next run with the same inputs {kept}."
@@ -130,11 +136,15 @@ class ResumeFile:
         else:
             self.step, self._problem = state.step, ""
 
+    def _is_there(self) -> bool:
+        """Whether what was written is still in the folder."""
+        return bool(self._folder and self.step and files_of_run(self._folder, self.fingerprint))
+
     def _failed(self, error: OSError | ValueError) -> None:
         """Say once for each reason that nothing can be written: a full disk must not end a run."""
         problem = quoted(getattr(error, "strerror", None) or error)
         if problem != self._problem:
-            kept = f"go on from step {self.step}" if self.step else "start anew"
+            kept = f"go on from step {self.step}" if self._is_there() else "start anew"
             self._tell(
                 f"The resume folder '{quoted(self._folder, 300)}' could not be written ({problem}). Learning goes on, but a "
                 f"run that is stopped would {kept}. Free some space there, or allow writing."
