@@ -10,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
 from safetensors.torch import load, save
 
 from crossinit_core import InversionResult, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
-from crossinit_core.learning.resume_format import decode, encode
+from crossinit_core.learning.resume_format import Expected, decode, encode
 from tests.resumed import PHOTO, SETTINGS, Cancel, expected_of, same, stop_after
 
 Metadata, Tensors = dict[str, str], dict[str, torch.Tensor]
@@ -35,6 +37,11 @@ def stopped(backbone: DiffusersBackbone, v0: torch.Tensor, tmp_path_factory: pyt
         invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=folder, on_step=stop_after(3))
     (path,) = folder.iterdir()
     return path
+
+
+@pytest.fixture(scope="module")
+def expected(backbone: DiffusersBackbone, v0: torch.Tensor, stopped: Path) -> Expected:
+    return expected_of(backbone, v0, stopped.read_bytes())
 
 
 def _parts(content: bytes) -> tuple[Metadata, Tensors]:
@@ -208,7 +215,7 @@ def test_impossible_values_are_found_without_checksum(
     with pytest.raises(ValueError) as refused:
         decode(_older(change, content), expected_of(backbone, v0, content))
     assert reason in str(refused.value)
-    assert len(str(refused.value)) < 300 and str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300 and len(str(refused.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -241,6 +248,41 @@ def test_declared_gigabytes_are_not_unpacked(backbone: DiffusersBackbone, v0: to
     header["vectors"] = {"dtype": "F32", "shape": [2, 10**9], "data_offsets": [0, 8 * 10**9]}
     with pytest.raises(ValueError, match="not a safetensors file"):
         decode(_raw(json.dumps(header).encode(), content[8 + length :]), expected_of(backbone, v0, content))
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+_KEYS = st.sampled_from(["step", "losses", "distances", "angles", "precision", "loss_scale", "settings", "fingerprint"])
+
+
+@hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+@hypothesis.given(values=st.dictionaries(_KEYS | st.text(max_size=8), st.text(max_size=20) | _JSON.map(json.dumps)))
+def test_any_metadata_is_refused_in_a_line(expected: Expected, stopped: Path, values: dict[str, str]) -> None:
+    """Or holds what a run can have."""
+    content = stopped.read_bytes()
+    try:
+        state = decode(_older(lambda metadata, tensors: metadata.update(values), content), expected)
+    except ValueError as error:
+        assert len(str(error)) < 300 and len(str(error).splitlines()) == 1
+    else:
+        assert state.step == len(state.losses) == len(state.distances) == 3
+        assert values.keys() <= _parts(content)[0].keys()
+
+
+@hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+@hypothesis.given(header=_JSON, data=st.binary(max_size=64))
+def test_any_header_is_refused_in_a_line(expected: Expected, header: Any, data: bytes) -> None:
+    for raw in (
+        _raw(json.dumps(header).encode(), data),
+        _raw(json.dumps({"__metadata__": header}).encode(), data),
+        data,
+    ):
+        with pytest.raises(ValueError) as refused:
+            decode(raw, expected)
+        assert len(str(refused.value)) < 300 and len(str(refused.value).splitlines()) == 1
 
 
 def _sparse(path: Path) -> None:

@@ -107,11 +107,11 @@ class ResumeFile:
 
     def keep(self, state: RunState, error: BaseException) -> None:
         """Save what an error would lose, and note on it where to go on, or why that is not possible."""
-        if state.step > self.step:
+        if state.step > self.step or (state.step and not self._is_there()):
             self._write(state)
         if self._folder is None or not state.step:
             return
-        if state.step == self.step:
+        if state.step == self.step and not self._problem:
             note = f"Stopped after step {state.step}; the next run with the same inputs continues from {self._folder}"
         else:
             kept = f"goes on from step {self.step}" if self._is_there() else "starts anew"
