@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections import Counter
@@ -24,8 +25,10 @@ def kill(learner: Learner, tries: int, folder: Path, seed: int) -> Record:
     whole = seconds_of(lambda: learn_in_child(learner, None).end())
     kinds: Counter[str] = Counter()
     lost: Counter[int] = Counter()
-    orphans = 0
-    for number in range(tries):
+    orphans = too_late = 0
+    for number in itertools.count():
+        if record.tries == tries:
+            break
         place, every = folder / f"kill-{number}", numbers.choice((1, 1, 2, 5))
         place.mkdir()
         child = learn_in_child(learner, place, resume_every=every)
@@ -37,7 +40,8 @@ def kill(learner: Learner, tries: int, folder: Path, seed: int) -> Record:
             child.kill()
         sent = child.all_news()
         if child.end() == 0:
-            moment = "after its end"
+            too_late += 1
+            continue
         kinds[moment] += 1
         reported = max((step for step in sent if isinstance(step, int)), default=0)
         orphans += sum(path.name.endswith(".tmp") for path in place.iterdir())
@@ -50,6 +54,7 @@ def kill(learner: Learner, tries: int, folder: Path, seed: int) -> Record:
     record.facts = {
         "steps of a run": STEPS,
         "killed": dict(kinds),
+        "ended before the kill, and not counted": too_late,
         "steps done again": {str(steps): count for steps, count in sorted(lost.items())},
         "half-written files left, and ignored": orphans,
     }
