@@ -363,3 +363,33 @@ def test_a_longer_runs_file_is_left_alone(
     result = invert(backbone, v0, replace(SETTINGS, steps=2), images=PHOTO, resume_folder=tmp_path)
     assert result.resumed_from == 0 and not result.notes
     assert path.read_bytes() == stopped.read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a permission on Windows")
+def test_a_damaged_folder_never_stops_a_run(
+    backbone: DiffusersBackbone, v0: torch.Tensor, uninterrupted: InversionResult, stopped: Path, tmp_path: Path
+) -> None:
+    """Folders take the place of the file again and again, and of what is set aside."""
+    path = tmp_path / stopped.name
+    path.with_name(f"{path.name}.damaged").mkdir()
+    for number in range(2, 10):
+        path.with_name(f"{path.name}.damaged-{number}").mkdir()
+        (path.with_name(f"{path.name}.damaged-{number}") / "inside").touch()
+    (path.with_name(f"{path.name}.damaged") / "inside").touch()
+    _folder(path)
+    result = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
+    assert same(result, uninterrupted)
+    assert "It stays where it is." in result.notes[0] and "could not be written" in result.notes[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a permission on Windows")
+def test_a_link_to_a_good_file_goes_on(
+    backbone: DiffusersBackbone, v0: torch.Tensor, uninterrupted: InversionResult, stopped: Path, tmp_path: Path
+) -> None:
+    """As some people keep their files; the file that it names is not touched."""
+    path = tmp_path / stopped.name
+    path.symlink_to(stopped)
+    result = invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=tmp_path)
+    assert result.resumed_from == 3 and not result.notes
+    assert same(result, uninterrupted)
+    assert not path.is_symlink() and stopped.is_file()

@@ -170,6 +170,8 @@ def _read(path: Path, expected: Expected) -> tuple[RunState | None, str]:
     try:
         content, about = read_at_most(path, expected.most_bytes)
         state = decode(content, expected)
+    except FileNotFoundError:  # another program has moved it since
+        return None, ""
     except OSError as error:
         return None, f"The resume file '{name}' cannot be read now ({quoted(error.strerror)})."
     except ValueError as error:

@@ -13,7 +13,6 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,29 +69,24 @@ def read_at_most(path: Path, most: int) -> tuple[bytes, os.stat_result]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is not a file")
-    except FileNotFoundError:
-        raise ValueError("it is a link to nothing") from None
     except OSError as error:
         if path.is_symlink():
             raise ValueError(f"it is a link that leads nowhere: {error.strerror}") from None
         raise
-    with _patiently(path) as file:
+    with _opened(path) as file:
         about = os.fstat(file.fileno())
         if about.st_size > most:
             raise ValueError(f"it has {about.st_size / 2**20:.0f} MB, but at most {most / 2**20:.0f} are expected")
         return file.read(most + 1), about
 
 
-@contextlib.contextmanager
-def _patiently(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> BinaryIO:
     for wait in _PATIENCE if os.name == "nt" else ():
         try:
-            with path.open("rb"):
-                break
+            return path.open("rb")
         except PermissionError:
             time.sleep(wait)
-    with path.open("rb") as file:
-        yield file
+    return path.open("rb")
 
 
 def set_aside(path: Path, about: os.stat_result | None = None) -> Path | None:
@@ -100,21 +94,22 @@ def set_aside(path: Path, about: os.stat_result | None = None) -> Path | None:
 
     `about` is what was read. If another program has written a new file since, that one stays.
     """
-    aside = path.with_name(f"{path.name}{DAMAGED}")
-    try:
-        now = path.lstat()
-        if about and (now.st_ino, now.st_mtime_ns, now.st_size) != (about.st_ino, about.st_mtime_ns, about.st_size):
+    first = path.with_name(f"{path.name}{DAMAGED}")
+    # A folder does not go in the place of a file or of a folder.
+    others = (other for n in range(2, 10) if not os.path.lexists(other := first.with_name(f"{first.name}-{n}")))
+    if about:
+        try:
+            now = path.stat()
+        except OSError:
             return None
+        if (now.st_ino, now.st_mtime_ns, now.st_size) != (about.st_ino, about.st_mtime_ns, about.st_size):
+            return None
+    for aside in (first, *others):
         with contextlib.suppress(OSError):
             path.replace(aside)
+            if not aside.is_symlink():
+                used(aside)
             return aside
-        for number in range(2, 10):  # a folder does not go in the place of a file or of a folder
-            other = aside.with_name(f"{aside.name}-{number}")
-            if not os.path.lexists(other):
-                path.replace(other)
-                return other
-    except OSError:
-        pass
     return None
 
 
