@@ -31,6 +31,8 @@ PARTS: dict[str, tuple[str, int]] = {
     "together": ("two processes on one folder", 50),
     "places": ("full, read-only and vanishing disks", 100),
     "repeats": ("learnings in one process", 200),
+    "server": ("learnings in one ComfyUI", 200),
+    "server-kill": ("kill -9 of a ComfyUI that learns", 10),
     "bombs": ("files that claim or unpack to far more than they are", 0),
     "fuzz": ("random and broken files and texts", 0),
 }
@@ -47,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seconds", type=float, default=60, help="of fuzzing, all kinds together; default: %(default)s"
     )
     parser.add_argument("--kind", action="append", help="of fuzzing or of bombs; default: all")
+    parser.add_argument("--comfyui", type=Path, default=ROOT / ".host" / "ComfyUI", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "torture")
     parser.add_argument("--page", action="store_true", help="only write docs/reliability.md from what was kept")
@@ -85,6 +88,12 @@ def _run(part: str, options: argparse.Namespace, folder: Path) -> list[Record]:
         from .bombs import bombs
 
         return [bombs(folder, options.kind or ("",))]
+    if part in ("server", "server-kill"):
+        from .servers import kills, learnings
+
+        if part == "server":
+            return [learnings(options.comfyui.resolve(), tries, folder)]
+        return [kills(options.comfyui.resolve(), tries, folder, options.seed)]
     from .crashes import kill, together
     from .learner import Learner
     from .places import places

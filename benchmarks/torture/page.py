@@ -9,7 +9,7 @@ from typing import Any
 from . import ROOT
 
 KEPT = ROOT / "docs" / "measurements" / "reliability"
-PARTS = ("kill", "together", "places", "repeats", "bombs", "fuzz")
+PARTS = ("kill", "together", "places", "repeats", "server", "server-kill", "bombs", "fuzz")
 
 PROMISES = """\
 ## Nothing learned is lost
@@ -42,7 +42,7 @@ The short versions run with the tests: `tests/test_torture.py`, `tests/test_resu
 `tests/test_resume_damage.py` and `tests/test_bad_token_files.py`. To repeat these:
 
 ```
-python3 run.py bench torture -- --out build/torture                    # all but a long fuzzing: 20 minutes on two cores
+python3 run.py bench torture -- --out build/torture                    # all but a long fuzzing: an hour on two cores
 python3 run.py bench torture -- --part fuzz --seconds 3600 --out build/torture
 ```
 
