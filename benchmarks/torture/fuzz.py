@@ -107,6 +107,16 @@ def tokens(folder: Path) -> Maker:
     from crossinit_core import LearnedToken, load_learned_token, save_learned_token
     from crossinit_core.tokens.learned_token import check_token_name
 
+    breakers: list[Callable[[bytes, random.Random], bytes]] = [mutated]
+    contents: list[tuple[str, bytes]] = []
+    try:  # layouts and damages that the tests of token files try as well
+        from devtools.hostile.token_files import damaged, valid_files
+    except ImportError:
+        pass
+    else:
+        breakers.append(damaged)
+        contents += [(Path(name).suffix, content) for name, content in valid_files(768).items()]
+
     vectors = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
     token = LearnedToken(vectors, "anna", "sd1", {"crossinit.steps": "320"})
     seeds = [save_learned_token(token, folder / f"seed{suffix}") for suffix in (".safetensors", ".pt", ".bin")]
@@ -118,7 +128,7 @@ def tokens(folder: Path) -> Maker:
         [{"anna": vectors}],
         vectors,
     ]
-    contents = [(path.suffix, path.read_bytes()) for path in seeds]
+    contents += [(path.suffix, path.read_bytes()) for path in seeds]
     for legacy, content in itertools.product((True, False), layouts):
         buffer = io.BytesIO()
         torch.save(content, buffer, _use_new_zipfile_serialization=not legacy)
@@ -134,8 +144,10 @@ def tokens(folder: Path) -> Maker:
                 broken = with_broken_header(content, numbers)
             except ValueError:  # a case whose header is no JSON
                 broken = mutated(content, numbers)
-        else:
+        elif numbers.random() < 0.2:
             broken = mutated(content, numbers, numbers.choice(contents)[1])
+        else:
+            broken = numbers.choice(breakers)(content, numbers)
         path = folder / f"input{numbers.choice((suffix, suffix, suffix, '.safetensors', '.pt', '.bin'))}"
         path.write_bytes(broken)
 
