@@ -234,7 +234,7 @@ def test_an_unwritable_folder_ends_no_run(
     """A folder that cannot be written does not end the run, and is told once, before the first step."""
     taken = tmp_path / "resume"
     taken.write_text("a file where the folder should be", encoding="utf-8")
-    told: list[str | int] = []
+    told: list[Any] = []
     settings = replace(SETTINGS, resume_every=1)
     with caplog.at_level(logging.WARNING):
         result = invert(
@@ -250,10 +250,13 @@ def test_an_unwritable_folder_ends_no_run(
     assert told == [*result.notes, 1, 2, 3, 4, 5]
     assert f"The resume folder '{taken}' could not be written" in result.notes[0]
     assert result.notes[0] in caplog.text
+    told.clear()
+    inputs: dict[str, Any] = {"images": PHOTO, "resume_folder": taken, "on_note": told.append}
     with caplog.at_level(logging.INFO), pytest.raises(Cancel) as stopped:
-        invert(backbone, v0, SETTINGS, images=PHOTO, resume_folder=taken, on_step=stop_after(3))
+        invert(backbone, v0, SETTINGS, on_step=stop_after(3), **inputs)
     assert "continues" not in notes_of(stopped.value) + caplog.text, "it would start anew"
-    assert "could not be kept" in notes_of(stopped.value) and "starts anew" in notes_of(stopped.value)
+    assert told[0] == result.notes[0]
+    assert told[1].startswith("Stopped after step 3, which could not be kept") and told[1].endswith("starts anew.")
 
 
 def test_without_a_folder_no_file_is_promised(

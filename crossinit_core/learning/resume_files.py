@@ -106,21 +106,22 @@ class ResumeFile:
             self._write(state)
 
     def keep(self, state: RunState, error: BaseException) -> None:
-        """Save what an error would lose, and note on it where to go on, or why that is not possible."""
+        """Save what an error would lose, and note on it where to go on. If that is not possible, nothing is noted, and the
+        reason is told."""
         if state.step > self.step or (state.step and not self._is_there()):
             self._write(state)
         if self._folder is None or not state.step:
             return
         if state.step == self.step and not self._problem:
             note = f"Stopped after step {state.step}; the next run with the same inputs continues from {self._folder}"
+            log.info("%s", note)
+            error.add_note(note)
         else:
             kept = f"goes on from step {self.step}" if self._is_there() else "starts anew"
-            note = (
+            self._tell(
                 f"Stopped after step {state.step}, which could not be kept in '{quoted(self._folder, 300)}' "
                 f"({self._problem}): the next run with the same inputs {kept}."
             )
-        log.info("%s", note)
-        error.add_note(note)
 
     def _write(self, state: RunState) -> None:
         if self._folder is None or not self.fingerprint:
