@@ -6,6 +6,7 @@ CVPR 2024 (arXiv 2312.15905), section 4.2.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -139,7 +140,8 @@ def invert(
             while not run.finished:  # a second time if the numbers want a safer precision, or less memory is to be used
                 _learn_on_one_model(backbone, run, resume_file, data, on_step, observe)
         except BaseException as error:
-            resume_file.keep(run.state, error)
+            with contextlib.suppress(Exception):  # what a caller's `on_note` raises must not hide the error
+                resume_file.keep(run.state, error)
             raise
     seconds = time.perf_counter() - began
     facts = {**run.facts, **(metadata or {})}
