@@ -21,10 +21,10 @@ class InversionSettings:
     `learning_rate` is the one that AdamW gets: the published 0.000625 times the batch of 8. `regularization` is
     lambda. `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
     whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resolution` is the size in pixels
-    at which photos are learned; None means the model's own. `resume_every` is the number of steps between resume files, which are written every
-    ten seconds in any case.
-    `memory` is `auto` (checkpointing and smaller pieces only if the device has too little memory), `normal` (never) or
-    `low` (always). `cuda_graph` lets a GPU replay a step that was recorded once; the result is the same.
+    at which photos are learned; None means the model's own. `resume_every` is the number of steps between resume
+    files, which are written every ten seconds in any case. `memory` is `auto` (checkpointing and smaller pieces only if
+    the device has too little memory), `normal` (never) or `low` (always). `cuda_graph` lets a GPU replay a step that was
+    recorded once; the result is the same.
     """
 
     steps: int = 320
