@@ -70,8 +70,10 @@ def test_the_page_is_that_of_the_numbers() -> None:
 
 def test_a_failure_is_counted_and_described(tmp_path: Path) -> None:
     record = {"part": "bombs", "what": "It is refused.", "tries": 2, "failures": 1, "failed": ["a | bomb\n<b>"]}
-    content = {"where": {"system": "Linux"}, "records": [{**record, "facts": {"most memory, MB": 3.0}, "seconds": 90}]}
+    where = {"system": "Linux", "python": "3.12.1", "torch": "2.11.0"}
+    content = {"where": where, "records": [{**record, "facts": {"most memory, MB": 3.0}, "seconds": 90}]}
     (tmp_path / "bombs.json").write_text(json.dumps(content), encoding="utf-8")
     written = page.page(tmp_path)
     assert "| bombs | It is refused. | 2 | 1 | 1.5 | most memory, MB: 3.0 |" in written
+    assert "Measured on: Linux, Python 3.12.1, torch 2.11.0." in written
     assert "- bombs: a | bomb?&lt;b>" in written

@@ -23,7 +23,8 @@ PROMISES = """\
   does if the disk becomes full or the folder vanishes on the way.
 - **A resume file goes by its own age, never because of other runs.** If nobody has used it for 30 days it is put aside as
   `.expired`, where its run still finds it, and after 30 more days it is deleted. So a clock that was wrong throws nothing
-  away. Half-written files that a crash left are deleted after an hour.
+  away. The file of a finished run stays as long, so the same inputs are answered at once. Half-written files that a crash
+  left are deleted after an hour.
 - **An update of the pack keeps what was begun.** Only a change of the arithmetic itself starts runs anew.
 
 Not promised: steps after the last one that was written, if the process is killed. A shorter run never continues a longer one.
@@ -73,7 +74,8 @@ def table(records: list[dict[str, Any]]) -> str:
 def page(kept: Path) -> str:
     """docs/reliability.md."""
     records = read(kept)
-    machines = sorted({", ".join(f"{key} {value}" for key, value in record["where"].items()) for record in records})
+    wheres = [record["where"] for record in records]
+    machines = sorted({f"{where['system']}, Python {where['python']}, torch {where['torch']}" for where in wheres})
     parts = [
         "# Reliability",
         "What is promised, how it is tested, and how many tries there were. Written by `benchmarks/torture` from "
@@ -106,9 +108,9 @@ def _long_table(records: list[dict[str, Any]]) -> str:
 
 def _said(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{inner} {count}" for inner, count in value.items())
+        return ", ".join(f"{inner} ({count})" for inner, count in value.items())
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return " and ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
