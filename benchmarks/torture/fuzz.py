@@ -6,6 +6,7 @@ such a function and name it in `KINDS`.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import itertools
 import os
@@ -109,13 +110,10 @@ def tokens(folder: Path) -> Maker:
 
     breakers: list[Callable[[bytes, random.Random], bytes]] = [mutated]
     contents: list[tuple[str, bytes]] = []
-    try:  # layouts and damages that the tests of token files try as well
-        from devtools.hostile.token_files import damaged, valid_files
-    except ImportError:
-        pass
-    else:
-        breakers.append(damaged)
-        contents += [(Path(name).suffix, content) for name, content in valid_files(768).items()]
+    if importlib.util.find_spec("devtools.hostile"):  # layouts and damages that the tests of token files try as well
+        hostile = importlib.import_module("devtools.hostile.token_files")
+        breakers.append(hostile.damaged)
+        contents += [(Path(name).suffix, content) for name, content in hostile.valid_files(768).items()]
 
     vectors = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
     token = LearnedToken(vectors, "anna", "sd1", {"crossinit.steps": "320"})
