@@ -21,10 +21,8 @@ from .errors import tells_errors
 from .host.backbone import ComfyBackbone
 from .host.page import show_text
 from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket
-from .texts import check_box
+from .texts import LONGEST_LINE, check_box
 
-LONGEST_WORDS = 1000
-"""Characters; eight tokens are far shorter."""
 CROSS = "cross initialization"
 PLAIN = "plain textual inversion"
 
@@ -111,12 +109,12 @@ class CrossInitInitializeWords(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, words: str | None = None) -> bool:
         """Refuses words that cannot be sent when the graph is queued."""
-        check_box(words, "words", LONGEST_WORDS)
+        check_box(words, "words", LONGEST_LINE)
         return True
 
     @classmethod
     def execute(cls, clip: Any, words: str, method: str = CROSS) -> io.NodeOutput:
-        check_box(words, "words", LONGEST_WORDS)
+        check_box(words, "words", LONGEST_LINE)
         start = cross_initialize_words if method == CROSS else lookup_words
         v0 = start(ComfyBackbone(None, clip), words)
         show_text(cls, f"'{quoted(words)}' gives {len(v0)} vectors, norm {describe_norms(v0)}")

@@ -16,7 +16,7 @@ from .files import stamp, text_files
 from .host.folders import input_folder
 from .host.page import show_text
 from .sockets import CATEGORY, SEARCH_ALIASES
-from .texts import check_box, check_prompt
+from .texts import LONGEST_LINE, check_box, check_prompt
 
 NO_FILE = "none"
 _LONGEST_FOLDER = 120
@@ -126,7 +126,7 @@ def prefix_of(folder: str, label: str) -> str:
 
     Raises ValueError if the folder is not below the output folder, or is not a folder on every system.
     """
-    check_box(folder, "folder")
+    check_box(folder, "folder", LONGEST_LINE)
     parts = [normal_form(part).strip() for part in folder.replace("\\", "/").split("/") if part.strip()]
     problem = None
     if (

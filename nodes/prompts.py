@@ -18,7 +18,7 @@ from .errors import tells_errors
 from .host.page import show_text
 from .host.tokens import applied_token, clip_with_tokens, current_run, split_tokens, weights_of
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
-from .texts import check_prompt
+from .texts import LONGEST_LINE, check_box, check_prompt
 from .token_inputs import connected, objection_to_wires, tokens_input
 
 _NEEDLESS = re.compile(rf"\bembedding:\s*(?={PLACE.pattern})", re.IGNORECASE)
@@ -60,12 +60,14 @@ class CrossInitApply(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, name: str | None = None) -> bool:
         """Refuses a name that cannot be used when the graph is queued."""
+        check_box(name, "name", LONGEST_LINE)
         if name and name.strip():
             check_token_name(name.strip())
         return True
 
     @classmethod
     def execute(cls, clip: Any, token: LearnedToken, name: str = "") -> io.NodeOutput:
+        check_box(name, "name", LONGEST_LINE)
         name = check_token_name(name.strip() or token.name)
         text = f"Write embedding:{name} person in your prompts."
         other = applied_token(clip, name)

@@ -10,6 +10,9 @@ LONGEST_PROMPT = 100_000
 LONGEST_LIST = 2**20
 """Characters of a box with many lines."""
 
+LONGEST_LINE = 1000
+"""Characters of a box for a name or a few words."""
+
 _DEEPEST = 100
 """Parentheses inside parentheses. ComfyUI's reader of prompts calls itself for each, and ends at about a thousand."""
 
