@@ -141,7 +141,7 @@ class CrossInitEncodePrompt(io.ComfyNode):
                     dynamic_prompts=False,
                     tooltip=(
                         "The prompt. {} is the person, and the word 'person' after it helps. Weights work: ({}:1.2). "
-                        "{1} and {2} are the first and the second token."
+                        "{1} and {2} are the first and the second token. %person% is {} for where other nodes take braces away."
                     ),
                 ),
                 tokens_input("From Learn Face or Load Learned Token."),
