@@ -7,14 +7,13 @@ twice, because that is how the published initialization weights its mean.
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-BUNDLED_LIST = Path(__file__).parent / "data" / "celebrity_names.txt"
+from .text import check_text, lines_of, normal_form, quoted, read_text
 
-_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+BUNDLED_LIST = Path(__file__).parent / "data" / "celebrity_names.txt"
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,17 @@ class CelebrityNames:
 
 
 def parse_celebrity_names(text: str, source: str = "text") -> CelebrityNames:
-    """Names from text, one a line.
+    r"""Names from text, one a line, in their normal form.
 
-    Raises ValueError if no line holds a name.
+    Only `\n`, `\r\n` and `\r` end a line; other separators, such as U+2028, are a space. Raises ValueError if no line holds a
+    name, or one cannot be written.
     """
-    lines = (" ".join(line.split()) for line in text.splitlines())
+    check_text(text, f"The list of names '{quoted(source)}'")
+    lines = (" ".join(normal_form(line).split()) for line in lines_of(text))
     names = tuple(line for line in lines if line and not line.startswith("#"))
     if not names:
         raise ValueError(
-            f"The list of names '{source}' holds no name. Put one name on each line; "
+            f"The list of names '{quoted(source)}' holds no name. Put one name on each line; "
             "blank lines and lines that start with # do not count."
         )
     return CelebrityNames(names, source)
@@ -64,26 +65,4 @@ def load_celebrity_names(path: str | Path | None = None) -> CelebrityNames:
     if path is None:
         return parse_celebrity_names(BUNDLED_LIST.read_text(encoding="utf-8"), "bundled")
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no list of names at '{path}'. Choose a text file with one name on each line."
-        )
-    return parse_celebrity_names(_decode(path.read_bytes(), path), path.name)
-
-
-def _decode(raw: bytes, path: Path) -> str:
-    encoding = "UTF-16" if raw.startswith(_UTF16_MARKS) else "UTF-8"
-    raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"The list of names '{path.name}' is not {encoding} text: line {line} holds the byte "
-            f"0x{raw[error.start]:02x}. Save the file as UTF-8 (in Notepad: Save as, Encoding, UTF-8)."
-        ) from None
-    if "\0" in text:
-        raise ValueError(
-            f"The list of names '{path.name}' is not a text file. Choose a .txt file with one name on each line."
-        )
-    return text
+    return parse_celebrity_names(read_text(path, "list of names"), path.name)

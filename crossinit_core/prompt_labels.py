@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from .files import is_windows_device
+from .prompts import ANYBODY
 
 LONGEST_LABEL = 60
 """Characters. Windows allows 260 for a whole path."""
@@ -14,6 +15,8 @@ LONGEST_LABEL_IN_BYTES = 120
 
 _EMBEDDING = re.compile(r"\bembedding:", re.IGNORECASE)
 _WEIGHT = re.compile(r":[\d.]+\s*(?=\))")
+_ANYBODY = f"%{ANYBODY}%"
+"""As `{}` it names nobody."""
 
 
 def label_of_prompt(prompt: str) -> str:
@@ -23,7 +26,7 @@ def label_of_prompt(prompt: str) -> str:
     Letters and digits of every script stay, in lower case; all else becomes one `-`. Device names of Windows get a prefix,
     and what is too long ends after a whole word. A prompt without any letter is `prompt`.
     """
-    text = unicodedata.normalize("NFC", _WEIGHT.sub("", _EMBEDDING.sub("", prompt)))
+    text = unicodedata.normalize("NFC", _WEIGHT.sub("", _EMBEDDING.sub("", prompt.replace(_ANYBODY, " "))))
     kept = "".join(character if _stays(character) else " " for character in text.lower())
     label = _shortened(unicodedata.normalize("NFC", "-".join(kept.split()))) or "prompt"
     return f"prompt-{label}" if is_windows_device(label) else label

@@ -7,14 +7,17 @@ times as likely as one that does.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from .errors import InputError
 from .families import CONTEXT_LENGTH
+from .text import check_text, lines_of, normal_form, quoted, read_text
 
 _PLAIN = (
     "a rendering of a {}",
@@ -58,8 +61,20 @@ SUBJECT = "face of {} person"
 
 MAX_VECTORS = 8
 
-PLACE = re.compile(r"\{([^{}\s|]*)\}")
-"""`{}`, `{1}` or `{name}` in a prompt for pictures; other braces are left alone."""
+PLACE = re.compile(
+    r"\\\{([^{}|\\]*)\\\}"  # as it is written for dynamic prompts, which take the backslashes away
+    r"|\{([^{}|]*)\}"
+    r"|(?<![\d%])%([^\s%{}|,:;()<>\[\]\\/?*\"'](?:[^%{}|,:;()<>\[\]\\/?*\"'\n\r]{0,198}[^\s%{}|,:;()<>\[\]\\/?*\"'])?)%"
+)
+"""`{}`, `{1}` or `{name}` in a prompt for pictures, or `%person%`, `%1%`, `%name%`, which mean the same. What stands between
+decides: `{best quality}` and `50% wool, 50% silk` are places only if somebody is called so."""
+
+ANYBODY = "person"
+"""`%person%` and `{person}` are `{}`, unless a token has that name. Dynamic prompts, of ComfyUI's page and of many other
+programs, take `{}` away, and leave this alone."""
+
+_CHOICE = re.compile(r"\{([^{}]*\|[^{}]*)\}")
+_LONGEST_NUMBER = 3
 
 
 def training_prompts(templates: Sequence[str] = TEMPLATES, subject: str = SUBJECT) -> tuple[str, ...]:
@@ -129,62 +144,140 @@ def fill_places(prompt: str, names: Sequence[str], write: Callable[[int, re.Matc
     """A prompt for pictures with its people in place: `write(index, match)` gives the text for person `index`.
 
     `{}` is the person; with several people each `{}` takes the next one. `{name}` is the person of that name, `{1}` the
-    first. Raises ValueError if places and people do not match.
+    first. `%person%`, `%name%` and `%1%` mean the same. Raises ValueError if places and people do not match.
     """
+    filled, end = [], 0
+    for match, index in _places(prompt, names):
+        filled += [prompt[end : match.start()], write(index, match)]
+        end = match.end()
+    return "".join([*filled, prompt[end:]])
+
+
+def absent_people(prompt: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the people whom no place of the prompt means, in their order. Raises ValueError as `fill_places` does."""
+    placed = {index for _, index in _places(prompt, names)}
+    return tuple(name for index, name in enumerate(names) if index not in placed)
+
+
+def has_place(prompt: str) -> bool:
+    """Whether anything in the prompt may be a place for a person, whatever the people are called."""
+    return PLACE.search(prompt) is not None
+
+
+def _places(prompt: str, names: Sequence[str]) -> list[tuple[re.Match[str], int]]:
+    """Each place of the prompt with the index of its person."""
     if not names:
         raise InputError("There is no learned token for the prompt, but at least one is needed.", "tokens")
-    places = PLACE.findall(prompt)
-    if not places:
+    check_text(prompt, "The prompt")
+    people = _People(names)
+    found: list[tuple[re.Match[str], int | None]] = []
+    position = 0
+    while match := PLACE.search(prompt, position):
+        try:
+            found.append((match, people.meant(match)))
+            position = match.end()
+        except LookupError:  # other braces
+            position = match.start() + 1
+    for choice in _CHOICE.findall(prompt):
+        if any(people.called(option) for option in choice.split("|")):
+            raise ValueError(
+                f"{{{quoted(choice)}}} in the prompt is a choice of dynamic prompts, which is not made here. "
+                f"Write one place for each person: {people.shown}."
+            )
+    if not found:
         raise ValueError(
-            f"The prompt '{prompt}' has no {{}} for the person. Write it where the person goes: a photo of a {{}} person"
+            f"The prompt '{quoted(prompt)}' has no {{}} for the person. Write {{}} or %{ANYBODY}% where the person goes: "
+            "a photo of a {} person"
         )
-    if len(names) > 1 and places.count("") not in (0, len(names)):
+    unnamed = sum(index is None for _, index in found)
+    if len(names) > 1 and unnamed not in (0, len(names)):
         raise ValueError(
-            f"The prompt has {places.count('')} times {{}}, but there are {len(names)} tokens. Write {{}} once for each of "
-            f"them, in order, or use {{1}}, {{2}} and so on, or their names: {', '.join(names)}."
+            f"The prompt has {unnamed} times {{}}, but there are {len(names)} tokens. Write {{}} once for each of "
+            f"them, in order, or use {{1}}, {{2}} and so on, or their names: {people.shown}."
         )
     following = itertools.cycle(range(len(names)))
-    return PLACE.sub(lambda match: write(_person(match[1], names) if match[1] else next(following), match), prompt)
+    return [(match, next(following) if index is None else index) for match, index in found]
 
 
-def _person(wanted: str, names: Sequence[str]) -> int:
-    if names.count(wanted) == 1:
-        return names.index(wanted)
-    if wanted.isdecimal() and 1 <= int(wanted) <= len(names):
-        return int(wanted) - 1
-    reason = "is the name of several tokens" if wanted in names else "is no token that is there"
-    raise ValueError(
-        f"{{{wanted}}} in the prompt {reason}: {', '.join(names)}. Use {{}}, a name, or {{1}} to {{{len(names)}}}."
-    )
+class _People:
+    """Who is meant by what stands in a place."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = [normal_form(name) for name in names]
+        self._keys = [_key(name) for name in names]
+        self.shown = quoted(", ".join(names), 200)
+
+    def meant(self, place: re.Match[str]) -> int | None:
+        """The index of the person, None for the next one. Raises LookupError for other braces, ValueError for nobody."""
+        inner = next(group for group in place.groups() if group is not None)
+        text = normal_form(inner).strip()
+        if not inner or (not text and not inner.isspace()):
+            return None
+        if not text:
+            raise LookupError(inner)
+        meant = self.called(text)
+        if len(meant) > 1:
+            raise ValueError(
+                f"{quoted(place[0])} in the prompt is the name of several tokens or another one's number: {self.shown}. "
+                "Rename one of them, or use {} once for each token, in order."
+            )
+        if meant:
+            return meant.pop()
+        if text == ANYBODY:
+            return None
+        close = difflib.get_close_matches(text.casefold(), [name.casefold() for name in self._names], 1, 0.75)
+        if not close and " " in " ".join(f"_{text}_".split()):
+            raise LookupError(inner)
+        hint = ""
+        if close:
+            index = [name.casefold() for name in self._names].index(close[0])
+            hint = f" Did you mean {{{quoted(self._names[index])}}}?"
+        raise ValueError(
+            f"{quoted(place[0])} in the prompt is no token that is there: {self.shown}.{hint} "
+            f"Use {{}}, a name, or {{1}} to {{{len(self._names)}}}."
+        )
+
+    def called(self, text: str) -> set[int]:
+        """Who is called so, or would be as a file: `Anna Smith` is `Anna-Smith`. `2` is the second as well."""
+        text = normal_form(text).strip()
+        key = _key(text)
+        found = {index for index, name in enumerate(self._names) if name == text}
+        found = found or {index for index, name in enumerate(self._keys) if key and name == key}
+        if text.isdecimal() and len(text) <= _LONGEST_NUMBER and 1 <= int(text) <= len(self._names):
+            found.add(int(text) - 1)
+        return found
+
+
+def _key(name: str) -> str:
+    """Its letters, marks and digits, with one `-` for all between: as names of files become names of tokens."""
+    kept = (character if unicodedata.category(character)[0] in "LMN" else " " for character in normal_form(name))
+    return "-".join("".join(kept).split())
 
 
 def parse_prompts(text: str, source: str = "text") -> tuple[str, ...]:
-    """Prompts from text, one a line; blank lines and lines that start with `#` are skipped.
+    r"""Prompts from text, one a line; blank lines and lines that start with `#` are skipped.
 
-    Raises ValueError if no line holds a prompt.
+    Only `\n`, `\r\n` and `\r` end a line; other separators, such as U+2028, stay in the prompt, where a tokenizer takes them
+    for a space. Raises ValueError if no line holds a prompt, or one cannot be written.
     """
-    lines = (line.strip() for line in text.splitlines())
-    prompts = tuple(line for line in lines if line and not line.startswith("#"))
+    check_text(text, f"'{quoted(source)}'")
+    prompts = tuple(line.strip() for line in lines_of(text) if not is_skipped(line))
     if not prompts:
-        raise ValueError(f"'{source}' holds no prompt. Put one prompt on each line.")
+        raise ValueError(f"'{quoted(source)}' holds no prompt. Put one prompt on each line.")
     return prompts
 
 
-def load_prompts(path: str | Path) -> tuple[str, ...]:
-    """Prompts from a UTF-8 text file in the published format, one a line.
+def is_skipped(line: str) -> bool:
+    """Whether a line holds no prompt: nothing that is seen, or a comment."""
+    seen = normal_form(line).strip()
+    return not seen or seen.startswith("#")
 
-    Raises FileNotFoundError if there is no such file, and ValueError if it is not UTF-8 text or holds no prompt.
+
+def load_prompts(path: str | Path) -> tuple[str, ...]:
+    """Prompts from a text file in the published format, one a line: UTF-8, or UTF-16 with a byte order mark.
+
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not text in one of these encodings or holds no
+    prompt.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no prompt file at '{path}'. Choose a text file with one prompt on each line."
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"The prompt file '{path.name}' is not UTF-8 text ({error}). Save it as UTF-8 "
-            "(in Notepad: Save as, Encoding, UTF-8)."
-        ) from error
-    return parse_prompts(text, path.name)
+    return parse_prompts(read_text(path, "prompt file"), path.name)

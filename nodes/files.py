@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
+
+from ..crossinit_core.text import quoted
+
+log = logging.getLogger(__name__)
 
 
 def text_files(folders: Iterable[Path]) -> dict[str, Path]:
@@ -11,9 +16,20 @@ def text_files(folders: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         for path in sorted(folder.rglob("*.txt")) if folder.is_dir() else ():
-            if path.is_file():
-                found.setdefault(path.relative_to(folder).as_posix(), path)
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and _can_be_sent(name):
+                found.setdefault(name, path)
     return found
+
+
+def _can_be_sent(name: str) -> bool:
+    """Whether a name is text: on Linux any bytes can be the name of a file, and Python makes halves of characters of them."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        log.warning("'%s' is not shown: its name is not UTF-8. Rename it.", quoted(name))
+        return False
+    return True
 
 
 def stamp(path: Path | None) -> str:

@@ -14,12 +14,14 @@ from ..crossinit_core import (
     lookup_words,
 )
 from ..crossinit_core.prompts import MAX_VECTORS
+from ..crossinit_core.text import quoted
 from ..crossinit_core.tokens.metadata import started_from_names, started_from_words
 from ..crossinit_core.tokens.report import describe_norms
 from .errors import tells_errors
 from .host.backbone import ComfyBackbone
 from .host.page import show_text
 from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket
+from .texts import LONGEST_LINE, check_box
 
 CROSS = "cross initialization"
 PLAIN = "plain textual inversion"
@@ -105,8 +107,15 @@ class CrossInitInitializeWords(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, words: str | None = None) -> bool:
+        """Refuses words that cannot be sent when the graph is queued."""
+        check_box(words, "words", LONGEST_LINE)
+        return True
+
+    @classmethod
     def execute(cls, clip: Any, words: str, method: str = CROSS) -> io.NodeOutput:
+        check_box(words, "words", LONGEST_LINE)
         start = cross_initialize_words if method == CROSS else lookup_words
         v0 = start(ComfyBackbone(None, clip), words)
-        show_text(cls, f"'{words}' gives {len(v0)} vectors, norm {describe_norms(v0)}")
+        show_text(cls, f"'{quoted(words)}' gives {len(v0)} vectors, norm {describe_norms(v0)}")
         return io.NodeOutput(CrossInit(v0, started_from_words(method, words)))

@@ -8,11 +8,13 @@ from comfy_api.latest import io
 
 from ..crossinit_core import CelebrityNames, load_celebrity_names
 from ..crossinit_core.celebrity_names import BUNDLED_LIST, parse_celebrity_names
+from ..crossinit_core.text import normal_form, quoted
 from .errors import tells_errors
 from .files import stamp, text_files
 from .host.folders import models_folders
 from .host.page import show_text
 from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket
+from .texts import check_box
 
 FOLDER = "celebrity_names"
 BUNDLED = "bundled list"
@@ -64,6 +66,12 @@ class CrossInitCelebrityNames(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, extra_names: str | None = None) -> bool:
+        """Refuses names that cannot be sent when the graph is queued."""
+        check_box(extra_names, "extra_names")
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, list: str, extra_names: str = "") -> str:
         path = BUNDLED_LIST if list in (BUNDLED, ONLY_EXTRA) else user_lists().get(list)
         return f"{list}|{extra_names}|{stamp(path)}"
@@ -81,7 +89,8 @@ def user_lists() -> dict[str, Path]:
 
 
 def _names(choice: str, extra: str) -> CelebrityNames:
-    more = parse_celebrity_names(extra, "extra names") if extra.strip() or choice == ONLY_EXTRA else None
+    check_box(extra, "extra_names")
+    more = parse_celebrity_names(extra, "extra names") if normal_form(extra).strip() or choice == ONLY_EXTRA else None
     if choice == ONLY_EXTRA and more:
         return more
     if choice == BUNDLED:
@@ -90,7 +99,7 @@ def _names(choice: str, extra: str) -> CelebrityNames:
         path = user_lists().get(choice)
         if path is None:
             raise ValueError(
-                f"The list of names '{choice}' is gone. Put it back into models/{FOLDER}, or choose another."
+                f"The list of names '{quoted(choice)}' is gone. Put it back into models/{FOLDER}, or choose another."
             )
         names = load_celebrity_names(path)
     return names.plus(more) if more else names

@@ -7,15 +7,20 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..crossinit_core.prompt_labels import labels_of_prompts
-from ..crossinit_core.prompts import load_prompts, parse_prompts
+from ..crossinit_core.files import is_windows_device
+from ..crossinit_core.prompt_labels import LONGEST_LABEL_IN_BYTES, labels_of_prompts
+from ..crossinit_core.prompts import has_place, is_skipped, load_prompts, parse_prompts
+from ..crossinit_core.text import lines_of, normal_form, quoted
 from .errors import tells_errors
 from .files import stamp, text_files
 from .host.folders import input_folder
 from .host.page import show_text
 from .sockets import CATEGORY, SEARCH_ALIASES
+from .texts import LONGEST_LINE, check_box, check_prompt
 
 NO_FILE = "none"
+_LONGEST_FOLDER = 120
+"""Characters. Windows allows 260 for a whole path, of which two labels and ComfyUI's own folder take their part."""
 EXAMPLE = """a photo of a {} person
 a {} person with a sad expression
 a {} person wearing a scifi spacesuit in space
@@ -88,8 +93,9 @@ class CrossInitPromptList(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None = None) -> bool:
-        """Refuses a folder outside of the output folder when the graph is queued."""
+    def validate_inputs(cls, prompts: str | None = None, folder: str | None = None) -> bool:
+        """Refuses a folder outside of the output folder, and texts that cannot be sent, when the graph is queued."""
+        check_box(prompts, "prompts")
         if folder is not None:
             prefix_of(folder, "prompt")
         return True
@@ -103,7 +109,10 @@ class CrossInitPromptList(io.ComfyNode):
         found = _prompts(prompts, file)
         labels = labels_of_prompts(found)
         prefixes = [prefix_of(folder, label) for label in labels]
-        show_text(cls, f"{len(found)} prompts" if len(found) > 1 else "1 prompt")
+        text = f"{len(found)} prompts" if len(found) > 1 else "1 prompt"
+        if without := sum(not has_place(prompt) and "embedding:" not in prompt for prompt in found):
+            text += f", {without} of them without {{}} for a person"
+        show_text(cls, text)
         return io.NodeOutput(list(found), list(labels), prefixes, len(found))
 
 
@@ -115,26 +124,44 @@ def prompt_files() -> dict[str, Path]:
 def prefix_of(folder: str, label: str) -> str:
     """`FOLDER/LABEL/LABEL`, which Save Image takes for a folder and the start of a file name.
 
-    Raises ValueError if the folder is not below the output folder.
+    Raises ValueError if the folder is not below the output folder, or is not a folder on every system.
     """
-    parts = [part.strip() for part in folder.replace("\\", "/").split("/") if part.strip()]
+    check_box(folder, "folder", LONGEST_LINE)
+    parts = [normal_form(part).strip() for part in folder.replace("\\", "/").split("/") if part.strip()]
+    problem = None
     if (
-        re.search(r'[<>:"|?*%\x00-\x1f]', folder)
+        re.search(r'[<>:"|?*%\x00-\x1f\x7f]', folder)
         or folder.strip().startswith(("/", "\\"))
         or any(part.strip(".") == "" for part in parts)
     ):
-        raise ValueError(f"The folder '{folder}' must be a name below ComfyUI's output folder, such as crossinit/anna.")
+        problem = ""
+    elif devices := [part for part in parts if is_windows_device(part)]:
+        problem = f" '{quoted(devices[0])}' is the name of a device on Windows."
+    elif any(part.endswith(".") for part in parts):
+        problem = " Windows drops a dot at the end."
+    elif any(len(part.encode()) > LONGEST_LABEL_IN_BYTES for part in parts) or len("/".join(parts)) > _LONGEST_FOLDER:
+        problem = (
+            f" It is too long: {LONGEST_LABEL_IN_BYTES} bytes are for a name, {_LONGEST_FOLDER} characters for all."
+        )
+    if problem is not None:
+        raise ValueError(
+            f"The folder '{quoted(folder)}' must be a name below ComfyUI's output folder, such as crossinit/anna.{problem}"
+        )
     return "/".join([*parts, label, label])
 
 
 def _prompts(text: str, file: str) -> tuple[str, ...]:
+    check_box(text, "prompts")
     from_file: tuple[str, ...] = ()
     if file != NO_FILE:
         path = prompt_files().get(file)
         if path is None:
             raise ValueError(
-                f"The prompt file '{file}' is gone from ComfyUI's input folder. Choose another, or '{NO_FILE}'."
+                f"The prompt file '{quoted(file)}' is gone from ComfyUI's input folder. Choose another, or '{NO_FILE}'."
             )
         from_file = load_prompts(path)
-    blank = all(not line.strip() or line.strip().startswith("#") for line in text.splitlines())
-    return from_file if from_file and blank else (*parse_prompts(text, "prompts"), *from_file)
+    blank = all(is_skipped(line) for line in lines_of(text))
+    found = from_file if from_file and blank else (*parse_prompts(text, "prompts"), *from_file)
+    for number, prompt in enumerate(found, start=1):
+        check_prompt(prompt, f"Prompt {number}")
+    return found

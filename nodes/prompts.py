@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken
-from ..crossinit_core.prompts import fill_places
+from ..crossinit_core.prompts import ANYBODY, PLACE, absent_people, fill_places, has_place
+from ..crossinit_core.text import normal_form, quoted
 from ..crossinit_core.tokens.learned_token import check_token_name
 from .errors import tells_errors
 from .host.page import show_text
-from .host.tokens import clip_with_tokens
+from .host.tokens import applied_token, clip_with_tokens, current_run, split_tokens, weights_of
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
-from .token_inputs import TakesTokens, connected, tokens_input
+from .texts import LONGEST_LINE, check_box, check_prompt
+from .token_inputs import connected, objection_to_wires, tokens_input
 
-_NEEDLESS = re.compile(r"\bembedding:\s*(?=\{[^{}\s|]*\})")
+_NEEDLESS = re.compile(rf"\bembedding:\s*(?={PLACE.pattern})", re.IGNORECASE)
 """What people who are used to files write before `{}`."""
+
+_LONGEST_WORD = 60
+_MOST_WORDS = 3
 
 
 @tells_errors
@@ -50,14 +58,67 @@ class CrossInitApply(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name: str | None = None) -> bool:
+        """Refuses a name that cannot be used when the graph is queued."""
+        check_box(name, "name", LONGEST_LINE)
+        if name and name.strip():
+            check_token_name(name.strip())
+        return True
+
+    @classmethod
     def execute(cls, clip: Any, token: LearnedToken, name: str = "") -> io.NodeOutput:
+        check_box(name, "name", LONGEST_LINE)
         name = check_token_name(name.strip() or token.name)
-        show_text(cls, f"Write embedding:{name} person in your prompts.")
-        return io.NodeOutput(clip_with_tokens(clip, {name: token}))
+        text = f"Write embedding:{name} person in your prompts."
+        other = applied_token(clip, name)
+        if other is not None and not torch.equal(other.vectors, token.vectors):
+            text += " It means this person, and no longer the one whom a node before this one applied under that name."
+        show_text(cls, text)
+        watch = _LostWords(name, text, lambda said: show_text(cls, said))
+        return io.NodeOutput(clip_with_tokens(clip, {name: token}, watch.read, watch.lost))
+
+
+class _LostWords:
+    """What CLIP leaves out of prompts because something stands behind the name of the person: said on the node.
+
+    The note goes when a later run reads the name.
+    """
+
+    def __init__(self, name: str, text: str, say: Callable[[str], object]) -> None:
+        self._name, self._text, self._say = name, text, say
+        self._words: list[str] = []
+        self._run: str | None = None
+
+    def lost(self, word: str) -> None:
+        if not self._is_meant(word):
+            return
+        if self._run != current_run():
+            self._words = []
+        self._run = current_run()
+        if word not in self._words:
+            self._words.append(word)
+            self._say(f"{self._text} {left_out(self._words)}")
+
+    def read(self, _name: str) -> None:
+        if self._words and self._run != current_run():
+            self._words = []
+            self._say(self._text)
+
+    def _is_meant(self, word: str) -> bool:
+        word, name = normal_form(word).casefold(), normal_form(self._name).casefold()
+        behind = word.removeprefix(name)
+        return word.startswith(name) and not (behind[:1].isalnum() or behind[:1] in ("-", "_"))
+
+
+def left_out(words: list[str]) -> str:
+    """The sentence about words after `embedding:` that nobody has for a name."""
+    shown = ", ".join(f"embedding:{quoted(word, _LONGEST_WORD)}" for word in words[:_MOST_WORDS])
+    more = f" and {len(words) - _MOST_WORDS} more" if len(words) > _MOST_WORDS else ""
+    return f"CLIP left out {shown}{more}: nobody has that name. Write it exactly, and a space after it."
 
 
 @tells_errors
-class CrossInitEncodePrompt(TakesTokens):
+class CrossInitEncodePrompt(io.ComfyNode):
     """A prompt with a place for the person."""
 
     @classmethod
@@ -80,7 +141,7 @@ class CrossInitEncodePrompt(TakesTokens):
                     dynamic_prompts=False,
                     tooltip=(
                         "The prompt. {} is the person, and the word 'person' after it helps. Weights work: ({}:1.2). "
-                        "{1} and {2} are the first and the second token."
+                        "{1} and {2} are the first and the second token. %person% is {} for where other nodes take braces away."
                     ),
                 ),
                 tokens_input("From Learn Face or Load Learned Token."),
@@ -94,18 +155,57 @@ class CrossInitEncodePrompt(TakesTokens):
         )
 
     @classmethod
+    def validate_inputs(cls, input_types: dict[str, str], text: str | None = None, tokens: Any = None) -> bool | str:
+        """Finds a missing wire, or a prompt without a place, when the graph is queued, not after half a minute of learning.
+
+        text: None if it comes by wire. tokens: not known before the graph runs; ComfyUI gives it all the same.
+        """
+        if objection := objection_to_wires(cls, input_types):
+            return objection
+        check_prompt(text)
+        if text is not None and not has_place(text):
+            return no_place(text)
+        return True
+
+    @classmethod
     def execute(cls, clip: Any, text: str, tokens: dict[str, LearnedToken | None]) -> io.NodeOutput:
-        prompt, used = fill_prompt(text, connected(tokens))
+        check_prompt(text)
+        people = connected(tokens)
+        if people and not has_place(text):
+            raise ValueError(no_place(text, by_wire=True))
+        prompt, used = fill_prompt(text, people)
         read: set[str] = set()
-        clip = clip_with_tokens(clip, used, read.add)
+        lost: list[str] = []
+        clip = clip_with_tokens(clip, used, read.add, lost.append)
         tokens_of_prompt = clip.tokenize(prompt)
         if dropped := [token.name for alias, token in used.items() if alias not in read]:
             raise ValueError(
-                f"CLIP did not take {' and '.join(dropped)} out of the prompt '{text}', as if the words were not there. A node "
-                "or a pack that reads prompts in its own way may be the reason: connect the checkpoint's own CLIP."
+                f"CLIP did not take {quoted(' and '.join(dropped))} out of the prompt '{quoted(text)}', as if the words were "
+                "not there. A node or a pack that reads prompts in its own way may be the reason: connect the checkpoint's "
+                "own CLIP."
             )
-        show_text(cls, _said(used))
+        if not all(math.isfinite(weight) for weight in weights_of(tokens_of_prompt)):
+            raise ValueError(
+                f"The prompt '{quoted(text)}' has a weight that is not a number, which makes black pictures. Write one such "
+                "as 1.2 after the colon."
+            )
+        absent = absent_people(text, [person.name for person in people])
+        split = {used[alias].name for alias in split_tokens(tokens_of_prompt, used)}
+        warnings = _warnings(absent, split, lost)
+        show_text(cls, f"{_said(used)}. {' '.join(warnings)}" if warnings else _said(used))
         return io.NodeOutput(clip.encode_from_tokens_scheduled(tokens_of_prompt))
+
+
+def no_place(text: str, by_wire: bool = False) -> str:
+    """What is wrong with a prompt that has no place for a person, and what to do."""
+    eaten = (
+        f" If {{}} was there, the page or the node that the text comes from took it for a dynamic prompt: write %{ANYBODY}% "
+        "there instead, which they leave alone."
+    )
+    return (
+        f"The prompt '{quoted(text)}' has no {{}} for the person. Write it where the person goes: a photo of a {{}} person"
+        f"{'.' + eaten if by_wire else ''}"
+    )
 
 
 def _said(used: dict[str, LearnedToken]) -> str:
@@ -114,8 +214,24 @@ def _said(used: dict[str, LearnedToken]) -> str:
     return ", ".join(f"{name} ({count} vector{'s' * (count > 1)})" for name, count in counts.items())
 
 
+def _warnings(absent: Sequence[str], split: set[str], lost: list[str]) -> list[str]:
+    """Sentences about people, and words, that are not in the picture as the prompt says."""
+    said = []
+    if absent:
+        are = "is" if len(absent) == 1 else "are"
+        said.append(f"{quoted(' and '.join(absent))} {are} connected, but not in the prompt.")
+    if split:
+        said.append(
+            f"The vectors of {quoted(' and '.join(sorted(split)))} are split between two sections of 77 tokens, which CLIP "
+            "reads one by one: move the place to the front."
+        )
+    if lost:
+        said.append(left_out(list(dict.fromkeys(lost))))
+    return said
+
+
 def fill_prompt(text: str, people: list[LearnedToken]) -> tuple[str, dict[str, LearnedToken]]:
-    """`{}`, `{1}` and `{name}` in a prompt -> ComfyUI's `embedding:ALIAS`, and the tokens by alias.
+    """`{}`, `{1}`, `{name}` and `%name%` in a prompt -> ComfyUI's `embedding:ALIAS`, and the tokens by alias.
 
     Raises ValueError as `fill_places` does.
     """

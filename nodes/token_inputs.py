@@ -29,6 +29,21 @@ def connected(tokens: dict[str, LearnedToken | None]) -> list[LearnedToken]:
     return [token for token in tokens.values() if token is not None]
 
 
+def objection_to_wires(node: type[io.ComfyNode], input_types: dict[str, str]) -> str | None:
+    """What is wrong with the wires of a node with `tokens_input`, which needs at least one token; None: nothing.
+
+    input_types: the type at the other end of each wire; ComfyUI leaves it to a node that asks for them to compare them.
+    """
+    expected = {entry.id: entry.get_io_type() for entry in node.define_schema().inputs}
+    for name, given in input_types.items():
+        wanted = expected.get(name, LearnedTokenSocket.io_type)
+        if not fits(given, wanted):
+            return f"{name} is connected to {given}, but takes {wanted}."
+    if not input_types.keys() - expected.keys():
+        return "No learned token is connected. Connect at least one, from Learn Face or Load Learned Token."
+    return None
+
+
 @tells_errors
 class TakesTokens(io.ComfyNode):
     """A node with `tokens_input` that needs at least one token."""
@@ -37,14 +52,6 @@ class TakesTokens(io.ComfyNode):
     def validate_inputs(cls, input_types: dict[str, str], tokens: Any = None) -> bool | str:
         """Finds a missing wire when the graph is queued, not after half a minute of learning.
 
-        input_types: the type at the other end of each wire; ComfyUI leaves it to a node that asks for them to compare them.
         tokens: not known before the graph runs; ComfyUI gives it all the same.
         """
-        expected = {entry.id: entry.get_io_type() for entry in cls.define_schema().inputs}
-        for name, given in input_types.items():
-            wanted = expected.get(name, LearnedTokenSocket.io_type)
-            if not fits(given, wanted):
-                return f"{name} is connected to {given}, but takes {wanted}."
-        if not input_types.keys() - expected.keys():
-            return "No learned token is connected. Connect at least one, from Learn Face or Load Learned Token."
-        return True
+        return objection_to_wires(cls, input_types) or True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import unicodedata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -120,3 +123,27 @@ def test_the_hash_tells_lists_apart_and_nothing_else(tmp_path: Path) -> None:
 def test_two_lists_are_put_together_in_order() -> None:
     both = parse_celebrity_names("Cher\nAdele").plus(parse_celebrity_names("Adele\nBjörk"))
     assert both.names == ("Cher", "Adele", "Adele", "Björk")
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\u00a0"])
+def test_only_line_ends_end_a_name(tmp_path: Path, inside: str) -> None:
+    names = load_celebrity_names(_file(tmp_path, f"Ada Lovelace\r\nAlan{inside}Turing\rCher\n".encode()))
+    assert names.names == ("Ada Lovelace", "Alan Turing", "Cher")
+
+
+def test_names_that_look_alike_are_one() -> None:
+    names = parse_celebrity_names("Beyonc\u00e9\nBeyonce\u0301\n\ufeffBeyon\u200bc\u00e9\n\u200b\n\ufeff# no").names
+    assert set(names) == {"Beyonc\u00e9"} and len(names) == 3
+
+
+@pytest.mark.parametrize("text", ["Cher\n\ud83d", "Cher\0"])
+def test_names_that_cannot_be_sent_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"The list of names 'text' holds (half of a character|a NUL)"):
+        parse_celebrity_names(text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has files whose names are not text")
+def test_a_list_whose_own_name_is_not_text_is_left_out(pack: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("Cher", encoding="utf-8")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("Cher", encoding="utf-8")
+    assert list(pack.nodes.files.text_files([tmp_path])) == ["mine.txt"]

@@ -31,6 +31,9 @@ from crossinit_core.prompt_labels import LONGEST_LABEL_IN_BYTES, label_of_prompt
         ("一个{}人的照片，微笑", "一个-人的照片-微笑"),
         ("हिन्दी में चित्र", "हिन्दी-में-चित्र"),
         ("f/1.8, 35 mm", "f-1-8-35-mm"),
+        ("a photo of a %person% person", "a-photo-of-a-person"),
+        ("COM\u00b9", "com"),
+        ("half an emoji \ud83d", "half-an-emoji"),
     ],
 )
 def test_a_prompt_becomes_a_file_name(prompt: str, label: str) -> None:
@@ -98,9 +101,47 @@ def test_prompt_lists_that_cannot_be_read_are_named(node: Any, tmp_path: Path) -
         node.execute("", "latin.txt")
 
 
-@pytest.mark.parametrize("folder", ["../out", "/etc", "C:/out", "\\\\server\\x", "a/../../b", "x|y", "."])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+def test_only_line_ends_end_a_prompt(node: Any, tmp_path: Path, line_end: str, inside: str) -> None:
+    prompts = [f"a {{}} person,{inside}soft light", "a {} person in snow"]
+    (tmp_path / "mine.txt").write_bytes(line_end.join(prompts).encode())
+    assert node.execute("", "mine.txt").result[0] == prompts
+    assert node.execute(line_end.join(prompts)).result[0] == prompts
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_prompt_files_of_every_editor_are_read(node: Any, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "mine.txt").write_bytes("un {} caf\u00e9\n\u200b\n\ufeff# no\n\u4e00\u4e2a{}\n".encode(encoding))
+    assert node.execute("", "mine.txt").result[0] == ["un {} caf\u00e9", "\u4e00\u4e2a{}"]
+
+
+@pytest.mark.parametrize("content", [b"a {} person\0\n", "a {}".encode("utf-16-le")])
+def test_a_prompt_file_with_nul_is_refused(node: Any, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"prompt file 'mine\.txt' is not a text file: it holds NUL"):
+        node.execute("", "mine.txt")
+
+
+def test_a_prompt_that_comfyui_cannot_read_is_named(node: Any) -> None:
+    with pytest.raises(ValueError, match="Prompt 2 has more than 100 parentheses"):
+        node.execute("a {}\n" + "(" * 2000)
+    with pytest.raises(ValueError, match="Prompt 1 has 200,000 characters"):
+        node.execute("a" * 200_000)
+    assert "half of a character" in str(node.validate_inputs(prompts="\ud83d"))
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("../out", "/etc", "C:/out", "\\\\server\\x", "a/../../b", "x|y", "."),
+        *("con", "a/NUL.txt", "COM\u00b9/x", "conout$", "faces./anna", "x\x7f", "a" * 200, "a/" * 100, "\ud83d"),
+    ],
+)
 def test_a_folder_outside_of_output_is_refused_when_queued(node: Any, folder: str) -> None:
-    assert "must be a name below" in str(node.validate_inputs(folder=folder))
+    refused = str(node.validate_inputs(folder=folder))
+    assert ("half of a character" if folder == "\ud83d" else "must be a name below") in refused
+    assert len(refused) <= 600 and refused.isprintable()
 
 
 @pytest.mark.parametrize(("folder", "prefix"), [("", "x/x"), ("a\\b", "a/b/x/x"), (" my faces / 1 ", "my faces/1/x/x")])
