@@ -11,7 +11,7 @@ import difflib
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -140,22 +140,28 @@ def token_ids_with_placeholders(
     return ids + [words.pad] * (length - len(ids))
 
 
-def fill_places(prompt: str, names: Sequence[str], write: Callable[[int, re.Match[str]], str]) -> str:
+def fill_places(
+    prompt: str,
+    names: Sequence[str],
+    write: Callable[[int, re.Match[str]], str],
+    also: Sequence[Collection[str]] = (),
+) -> str:
     """A prompt for pictures with its people in place: `write(index, match)` gives the text for person `index`.
 
     `{}` is the person; with several people each `{}` takes the next one. `{name}` is the person of that name, `{1}` the
-    first. `%person%`, `%name%` and `%1%` mean the same. Raises ValueError if places and people do not match.
+    first. `%person%`, `%name%` and `%1%` mean the same. `also` has other names for each person, which count if nobody is
+    called so. Raises ValueError if places and people do not match.
     """
     filled, end = [], 0
-    for match, index in _places(prompt, names):
+    for match, index in _places(prompt, names, also):
         filled += [prompt[end : match.start()], write(index, match)]
         end = match.end()
     return "".join([*filled, prompt[end:]])
 
 
-def absent_people(prompt: str, names: Sequence[str]) -> tuple[str, ...]:
+def absent_people(prompt: str, names: Sequence[str], also: Sequence[Collection[str]] = ()) -> tuple[str, ...]:
     """Those of the people whom no place of the prompt means, in their order. Raises ValueError as `fill_places` does."""
-    placed = {index for _, index in _places(prompt, names)}
+    placed = {index for _, index in _places(prompt, names, also)}
     return tuple(name for index, name in enumerate(names) if index not in placed)
 
 
@@ -164,12 +170,18 @@ def has_place(prompt: str) -> bool:
     return PLACE.search(prompt) is not None
 
 
-def _places(prompt: str, names: Sequence[str]) -> list[tuple[re.Match[str], int]]:
+def words_in_places(prompt: str) -> tuple[str, ...]:
+    """What stands in everything that may be a place: `anna` for `{anna}` and `%anna%`."""
+    found = (next(group for group in match.groups() if group is not None) for match in PLACE.finditer(prompt))
+    return tuple(dict.fromkeys(word.strip() for word in found if word.strip()))
+
+
+def _places(prompt: str, names: Sequence[str], also: Sequence[Collection[str]] = ()) -> list[tuple[re.Match[str], int]]:
     """Each place of the prompt with the index of its person."""
     if not names:
         raise InputError("There is no learned token for the prompt, but at least one is needed.", "tokens")
     check_text(prompt, "The prompt")
-    people = _People(names)
+    people = _People(names, also)
     found: list[tuple[re.Match[str], int | None]] = []
     position = 0
     while match := PLACE.search(prompt, position):
@@ -202,7 +214,8 @@ def _places(prompt: str, names: Sequence[str]) -> list[tuple[re.Match[str], int]
 class _People:
     """Who is meant by what stands in a place."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], also: Sequence[Collection[str]]) -> None:
+        self._also = [{_key(name) for name in others} - {""} for others in also]
         self._names = [normal_form(name) for name in names]
         self._keys = [_key(name) for name in names]
         self.shown = quoted(", ".join(names), 200)
@@ -243,6 +256,7 @@ class _People:
         key = _key(text)
         found = {index for index, name in enumerate(self._names) if name == text}
         found = found or {index for index, name in enumerate(self._keys) if key and name == key}
+        found = found or {index for index, others in enumerate(self._also) if key in others}
         if text.isdecimal() and len(text) <= _LONGEST_NUMBER and 1 <= int(text) <= len(self._names):
             found.add(int(text) - 1)
         return found

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..crossinit_core import LearnedToken
-from ..crossinit_core.prompts import ANYBODY, PLACE, absent_people, fill_places, has_place
+from ..crossinit_core import LearnedToken, load_learned_token
+from ..crossinit_core.prompts import ANYBODY, PLACE, absent_people, fill_places, has_place, words_in_places
 from ..crossinit_core.text import normal_form, quoted
 from ..crossinit_core.tokens.learned_token import check_token_name
 from .errors import tells_errors
+from .host.folders import embedding_files
 from .host.page import show_text
+from .host.queued import saved_names
 from .host.tokens import applied_token, clip_with_tokens, current_run, split_tokens, weights_of
+from .learn.inputs import NAME
 from .sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket
 from .texts import LONGEST_LINE, check_box, check_prompt
 from .token_inputs import connected, objection_to_wires, tokens_input
 
 _NEEDLESS = re.compile(rf"\bembedding:\s*(?={PLACE.pattern})", re.IGNORECASE)
 """What people who are used to files write before `{}`."""
+
+EARLIER_NAME = "learned-face"
+"""What Learn Face called everybody before it had a name of its own to set."""
 
 _LONGEST_WORD = 60
 _MOST_WORDS = 3
@@ -151,7 +157,7 @@ class CrossInitEncodePrompt(io.ComfyNode):
                     "conditioning", display_name="conditioning", tooltip="For KSampler, ControlNet and all other nodes."
                 )
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -173,7 +179,8 @@ class CrossInitEncodePrompt(io.ComfyNode):
         people = connected(tokens)
         if people and not has_place(text):
             raise ValueError(no_place(text, by_wire=True))
-        prompt, used = fill_prompt(text, people)
+        also = _other_names(cls, text, tokens)
+        prompt, used = fill_prompt(text, people, also)
         read: set[str] = set()
         lost: list[str] = []
         clip = clip_with_tokens(clip, used, read.add, lost.append)
@@ -189,7 +196,7 @@ class CrossInitEncodePrompt(io.ComfyNode):
                 f"The prompt '{quoted(text)}' has a weight that is not a number, which makes black pictures. Write one such "
                 "as 1.2 after the colon."
             )
-        absent = absent_people(text, [person.name for person in people])
+        absent = absent_people(text, [person.name for person in people], also)
         split = {used[alias].name for alias in split_tokens(tokens_of_prompt, used)}
         warnings = _warnings(absent, split, lost)
         show_text(cls, f"{_said(used)}. {' '.join(warnings)}" if warnings else _said(used))
@@ -230,10 +237,33 @@ def _warnings(absent: Sequence[str], split: set[str], lost: list[str]) -> list[s
     return said
 
 
-def fill_prompt(text: str, people: list[LearnedToken]) -> tuple[str, dict[str, LearnedToken]]:
+def _other_names(node: type[io.ComfyNode], text: str, tokens: dict[str, LearnedToken | None]) -> list[set[str]]:
+    """What else each connected person is called in this graph and in its files, so that the name on Save works here too."""
+    graph, own_id = (node.hidden.prompt, node.hidden.unique_id) if node.hidden else (None, None)
+    names = []
+    for socket, token in tokens.items():
+        if token is not None:
+            saved = saved_names(graph, own_id, f"tokens.{socket}", saver="CrossInitSave", socket="token")
+            names.append({*saved, *([EARLIER_NAME] if token.name == NAME else [])})
+    people = connected(tokens)
+    for word in words_in_places(text):
+        for path in embedding_files(word):
+            try:
+                vectors = load_learned_token(path).vectors
+            except (OSError, ValueError):
+                continue
+            for person, also in zip(people, names, strict=True):
+                if torch.equal(person.vectors, vectors):
+                    also.add(word)
+    return names
+
+
+def fill_prompt(
+    text: str, people: list[LearnedToken], also: Sequence[Collection[str]] = ()
+) -> tuple[str, dict[str, LearnedToken]]:
     """`{}`, `{1}`, `{name}` and `%name%` in a prompt -> ComfyUI's `embedding:ALIAS`, and the tokens by alias.
 
-    Raises ValueError as `fill_places` does.
+    `also` has other names for each of the people. Raises ValueError as `fill_places` does.
     """
     used: dict[str, LearnedToken] = {}
     text = _NEEDLESS.sub("", text)
@@ -246,4 +276,4 @@ def fill_prompt(text: str, people: list[LearnedToken]) -> tuple[str, dict[str, L
         after = "" if match.end() == len(text) or text[match.end()].isspace() else " "
         return f"{before}embedding:{alias}{after}"
 
-    return fill_places(text, [person.name for person in people], write), used
+    return fill_places(text, [person.name for person in people], write, also), used

@@ -299,3 +299,35 @@ def test_other_braces_in_a_prompt_stay(pack: ModuleType) -> None:
 def test_a_token_of_another_width_is_refused_with_both_widths(pack: ModuleType, tiny_clip: Any) -> None:
     with pytest.raises(ValueError, match=r"width 32 .*learned on width 768 \(SD 1.x\)"):
         pack.nodes.host.tokens.clip_with_tokens(tiny_clip, {"alice": person(pack, "alice", width=768)})
+
+
+def test_the_name_of_the_file_is_the_person(
+    pack: ModuleType, nodes: dict[str, Any], tiny_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the person is called on the way: by Learn Face, by a Save in this graph, or by a file that is there."""
+    import folder_paths
+
+    extensions = folder_paths.folder_names_and_paths["embeddings"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "embeddings", ([str(tmp_path)], extensions))
+    alice, bob = person(pack, "my-face", seed=1), person(pack, "bob", seed=2)
+    pack.crossinit_core.save_learned_token(alice, tmp_path / "in-a-file.safetensors")
+    pack.crossinit_core.save_learned_token(person(pack, "x", seed=3), tmp_path / "stranger.safetensors")
+    graph = {
+        "1": {"class_type": "CrossInitLearn", "inputs": {}},
+        "2": {"class_type": "CrossInitSave", "inputs": {"token": ["1", 0], "name": "Anna Smith"}},
+        "3": {"class_type": "CrossInitSave", "inputs": {"token": ["9", 0], "name": "carol"}},
+        "5": {"class_type": "CrossInitEncodePrompt", "inputs": {"tokens.token0": ["1", 0], "tokens.token1": ["7", 0]}},
+    }
+    node = nodes["CrossInitEncodePrompt"].PREPARE_CLASS_CLONE({"hidden_inputs": {"UNIQUE_ID": "5", "PROMPT": graph}})
+    tokens = {"token0": alice, "token1": bob}
+
+    def encoded(text: str) -> torch.Tensor:
+        return node.execute(tiny_clip, text, tokens).result[0][0][0]
+
+    meant = encoded("a {my-face} person and {bob}")
+    for name in ("Anna-Smith", "Anna Smith", "in-a-file", "learned-face"):
+        assert torch.equal(encoded(f"a {{{name}}} person and {{bob}}"), meant), name
+    assert torch.equal(encoded("a %in-a-file% person and {bob}"), meant)
+    for name in ("carol", "stranger"):
+        with pytest.raises(ValueError, match=f"{name}.* no token that is there"):
+            encoded(f"a {{{name}}} person and {{bob}}")

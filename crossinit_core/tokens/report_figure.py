@@ -61,8 +61,7 @@ def draw_report(tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float
         from matplotlib.figure import Figure
     except ImportError as error:
         raise NoMatplotlibError(
-            "The report's charts need matplotlib, which is not installed here. Install it: "
-            f"{pip_command('matplotlib')}"
+            f"The report's charts need matplotlib, which is not installed here. Install it: {pip_command('matplotlib')}"
         ) from error
     rows = [_rows(token) for token in tokens]
     columns = max([FEWEST_COLUMNS, *(len(row.pictures) for of_token in rows for row in of_token)])

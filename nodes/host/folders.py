@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import folder_paths
+
+from ...crossinit_core.text import normal_form
 
 
 def input_folder() -> Path:
@@ -55,6 +57,16 @@ def folders_with_embeddings() -> Iterator[tuple[Path, list[str]]]:
 def embedding_names() -> list[str]:
     """The files in the embeddings folders, as a list of choices shows them."""
     return folder_paths.get_filename_list("embeddings")
+
+
+def embedding_files(name: str) -> list[Path]:
+    """The files that `embedding:NAME` may mean, of those that stand in the list of choices."""
+    wanted = normal_form(name)
+    return [
+        path
+        for shown in embedding_names()
+        if normal_form(PurePosixPath(shown.replace("\\", "/")).stem) == wanted and (path := embedding_path(shown))
+    ]
 
 
 def embedding_path(name: str) -> Path | None:
