@@ -21,8 +21,11 @@ _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
 }
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash in the middle, even of the computer, leaves the old file or none, but never half of one."""
+def write_atomically(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write a file so that a crash in the middle, even of the computer, leaves the old file or none, but never half of one.
+
+    Unless `replace`, raises FileExistsError if there is a file of that name, even if another program has just made it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -30,9 +33,22 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        _replace(temporary, path)
+        if replace:
+            _replace(temporary, path)
+        else:
+            _take_name(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _take_name(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        path.open("xb").close()
+        _replace(temporary, path)
 
 
 def _replace(temporary: Path, path: Path) -> None:

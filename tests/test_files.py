@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -86,3 +87,17 @@ def test_a_device_in_the_place_is_found_early(tmp_path: Path) -> None:
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
     write_atomically(tmp_path / "new" / "x", b"content")
     assert [path.read_bytes() for path in (tmp_path / "new").iterdir()] == [b"content"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_programs_one_gets_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = tmp_path / "anna.safetensors"
+    write_atomically(path, b"first", replace=False)
+    with pytest.raises(FileExistsError):
+        write_atomically(path, b"second", replace=False)
+    assert path.read_bytes() == b"first" and [path] == list(tmp_path.iterdir())
