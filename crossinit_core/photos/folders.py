@@ -1,9 +1,9 @@
 """Photos and their masks among files and folders, each made small as it is read.
 
 A mask lies beside its photo under one of `MASK_ENDINGS` (`anna-masklabel.png` beside `anna.jpg`: OneTrainer,
-`modules/dataLoader/mixin/DataLoaderText2ImageMixin.py`), or under its photo's name in a folder `masks`, as people keep them
-for kohya's `conditioning_data_dir`. Folders in folders are searched too, such as kohya's `10_anna person`; what is hidden is
-left alone.
+`modules/dataLoader/mixin/DataLoaderText2ImageMixin.py`), or under its photo's name in a folder called `masks` or `anna_mask`
+(kohya's sd-scripts, `docs/masked_loss_README.md`). Folders in folders are searched too, such as kohya's `10_anna person`;
+what is hidden is left alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..text import normal_form, quoted
 from .images import check_resolution, load_training_mask, load_training_photo
 
 MASK_ENDINGS = ("-masklabel", "-mask", "_mask", ".mask")
-MASK_FOLDERS = ("mask", "masks")
+MASK_FOLDERS = ("mask", "masks", "masklabel")
+MASK_FOLDER_ENDINGS = ("_mask", "_masks", "-mask", "-masks")
 CONDITION_ENDING = "-condlabel"
 """OneTrainer's pictures that steer a ControlNet: nobody's photo."""
 BESIDE_PHOTOS = frozenset(
@@ -185,25 +186,35 @@ def _masks_and_photos(
 
 
 def _in_mask_folder(file: Path, named: set[Path]) -> bool:
-    folder = file.parent
-    return folder.name.lower() in MASK_FOLDERS and folder.absolute() not in named and file.absolute() not in named
+    if file.parent.absolute() in named or file.absolute() in named:
+        return False
+    folder = _key(file.parent.name)
+    return folder in MASK_FOLDERS or folder.endswith(MASK_FOLDER_ENDINGS)
 
 
 def _owners(mask: Path, photos: Sequence[Path]) -> list[Path]:
-    """The photos that a mask belongs to; two only if they have one name with two endings."""
-    stems = {_key(mask.stem)}
-    for ending in MASK_ENDINGS:
-        if _key(mask.stem).endswith(ending):
-            stems = {_key(mask.stem).removesuffix(ending), _key(Path(mask.stem.removesuffix(ending)).stem)}
-            break
-    alike = [photo for photo in photos if _key(photo.stem) in stems and photo != mask]
+    """The photos that a mask belongs to; several only if they have one name with different endings."""
+    stem, folder, home = _key(mask.stem), _key(mask.parent.name), mask.parent.parent
+    bare = _without(stem, MASK_ENDINGS)
+    alike = [
+        photo for photo in photos if _key(photo.stem) in (bare, stem) or (bare != stem and _key(photo.name) == bare)
+    ]
     beside = [photo for photo in alike if photo.parent == mask.parent]
-    if beside or mask.parent.name.lower() not in MASK_FOLDERS:
+    if beside or not (folder in MASK_FOLDERS or folder.endswith(MASK_FOLDER_ENDINGS)):
         return beside
-    home = mask.parent.parent
-    above = [photo for photo in alike if photo.parent == home]
-    below = [photo for photo in alike if home in photo.parents]
-    return above or (below if len({photo.parent for photo in below}) == 1 else [])
+    sibling = _without(folder, MASK_FOLDER_ENDINGS)
+    for near in (
+        [photo for photo in alike if photo.parent.parent == home and _key(photo.parent.name) == sibling],
+        [photo for photo in alike if photo.parent == home],
+        [photo for photo in alike if home in photo.parents],
+    ):
+        if near:
+            return near if len({photo.parent for photo in near}) == 1 else []
+    return []
+
+
+def _without(name: str, endings: Sequence[str]) -> str:
+    return next((name.removesuffix(ending) for ending in endings if name.endswith(ending)), name)
 
 
 def _key(name: str) -> str:
