@@ -69,7 +69,7 @@ def _tiff(
     return path
 
 
-@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "tEXt", "many", "iCCP", "broken iCCP", "broken text"])
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "tEXt", "many", "many of XMP", "iCCP", "broken iCCP", "broken text"])
 def test_bloated_metadata_does_not_hide_a_photo(tmp_path: Path, portrait: Image.Image, kind: str) -> None:
     much = b"x" * 3_000_000
     chunk = {
@@ -77,6 +77,7 @@ def test_bloated_metadata_does_not_hide_a_photo(tmp_path: Path, portrait: Image.
         "iTXt": _chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(much)),
         "tEXt": _chunk(b"tEXt", b"workflow\0" + much),
         "many": _chunk(b"zTXt", b"prompt\0\0" + zlib.compress(much[:1_000_000])) * 80,
+        "many of XMP": _chunk(b"zTXt", b"XML:com.adobe.xmp\0\0" + zlib.compress(much[:500_000])) * 200,
         "iCCP": _chunk(b"iCCP", b"profile\0\0" + zlib.compress(much)),
         "broken iCCP": _chunk(b"iCCP", b"profile\0\0no zlib"),
         "broken text": _chunk(b"iTXt", b"\xff"),
@@ -112,7 +113,7 @@ def test_a_png_is_turned_by_any_of_its_texts(tmp_path: Path, portrait: Image.Ima
 
 
 @pytest.mark.parametrize("photometric", [0, 1])
-@pytest.mark.parametrize("kind", ["8 bit", "16 bit", "float", "12 bit, said"])
+@pytest.mark.parametrize("kind", ["8 bit", "16 bit", "float"])
 def test_grey_scans_have_their_true_shades(tmp_path: Path, kind: str, photometric: int) -> None:
     stored = GREY if photometric else 1 - GREY
     path = tmp_path / "scan.tif"
@@ -120,10 +121,8 @@ def test_grey_scans_have_their_true_shades(tmp_path: Path, kind: str, photometri
         _tiff(path, stored.astype(np.float32), sample_format=3, photometric=photometric)
     elif kind == "8 bit":
         _tiff(path, (stored * 255).round().astype(np.uint8), photometric=photometric)
-    elif kind == "16 bit":
-        _tiff(path, (stored * 65535).round().astype(np.uint16), photometric=photometric)
     else:
-        _tiff(path, (stored * 4095).round().astype(np.uint16), photometric=photometric, t281=4095)
+        _tiff(path, (stored * 65535).round().astype(np.uint16), photometric=photometric)
     photo = load_photo(path)[0]
     assert torch.equal(photo[..., 0], photo[..., 2])
     torch.testing.assert_close(photo[..., 0], torch.from_numpy(GREY).float(), atol=0.003, rtol=0)
@@ -173,6 +172,26 @@ def test_numbers_without_a_white_are_refused(tmp_path: Path, case: str) -> None:
         "float64": (GREY, 3),
     }[case]
     _refusal(_tiff(tmp_path / "science.tif", values, sample_format=sample_format))
+
+
+def test_planar_deep_colours_are_refused(tmp_path: Path) -> None:
+    """Pillow makes noise of them."""
+    height, width = GREY.shape
+    plane = (GREY * 65535).astype("<u2").tobytes()
+    start = 8 + 3 * len(plane)
+    lists = {258: (16,) * 3, 273: tuple(8 + band * len(plane) for band in range(3)), 279: (len(plane),) * 3}
+    single = {256: width, 257: height, 259: 1, 262: 2, 277: 3, 278: height, 284: 2}
+    directory, after = struct.pack("<H", 10), start + 2 + 10 * 12 + 4
+    values = b""
+    for tag in sorted({*lists, *single}):
+        if tag in lists:
+            directory += struct.pack("<HHII", tag, 4, 3, after + len(values))
+            values += struct.pack("<3I", *lists[tag])
+        else:
+            directory += struct.pack("<HHII", tag, 4, 1, single[tag])
+    path = tmp_path / "planar.tif"
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, start) + plane * 3 + directory + bytes(4) + values)
+    assert "planar" in _refusal(path)
 
 
 def test_inverted_cmyk_of_adobe_is_read(tmp_path: Path, portrait: Image.Image) -> None:
@@ -242,6 +261,18 @@ def test_too_many_megapixels_are_said(tmp_path: Path) -> None:
     message = _refusal(tmp_path / "phone.jpg")
     assert "201 megapixels" in message
     assert "smaller" in message
+
+
+def test_a_jpeg_of_endless_scans_is_refused(tmp_path: Path, portrait: Image.Image) -> None:
+    """Each costs the time of the whole picture."""
+    buffer = io.BytesIO()
+    portrait.save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    (tmp_path / "slow.jpg").write_bytes(content[:-2] + content[last:-2] * 200 + content[-2:])
+    assert "scans" in _refusal(tmp_path / "slow.jpg")
+    (tmp_path / "live.jpg").write_bytes(content + b"\xff\xda" * 200)
+    assert load_photo(tmp_path / "live.jpg").shape == (1, 120, 96, 3), "what follows a photo is not a part of it"
 
 
 PEAK = """

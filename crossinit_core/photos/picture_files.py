@@ -32,6 +32,9 @@ MOST_PIXELS_PER_BYTE = 100
 """A JPEG of one colour has 64; packed PNG and WebP files of one colour have thousands."""
 LONGEST_TEXT = 2**19
 """Metadata beyond this is left out; Pillow gives up a PNG for 1 MB of it (`PngImagePlugin.MAX_TEXT_CHUNK`)."""
+MOST_SEGMENTS = 64
+MOST_SCANS = 100
+"""Of a progressive JPEG: each scan goes over the whole picture, however few bytes it has (as `djpeg -maxscans`)."""
 
 _ADVICE = "Use a JPEG, PNG or WebP file."
 _SAVE_AS_8_BIT = "Save it as an ordinary picture with 8 bits a channel."
@@ -180,6 +183,9 @@ def _check_tiff(tags: dict[int, Any]) -> None:
     if _first(tags, 339, 1) == 2:  # SampleFormat; Pillow takes signed bytes for unsigned ones
         raise _RefusedError(f"holds signed numbers, and does not say which of them is white. {_SAVE_AS_8_BIT}")
 
+    if _first(tags, 284, 1) == 2 and _first(tags, 258, 1) > 8:  # Pillow 13 reads noise
+        raise _RefusedError(f"holds 16-bit colours one after the other (planar), which are not read. {_SAVE_AS_8_BIT}")
+
 
 def _first(tags: dict[int, Any], tag: int, otherwise: int) -> int:
     value = tags.get(tag, otherwise)
@@ -190,8 +196,9 @@ def _first(tags: dict[int, Any], tag: int, otherwise: int) -> int:
 def _deep_grey(photo: Image.Image, raw_mode: str, tags: dict[int, Any]) -> NDArray[np.float32]:
     """Grey of more than 8 bits, (H, W, 1) float32 in 0..1.
 
-    White is the largest number that fits, for floats 1. A TIFF may name another one (MaxSampleValue, TIFF 6.0, page 37),
-    and may count from white to black (PhotometricInterpretation 0), which Pillow leaves as it is.
+    White is the largest number that fits, for floats 1. TIFF's MaxSampleValue does not name another one: it is not to change
+    how a picture looks (TIFF 6.0, section 8). A TIFF may count from white to black (PhotometricInterpretation 0), which Pillow
+    leaves as it is.
     """
     values = np.array(photo)
     low, high = float(values.min()), float(values.max())
@@ -207,9 +214,9 @@ def _deep_grey(photo: Image.Image, raw_mode: str, tags: dict[int, Any]) -> NDArr
     elif photo.mode == "I" and not raw_mode.startswith("I;16") and (tags or photo.format not in ("PPM", None)):
         raise _RefusedError(f"holds 32-bit integers, and does not say which number is white. {_SAVE_AS_8_BIT}")
     else:
-        white = float(_first(tags, 281, 0) or (4095 if raw_mode == "I;12" else 65535))
+        white = 4095.0 if raw_mode == "I;12" else 65535.0
         if low < 0 or high > white:
-            raise _RefusedError(f"says that {white:.0f} is white, but holds {low:.0f} to {high:.0f}. {_SAVE_AS_8_BIT}")
+            raise _RefusedError(f"holds {low:.0f} to {high:.0f}, where white is {white:.0f}. {_SAVE_AS_8_BIT}")
     _refuse_dark(high, white)
     grey = (values.astype(np.float32) / np.float32(white))[..., None]
     return 1 - grey if tags and _first(tags, 262, 1) == 0 else grey
@@ -268,6 +275,8 @@ def _unknown(content: bytes) -> str:
         return "the file holds nothing but zeros"
     if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "a damaged TIFF, or one with numbers or channels of an unusual kind"
+    if content[4:8] == b"ftyp":
+        return "the file is damaged or cut off"
     starts = (_PNG, b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM")
     return "the file is damaged or cut off" if content.startswith(starts) else "it has the content of no picture format"
 
@@ -282,11 +291,15 @@ def _without_metadata(content: bytes) -> bytes:
 def _slim_png(content: bytes) -> bytes:
     """Without text, profiles and further frames. What turns a photo stays: EXIF, also in the texts where tools hide it."""
     kept, at = [content[:8]], 8
+    known = set[bytes]()
     while at + 12 <= len(content):
         length, kind = struct.unpack(">I4s", content[at : at + 8])
         end = at + 12 + length
         body = content[at + 8 : end - 4]
-        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS") or _turns_a_png(kind, body):
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"):
+            kept.append(content[at:end])
+        elif kind + body[:8] not in known and _turns_a_png(kind, body):
+            known.add(kind + body[:8])  # thousands of them would add up
             kept.append(content[at:end])
         elif not kind.isalpha() or end > len(content):  # damaged: Pillow says so
             kept.append(content[at:])
@@ -299,7 +312,7 @@ def _slim_png(content: bytes) -> bytes:
 
 def _turns_a_png(kind: bytes, body: bytes) -> bool:
     if kind == b"eXIf":
-        return len(body) <= LONGEST_TEXT
+        return len(body) <= LONGEST_TEXT and body[:2] in (b"II", b"MM")
     if kind not in (b"tEXt", b"zTXt", b"iTXt") or len(body) > LONGEST_TEXT:
         return False
     keyword, _, rest = body.partition(b"\0")
@@ -330,7 +343,12 @@ def _slim_jpeg(content: bytes) -> bytes:
             continue
         if marker == 0xDA or length < 2 or end > len(content):
             break
-        if not (0xE2 <= marker <= 0xED or marker in (0xEF, 0xFE)):
+        application = 0xE0 <= marker <= 0xEF or marker == 0xFE
+        if not application or (marker in (0xE0, 0xE1, 0xEE) and len(kept) < MOST_SEGMENTS):
             kept.append(content[at:end])
         at = end
+    end = content.find(b"\xff\xd9", at)
+    scans = content.count(b"\xff\xda", at, len(content) if end < 0 else end)
+    if scans > MOST_SCANS:
+        raise _RefusedError(f"is a JPEG of {scans} scans, where a photo has about 10. {_ADVICE}")
     return b"".join([*kept, content[at:]])
