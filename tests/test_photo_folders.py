@@ -12,9 +12,12 @@ import pytest
 import torch
 from PIL import Image, features
 
-from crossinit_core import load_photo
+from crossinit_core import InversionSettings, cross_initialize_words, invert, load_learned_token, load_photo
+from crossinit_core.cli import main
+from crossinit_core.diffusers_backbone import DiffusersBackbone, resolution_of
 from crossinit_core.photos.folders import Photos, read_photos
 from crossinit_core.photos.images import training_images
+from tests.conftest import REPOSITORY
 
 
 class Said(list[str]):
@@ -213,3 +216,50 @@ def test_no_photo_at_all_says_what_was_seen(tmp_path: Path, said: Said) -> None:
         _read(said, empty)
     with pytest.raises(FileNotFoundError, match=re.escape("gone")):
         _read(said, tmp_path / "gone")
+
+
+def test_the_command_line_learns_under_the_mask(tiny_models: Path, tmp_path: Path) -> None:
+    """A mask that is white all over changes nothing; one that hides a half does."""
+
+    def learned(name: str) -> torch.Tensor:
+        out = tmp_path / f"{name}.safetensors"
+        options = ["--steps", "1", "--batch-size", "2", "--resolution", "64", "--words", "face", "--resume-folder"]
+        command = [
+            "train",
+            str(tiny_models / "tiny-eps"),
+            str(folder),
+            *options,
+            str(tmp_path / name),
+            "--out",
+            str(out),
+        ]
+        assert main(command) == 0
+        return load_learned_token(out).vectors
+
+    folder = tmp_path / "photos"
+    _photo(folder / "anna.png")
+    plain = learned("plain")
+    Image.new("L", (80, 100), 255).save(folder / "anna-masklabel.png")
+    white = learned("white")
+    torch.testing.assert_close(white, plain, atol=1e-4, rtol=0)
+    _mask(folder / "anna-masklabel.png")
+    assert float((learned("half") - white).abs().max()) > 1e-3
+    assert torch.equal(plain, _as_before(folder / "anna.png", tiny_models / "tiny-eps"))
+
+
+def _as_before(photo: Path, model: Path) -> torch.Tensor:
+    """What is learned from the photo at its full size."""
+    backbone = DiffusersBackbone.from_pretrained(model)
+    settings = InversionSettings(steps=1, batch_size=2, resolution=64)
+    return invert(
+        backbone, cross_initialize_words(backbone, "face"), settings, images=[load_photo(photo)]
+    ).token.vectors
+
+
+def test_the_models_own_size_is_known_before_it_loads(tiny_models: Path, tmp_path: Path) -> None:
+    for model in (tiny_models / "tiny-eps", REPOSITORY / "miniature" / "weights"):
+        assert resolution_of(model) == DiffusersBackbone.from_pretrained(model).resolution
+    assert resolution_of(tmp_path) == 512
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("[]", encoding="utf-8")
+    assert resolution_of(tmp_path) == 512
