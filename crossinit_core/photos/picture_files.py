@@ -51,8 +51,8 @@ _OTHER_KINDS = (
     (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
     (b"<svg", "an SVG drawing"),
     (b"<?xml", "an SVG drawing or another XML file"),
-    (b"<!DOCTYPE", "a page of the web"),
-    (b"<html", "a page of the web"),
+    (b"<!DOCTYPE", "an HTML file"),
+    (b"<html", "an HTML file"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the picture itself"),
     (b"PK\x03\x04", "a zip archive"),
 )
