@@ -30,7 +30,7 @@ from .families import describe_width
 from .initialization import cross_initialize, cross_initialize_words
 from .learning.inversion import StepReport, invert
 from .learning.settings import PRESETS, InversionSettings
-from .photos.images import load_photo
+from .photos.folders import Photos, read_photos
 from .precision import DTYPES, PRECISIONS, resolve_precision
 from .prompts import PLACE, fill_places, load_prompts
 from .tokens.learned_token import check_token_name, suggest_token_name
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train(options: argparse.Namespace) -> None:
     """Learn a face from photos and save it."""
     settings = _settings(options)
-    photos = _photos(options.photos)
+    photos = _photos(options, settings)
     name, out = _name_and_file(options)
     out.parent.mkdir(parents=True, exist_ok=True)
     backbone = _backbone(options.model, _device(options.device))
@@ -83,7 +83,8 @@ def train(options: argparse.Namespace) -> None:
                 backbone,
                 v0,
                 settings,
-                images=photos,
+                images=photos.images,
+                masks=photos.masks,
                 on_step=show,
                 resume_folder=resume_folder,
                 name=name,
@@ -197,22 +198,12 @@ def _start(options: argparse.Namespace, backbone: Backbone) -> tuple[Tensor, dic
     return v0, started_from_names("cross initialization", names)
 
 
-def _photos(paths: Sequence[Path]) -> list[Tensor]:
-    """All pictures among files and folders; a line on stderr for every file that is not a picture."""
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"There is no photo or folder at '{path}'.")
-        files += sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    photos = []
-    for file in files:
-        try:
-            photos.append(load_photo(file))
-        except ValueError as error:
-            print(f"Skipping '{file}': {error}", file=sys.stderr)
-    if not photos:
-        raise ValueError(f"There is no usable photo in {', '.join(map(str, paths))}. Use JPEG, PNG or WebP files.")
-    return photos
+def _photos(options: argparse.Namespace, settings: InversionSettings) -> Photos:
+    """All photos and masks among files and folders; a line on stderr for every file that is not used."""
+    from .diffusers_backbone import resolution_of
+
+    resolution = settings.resolution or resolution_of(options.model)
+    return read_photos(options.photos, resolution, lambda line: print(line, file=sys.stderr))
 
 
 def _placeholder(number: int) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -267,6 +268,20 @@ class _FusedModel:
 def _fingerprint(backbone: DiffusersBackbone) -> str:
     """Of the weights as they were loaded, not of a copy in another precision."""
     return weights_fingerprint((*backbone.text_encoder.named_parameters(), *backbone.unet.named_parameters()))
+
+
+def resolution_of(folder: str | Path) -> int:
+    """`DiffusersBackbone.resolution` of a model folder, without loading it; 512 if the folder does not say."""
+    folder = Path(folder)
+    try:
+        config = (
+            read_config(folder)["unet"]
+            if is_compact(folder)
+            else json.loads((folder / "unet/config.json").read_text("utf-8"))
+        )
+        return _resolution(SimpleNamespace(sample_size=config.get("sample_size")))
+    except (OSError, ValueError, LookupError, AttributeError):
+        return _resolution(SimpleNamespace(sample_size=None))  # loading the model says what is wrong with it
 
 
 def _resolution(config: Any) -> int:
