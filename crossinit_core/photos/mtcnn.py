@@ -24,6 +24,9 @@ SMALLEST_FACE = 24
 SURE = 0.97
 """Of 1. Real faces had 0.99 and more, and what is not a face up to 0.96."""
 
+CLOSE_UP = 240
+"""Pixels of the square in which a face that was found is looked at again; the face takes 1 of 2.5 parts of its side."""
+
 TURNED = (45, -45, 90, -90, 135, -135, 180)
 """Degrees by which a photo without a face is looked at again."""
 
@@ -38,7 +41,7 @@ class MtcnnDetector:
         try:
             from facenet_pytorch import MTCNN
 
-            self._network: Any = MTCNN(keep_all=True, min_face_size=SMALLEST_FACE, device="cpu").eval()
+            self._network: Any = MTCNN(keep_all=True, min_face_size=SMALLEST_FACE, device="cpu")
         except ModuleNotFoundError as error:
             raise NoDetectorError(f"{error.name} is not installed") from error
         except Exception as error:  # such as a torchvision for another PyTorch, or another version of the package
@@ -50,15 +53,16 @@ class MtcnnDetector:
         The photo is turned only if no face is found on it as it is. Then the turn counts that shows the surest and most
         upright face.
         """
-        picture = Image.fromarray(photo)
-        whole = picture.size
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
-        scale = picture.width / whole[0]
+        whole = Image.fromarray(photo)
+        picture = whole.copy()
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX)
+        scale = picture.width / whole.width
         found = self._find_turned(picture, 0, scale)
         if not found:
             turned = [self._find_turned(picture, angle, scale) for angle in TURNED]
             found = max(turned, key=lambda faces: max((sure for sure, _ in faces), default=0.0))
-        return sorted((face for _, face in found), key=lambda face: -face.width)
+        largest_first = sorted((face for _, face in found), key=lambda face: -face.width)
+        return [self._looked_at_again(whole, face) for face in largest_first]
 
     def eyes_in(self, photo: NDArray[np.uint8], x: float, y: float, width: float) -> tuple[Point, Point] | None:
         """The eyes of a face whose box from brow to chin has this middle and this side; None if they are not found."""
@@ -73,6 +77,40 @@ class MtcnnDetector:
             return None
         (a, b), (c, d) = near[0].eyes
         return (a + left, b + top), (c + left, d + top)
+
+    def _looked_at_again(self, photo: Image.Image, face: Face) -> Face:
+        """The same face with better eyes, from a close-up in which it stands upright.
+
+        MTCNN takes some faces that are upside down for upright ones, so the close-up is looked at both ways up.
+        """
+        seen: list[tuple[float, Face]] = []
+        reach = CLOSE_UP / 2.5 / face.width
+        for roll in (face.roll, face.roll + 180):
+            cos, sin = math.cos(math.radians(roll)), math.sin(math.radians(roll))
+            # From a pixel of the close-up to the pixel of the photo that it shows, as Image.transform wants it.
+            across, down = (cos / reach, -sin / reach), (sin / reach, cos / reach)
+            x = face.x - (across[0] + across[1]) * CLOSE_UP / 2
+            y = face.y - (down[0] + down[1]) * CLOSE_UP / 2
+            source, matrix = photo, (*across, x, *down, y)
+            if reach < 0.5:  # bilinear sampling would skip pixels
+                shrink = max(1, int(0.7 / reach))
+                source = photo.reduce(shrink)
+                matrix = tuple(part / shrink for part in matrix)
+            near = source.transform((CLOSE_UP, CLOSE_UP), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+            for sure, other in self._find_turned(near, 0, 1.0):
+                if math.hypot(other.x - CLOSE_UP / 2, other.y - CLOSE_UP / 2) > CLOSE_UP / 8 or other.mouth is None:
+                    continue
+
+                def place(point: Point, matrix: tuple[float, ...] = (*across, x, *down, y)) -> Point:
+                    u, v = point
+                    return matrix[0] * u + matrix[1] * v + matrix[2], matrix[3] * u + matrix[4] * v + matrix[5]
+
+                assert other.eyes is not None
+                eyes = place(other.eyes[0]), place(other.eyes[1])
+                middle = place((other.x, other.y))
+                again = Face(*middle, other.width / reach, roll_of(eyes), eyes, mouth=place(other.mouth))
+                seen.append((sure, again))
+        return max(seen, key=lambda sure: sure[0])[1] if seen else face
 
     def _find_turned(self, picture: Image.Image, angle: float, scale: float) -> list[tuple[float, Face]]:
         """Faces that are upright once the picture is turned back by `angle` degrees, in coordinates of the photo.
