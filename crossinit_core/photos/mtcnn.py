@@ -24,8 +24,10 @@ SMALLEST_FACE = 24
 SURE = 0.97
 """Of 1. Real faces had 0.99 and more, and what is not a face up to 0.96."""
 
-CLOSE_UP = 240
-"""Pixels of the square in which a face that was found is looked at again; the face takes 1 of 2.5 parts of its side."""
+CLOSE_UP = 160
+"""Pixels of the side of the squares in which a face that was found is looked at again."""
+CLOSE_UPS = (1.9, 2.2, 2.5)
+"""Their sides, in widths of the face."""
 
 TURNED = (45, -45, 90, -90, 135, -135, 180)
 """Degrees by which a photo without a face is looked at again."""
@@ -42,6 +44,7 @@ class MtcnnDetector:
             from facenet_pytorch import MTCNN
 
             self._network: Any = MTCNN(keep_all=True, min_face_size=SMALLEST_FACE, device="cpu")
+            self._close_up: Any = MTCNN(keep_all=True, min_face_size=CLOSE_UP // 4, device="cpu")
         except ModuleNotFoundError as error:
             raise NoDetectorError(f"{error.name} is not installed") from error
         except Exception as error:  # such as a torchvision for another PyTorch, or another version of the package
@@ -79,40 +82,66 @@ class MtcnnDetector:
         return (a + left, b + top), (c + left, d + top)
 
     def _looked_at_again(self, photo: Image.Image, face: Face) -> Face:
-        """The same face with better eyes, from a close-up in which it stands upright.
+        """The same face with better eyes: the mean of close-ups in which it stands upright.
 
-        MTCNN takes some faces that are upside down for upright ones, so the close-up is looked at both ways up.
+        MTCNN takes some faces that are upside down for upright ones, so they are looked at both ways up. The way counts in
+        which more close-ups show a face, and then the surer one.
         """
-        seen: list[tuple[float, Face]] = []
-        reach = CLOSE_UP / 2.5 / face.width
+        best: tuple[int, float, Face] = (0, 0.0, face)
         for roll in (face.roll, face.roll + 180):
-            cos, sin = math.cos(math.radians(roll)), math.sin(math.radians(roll))
-            # From a pixel of the close-up to the pixel of the photo that it shows, as Image.transform wants it.
-            across, down = (cos / reach, -sin / reach), (sin / reach, cos / reach)
-            x = face.x - (across[0] + across[1]) * CLOSE_UP / 2
-            y = face.y - (down[0] + down[1]) * CLOSE_UP / 2
-            source, matrix = photo, (*across, x, *down, y)
-            if reach < 0.5:  # bilinear sampling would skip pixels
-                shrink = max(1, int(0.7 / reach))
-                source = photo.reduce(shrink)
-                matrix = tuple(part / shrink for part in matrix)
-            near = source.transform((CLOSE_UP, CLOSE_UP), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-            for sure, other in self._find_turned(near, 0, 1.0):
-                if math.hypot(other.x - CLOSE_UP / 2, other.y - CLOSE_UP / 2) > CLOSE_UP / 8 or other.mouth is None:
-                    continue
+            seen = [
+                found
+                for part in CLOSE_UPS
+                for mirrored in (False, True)
+                for found in self._in_close_up(photo, face, roll, part, mirrored)
+            ]
+            if not seen or (len(seen), sum(sure for sure, _ in seen) / len(seen)) <= best[:2]:
+                continue
+            # Rows: the middle, the left eye, the right eye, the mouth; last the width.
+            marks = np.mean([[(f.x, f.y), *(f.eyes or ()), f.mouth, (f.width, 0)] for _, f in seen], axis=0)
+            (x, y), left, right, mouth, (width, _) = ((float(u), float(v)) for u, v in marks)
+            best = (
+                len(seen),
+                sum(sure for sure, _ in seen) / len(seen),
+                Face(x, y, width, roll_of((left, right)), (left, right), mouth=mouth),
+            )
+        return best[2]
 
-                def place(point: Point, matrix: tuple[float, ...] = (*across, x, *down, y)) -> Point:
-                    u, v = point
-                    return matrix[0] * u + matrix[1] * v + matrix[2], matrix[3] * u + matrix[4] * v + matrix[5]
+    def _in_close_up(
+        self, photo: Image.Image, face: Face, roll: float, part: float, mirrored: bool
+    ) -> list[tuple[float, Face]]:
+        """The face in a close-up that is turned by `roll` and `part` faces wide, in coordinates of the photo; or nothing."""
+        step = part * face.width / CLOSE_UP  # pixels of the photo for one of the close-up
+        cos, sin = step * math.cos(math.radians(roll)), step * math.sin(math.radians(roll))
+        flip = -1 if mirrored else 1
+        # From a pixel of the close-up to the one of the photo that it shows, as Image.transform wants it.
+        a, b, d, e = flip * cos, -sin, flip * sin, cos
+        c, f = face.x - (a + b) * CLOSE_UP / 2, face.y - (d + e) * CLOSE_UP / 2
+        shrink = max(1, int(step))  # bilinear sampling would skip pixels
+        source = photo.reduce(shrink) if shrink > 1 else photo
+        matrix = tuple(value / shrink for value in (a, b, c, d, e, f))
+        near = source.transform((CLOSE_UP, CLOSE_UP), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
-                assert other.eyes is not None
-                eyes = place(other.eyes[0]), place(other.eyes[1])
-                middle = place((other.x, other.y))
-                again = Face(*middle, other.width / reach, roll_of(eyes), eyes, mouth=place(other.mouth))
-                seen.append((sure, again))
-        return max(seen, key=lambda sure: sure[0])[1] if seen else face
+        def place(point: Point) -> Point:
+            return a * point[0] + b * point[1] + c, d * point[0] + e * point[1] + f
 
-    def _find_turned(self, picture: Image.Image, angle: float, scale: float) -> list[tuple[float, Face]]:
+        def away(found: tuple[float, Face]) -> float:
+            return math.hypot(found[1].x - CLOSE_UP / 2, found[1].y - CLOSE_UP / 2)
+
+        faces = self._find_turned(near, 0, 1.0, self._close_up)
+        if not faces or away(min(faces, key=away)) > CLOSE_UP / 8:
+            return []
+        sure, found = min(faces, key=away)
+        if found.eyes is None or found.mouth is None:
+            return []
+        left, right = map(place, found.eyes[::flip])
+        x, y = place((found.x, found.y))
+        again = Face(x, y, found.width * step, roll_of((left, right)), (left, right), mouth=place(found.mouth))
+        return [(sure, again)]
+
+    def _find_turned(
+        self, picture: Image.Image, angle: float, scale: float, network: Any = None
+    ) -> list[tuple[float, Face]]:
         """Faces that are upright once the picture is turned back by `angle` degrees, in coordinates of the photo.
 
         Each with how sure it is: MTCNN's probability, and less the further the face is from upright.
@@ -121,7 +150,7 @@ class MtcnnDetector:
         if min(looked.size) < SMALLEST_FACE:
             return []
         try:
-            boxes, sure, points = self._network.detect(looked, landmarks=True)
+            boxes, sure, points = (network or self._network).detect(looked, landmarks=True)
         except (RuntimeError, IndexError, ValueError):
             # facenet-pytorch 2.5.3 fails if its first network's boxes all lie outside of the picture: there is no face.
             return []
