@@ -118,8 +118,14 @@ class MtcnnDetector:
         a, b, d, e = flip * cos, -sin, flip * sin, cos
         c, f = face.x - (a + b) * CLOSE_UP / 2, face.y - (d + e) * CLOSE_UP / 2
         shrink = max(1, int(step))  # bilinear sampling would skip pixels
-        source = photo.reduce(shrink) if shrink > 1 else photo
-        matrix = tuple(value / shrink for value in (a, b, c, d, e, f))
+        reach = math.ceil(0.75 * part * face.width)  # the square's corners, however it is turned
+        left, top = max(0, int(face.x) - reach), max(0, int(face.y) - reach)
+        right, bottom = min(photo.width, int(face.x) + reach), min(photo.height, int(face.y) + reach)
+        if right <= left or bottom <= top:
+            return []
+        source = photo.crop((left, top, right, bottom))
+        source = source.reduce(shrink) if shrink > 1 else source
+        matrix = tuple(value / shrink for value in (a, b, c - left, d, e, f - top))
         near = source.transform((CLOSE_UP, CLOSE_UP), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
         def place(point: Point) -> Point:
@@ -134,9 +140,9 @@ class MtcnnDetector:
         sure, found = min(faces, key=away)
         if found.eyes is None or found.mouth is None:
             return []
-        left, right = map(place, found.eyes[::flip])
+        one, other = map(place, found.eyes[::flip])
         x, y = place((found.x, found.y))
-        again = Face(x, y, found.width * step, roll_of((left, right)), (left, right), mouth=place(found.mouth))
+        again = Face(x, y, found.width * step, roll_of((one, other)), (one, other), mouth=place(found.mouth))
         return [(sure, again)]
 
     def _find_turned(
