@@ -125,10 +125,11 @@ def test_a_photo_among_several_keeps_its_remedy(nodes: dict[str, Any], shown: li
     assert text.startswith("Photo 2 of 2: The mask has nothing white") and text.endswith("or disconnect it.")
 
 
-def test_without_opencv_the_node_says_what_to_do(
+def test_without_a_face_detector_the_node_says_what_to_do(
     nodes: dict[str, Any], shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
     text = _frame(nodes["CrossInitPrepareFace"], shown)
     assert "-m pip install" in text and "restart ComfyUI" in text and "'by hand'" in text
 

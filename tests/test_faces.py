@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import matplotlib
@@ -15,6 +16,7 @@ from PIL import Image
 from skimage import data
 
 from crossinit_core.errors import InputError
+from crossinit_core.installing import pip_command
 from crossinit_core.photos.face_detection import NoDetectorError
 from crossinit_core.photos.faces import Framing, PreparedFaces, prepare_faces
 from crossinit_core.photos.framing import Frame, frame_of_box
@@ -69,16 +71,35 @@ def _turned(picture: Image.Image, name: str, degrees: float) -> tuple[torch.Tens
     return _tensor(result), eyes
 
 
-def _assert_framed_like_celeba_hq(frame: Frame, eyes: Any) -> None:
+def _assert_framed_like_celeba_hq(frame: Frame, eyes: Any, within: float = 0.035) -> None:
     """Eyes a quarter of the side apart, level, on both sides of the middle, a little above it."""
     left, right = (_where(eye, frame) for eye in eyes)
-    assert left == pytest.approx((0.375, 0.475), abs=0.035)
-    assert right == pytest.approx((0.625, 0.475), abs=0.035)
+    assert left == pytest.approx((0.375, 0.475), abs=within)
+    assert right == pytest.approx((0.625, 0.475), abs=within)
+
+
+@pytest.fixture
+def cascades(monkeypatch: pytest.MonkeyPatch) -> None:
+    """facenet-pytorch is absent: frames are those of OpenCV's cascades."""
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+
+
+@pytest.fixture(params=["MTCNN", "cascades"])
+def detector(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each detector in turn, with the other one's package absent."""
+    if request.param == "MTCNN":
+        pytest.importorskip("facenet_pytorch", reason="facenet-pytorch is not installed")
+        monkeypatch.setitem(sys.modules, "cv2", None)
+    else:
+        monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    return str(request.param)
 
 
 @pytest.mark.parametrize("name", ["collins", "hopper"])
 @pytest.mark.parametrize("degrees", [0, 12, -25, 90, 180])
-def test_a_face_is_found_straightened_and_framed(name: str, degrees: float, request: pytest.FixtureRequest) -> None:
+def test_a_face_is_found_straightened_and_framed(
+    name: str, degrees: float, detector: str, request: pytest.FixtureRequest
+) -> None:
     photo, eyes = _turned(request.getfixturevalue(name), name, degrees)
     prepared = prepare_faces(photo)
     assert prepared.images.shape == (1, 512, 512, 3) and prepared.masks.shape == (1, 512, 512)
@@ -102,7 +123,7 @@ def test_photos_of_all_kinds_together(collins: Image.Image) -> None:
     assert prepared.images.shape == (4, 128, 128, 3)
     assert prepared.summary().count("\n") == 3 and "Photo 4: the only face" in prepared.summary()
     for image in prepared.images[1:]:
-        assert float((image - prepared.images[1]).abs().mean()) < 0.03
+        assert float((image - prepared.images[1]).abs().mean()) < 0.04
 
 
 def test_without_straighten_the_head_stays_tilted(collins: Image.Image) -> None:
@@ -122,8 +143,51 @@ def test_the_largest_face_or_the_one_asked_for(both: torch.Tensor) -> None:
         prepare_faces(both, Framing(face=3))
 
 
+@pytest.mark.parametrize("name", ["collins", "hopper"])
+@pytest.mark.parametrize("change", ["tilted", "small", "dark", "sunglasses"])
+def test_faces_that_the_cascades_miss(name: str, change: str, request: pytest.FixtureRequest) -> None:
+    """A tilted, a small and a dark face, and one with sunglasses."""
+    pytest.importorskip("facenet_pytorch", reason="facenet-pytorch is not installed")
+    picture: Image.Image = request.getfixturevalue(name)
+    photo, eyes = _tensor(picture), list(EYES[name])
+    if change == "tilted":
+        photo, eyes = _turned(picture, name, 45)
+    elif change == "small":
+        scale = 0.72 if name == "collins" else 0.4
+        small = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+        photo, eyes = _tensor(small), [(x * scale, y * scale) for x, y in eyes]
+    elif change == "dark":
+        photo = photo * 0.25
+    else:
+        (x0, y0), (x1, y1) = eyes
+        away = x1 - x0
+        covered = picture.copy()
+        glasses = (round(x0 - 0.4 * away), round(y0 - 0.2 * away), round(x1 + 0.4 * away), round(y1 + 0.2 * away))
+        covered.paste((20, 20, 24), glasses)
+        photo = _tensor(covered)
+    frame = prepare_faces(photo, Framing(resolution=256)).frames[0]
+    _assert_framed_like_celeba_hq(frame, eyes, within=0.06)
+
+
+def test_several_faces_without_opencv(both: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("facenet_pytorch", reason="facenet-pytorch is not installed")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    prepared = prepare_faces(both, Framing(face=2))
+    assert "number 2 of 2 faces" in prepared.summary()
+    _assert_framed_like_celeba_hq(prepared.frames[0], EYES["collins"])
+
+
+def test_noise_of_any_size_is_no_face() -> None:
+    """Noise, small or long: no detector fails on it."""
+    noise = torch.Generator().manual_seed(0)
+    for height, width in ((64, 64), (64, 2000), (300, 301)):
+        photo = torch.rand(1, height, width, 3, generator=noise)
+        with pytest.raises(InputError, match="No face was found"):
+            prepare_faces(photo)
+
+
 @pytest.mark.parametrize("picture", ["coffee", "rocket", "gravel", "page"])
-def test_no_face_is_seen_where_there_is_none(picture: str) -> None:
+def test_no_face_is_seen_where_there_is_none(picture: str, detector: str) -> None:
     array = getattr(data, picture)()
     with pytest.raises(InputError, match=r"No face was found on the photo of \d+ x \d+ px.*Use such a photo") as caught:
         prepare_faces(_tensor(Image.fromarray(array)))
@@ -149,6 +213,7 @@ def test_small_and_cut_off_faces_are_refused(collins: Image.Image) -> None:
         assert "framed by hand" in prepare_faces(photo, Framing(by_hand=True, side=0.5)).summary()
 
 
+@pytest.mark.usefixtures("cascades")
 def test_the_outside_is_not_learned(collins: Image.Image) -> None:
     """What lies outside of the photo is masked."""
     prepared = prepare_faces(_tensor(collins.crop((100, 26, 400, 400))))
@@ -161,6 +226,7 @@ def _share(mask: torch.Tensor, left: int, top: int, right: int, bottom: int) -> 
     return float(mask[top:bottom, left:right].mean())
 
 
+@pytest.mark.usefixtures("cascades")
 def test_the_mask_holds_the_head(collins: Image.Image) -> None:
     """Face and hair, without the background."""
     mask = prepare_faces(_tensor(collins)).masks[0]
@@ -229,15 +295,17 @@ def test_learn_face_takes_the_portrait_as_it_is(collins: Image.Image) -> None:
     assert prepared.preview().shape == prepared.images.shape
 
 
-def test_what_works_without_opencv(collins: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames by hand, by a mask and by a box. All else says how to get OpenCV."""
+def test_what_works_without_any_detector(collins: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames by hand, by a mask and by a box. All else says what to install, and into which Python."""
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(NoDetectorError, match=r'needs OpenCV 4.*-m pip install "opencv-python-headless<5"'):
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    with pytest.raises(NoDetectorError, match=r"needs a face detector, and none works here") as caught:
         prepare_faces(_tensor(collins))
+    assert str(caught.value).endswith(pip_command("facenet-pytorch<2.6"))
     by_hand = prepare_faces(_tensor(collins), Framing(by_hand=True))
     assert _share(by_hand.masks[0], 200, 200, 312, 380) > 0.99 and _share(by_hand.masks[0], 0, 0, 30, 512) < 0.01
     box = {"x": 180, "y": 62, "width": 88, "height": 110}
-    assert "not straightened without OpenCV" in prepare_faces(_tensor(collins), boxes=[[box]]).summary()
+    assert "not straightened without a face detector" in prepare_faces(_tensor(collins), boxes=[[box]]).summary()
     mask = torch.zeros(1, 512, 512)
     mask[:, 20:190, 150:300] = 1
     assert "framed by the mask" in prepare_faces(_tensor(collins), masks=mask).summary()
@@ -248,7 +316,23 @@ def test_opencv_5_which_lost_its_detector_is_named(collins: Image.Image, monkeyp
 
     monkeypatch.setattr(cv2, "__version__", "5.0.0")
     monkeypatch.delattr(cv2, "CascadeClassifier")
-    with pytest.raises(NoDetectorError, match=r'OpenCV 5.0.0 is installed.*"opencv-python-headless<5"'):
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    with pytest.raises(NoDetectorError, match=r'OpenCV 5.0.0 is without.*Install one: .*"facenet-pytorch<2.6"'):
+        prepare_faces(_tensor(collins))
+
+
+def test_a_broken_detector_leaves_the_next_one(collins: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a torchvision that was made for another PyTorch."""
+    broken = ModuleType("facenet_pytorch")
+
+    def fail(**_: Any) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    vars(broken)["MTCNN"] = fail
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", broken)
+    _assert_framed_like_celeba_hq(prepare_faces(_tensor(collins)).frames[0], EYES["collins"])
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(NoDetectorError, match="torchvision::nms"):
         prepare_faces(_tensor(collins))
 
 
@@ -264,5 +348,6 @@ def test_the_detector_in_a_special_folder(
         return classifier()
 
     classifier = cv2.CascadeClassifier
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
     monkeypatch.setattr(cv2, "CascadeClassifier", refuse)
     assert "the only face" in prepare_faces(_tensor(collins)).summary()

@@ -153,9 +153,8 @@ def _packages(tree: ast.AST, functions: bool) -> set[str]:
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.add(str(node.module).split(".")[0])
-    return {
-        {"PIL": "pillow", "cv2": "opencv-python-headless"}.get(name, name) for name in names - sys.stdlib_module_names
-    }
+    other = {"PIL": "pillow", "cv2": "opencv-python-headless", "facenet_pytorch": "facenet-pytorch"}
+    return {other.get(name, name) for name in names - sys.stdlib_module_names}
 
 
 def test_pip_installs_the_core_from_a_clone_and_nothing_else(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .face_detection import FaceDetector, NoDetectorError, opencv, roll_of
+from .cascades import opencv
+from .detectors import face_detector
+from .face_detection import FaceDetector, NoDetectorError, roll_of
 from .framing import Frame, cut, frame_by_hand, frame_of_box, frame_of_eyes, frame_of_face, frame_of_mask, share_inside
 from .head_masks import head_mask, soften
 from .images import as_rgb, check_resolution, masks_of_photos
@@ -97,7 +99,7 @@ def prepare_faces(
     on_photo: called after each photo.
 
     Raises ValueError, which names the photo, if there is no face, too few, or one too small or cut off; NoDetectorError
-    if OpenCV is needed but missing.
+    if a face detector is needed and none is installed.
     """
     framing = framing or Framing()
     framing.check()
@@ -161,8 +163,8 @@ class _Framer:
         height, width = photo.shape[:2]
         if not faces:
             raise InputError(
-                f"No face was found on the photo of {width} x {height} px. The detector knows whole faces of real "
-                f"people that look into the camera. Use such a photo.",
+                f"No face was found on the photo of {width} x {height} px. The detector knows faces of real people "
+                f"on which both eyes can be seen. Use such a photo.",
                 "face",
             )
         face = self._chosen(faces)
@@ -181,8 +183,8 @@ class _Framer:
             try:
                 detector = self._detector
             except NoDetectorError:
-                return frame, f"{note}, not straightened without OpenCV 4"
-            # The cascade's own box for such a face, see framing.py.
+                return frame, f"{note}, not straightened without a face detector"
+            # The detector's own box for such a face, see framing.py.
             size = max(width, height)
             eyes = detector.eyes_in(_bytes(photo), left + width / 2, top + height / 2 + 0.02 * size, 0.97 * size)
             if eyes:
@@ -242,7 +244,7 @@ class _Framer:
     @cached_property
     def _detector(self) -> FaceDetector:
         """Loaded when it is first needed, for all photos. Raises NoDetectorError."""
-        return FaceDetector()
+        return face_detector()
 
 
 def _which(number: int, count: int) -> str:

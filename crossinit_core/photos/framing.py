@@ -2,8 +2,8 @@
 
 The framing is that of CelebA-HQ (Karras et al., "Progressive Growing of GANs", ICLR 2018, appendix C): with the vector
 x' between the eyes and y' from the eyes to the mouth, the square has the side max(4 |x'|, 3.6 |y'|), stands upright on the
-line through the eyes, and has its centre 0.1 |y'| below their middle. Only the eyes are known here, and |y'| is taken as
-|x'|, which it is within a tenth on a frontal face; so the side is 4 |x'|.
+mean of x' and of y' turned by a quarter, and has its centre 0.1 |y'| below the eyes' middle. If only the eyes are known, |y'|
+is taken as |x'|, which it is within a tenth on a frontal face; so the side is 4 |x'|.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .face_detection import Face, roll_of
+from .face_detection import Face, Point, roll_of
 
 EYE_DISTANCES = 4.0
+MOUTH_DISTANCES = 3.6
 CENTRE_BELOW_EYES = 0.1
 
 # Of a frontal-face cascade's box: its side against the frame's, and how far above its middle the frame's centre is.
@@ -57,6 +58,8 @@ def frame_of_face(face: Face, straighten: bool = True) -> Frame:
     roll = face.roll if straighten else 0.0
     if face.eyes is None:
         return _above(face.x, face.y, roll, CENTRE_ABOVE_CASCADE * face.width, CASCADE_BOXES * face.width)
+    if face.mouth is not None:
+        return frame_of_eyes_and_mouth(face.eyes, face.mouth, straighten)
     return frame_of_eyes(face.eyes, roll, at_least=1.35 * face.width)
 
 
@@ -66,6 +69,19 @@ def frame_of_eyes(eyes: tuple[tuple[float, float], tuple[float, float]], roll: f
     distance = math.hypot(x1 - x0, y1 - y0)
     below = _above((x0 + x1) / 2, (y0 + y1) / 2, roll_of(eyes), -CENTRE_BELOW_EYES * distance, 0)
     return Frame(below.x, below.y, max(EYE_DISTANCES * distance, at_least), roll)
+
+
+def frame_of_eyes_and_mouth(eyes: tuple[Point, Point], mouth: Point, straighten: bool = True) -> Frame:
+    """CelebA-HQ's own frame. The mouth says how large a head is that looks aside, for its eyes are near each other."""
+    (x0, y0), (x1, y1) = eyes
+    across, down = x1 - x0, y1 - y0
+    middle = (x0 + x1) / 2, (y0 + y1) / 2
+    to_mouth = mouth[0] - middle[0], mouth[1] - middle[1]
+    # y' turned by a quarter points from the left eye to the right one.
+    roll = math.degrees(math.atan2(down - to_mouth[0], across + to_mouth[1]))
+    side = max(EYE_DISTANCES * math.hypot(across, down), MOUTH_DISTANCES * math.hypot(*to_mouth))
+    x, y = (start + CENTRE_BELOW_EYES * way for start, way in zip(middle, to_mouth, strict=True))
+    return Frame(x, y, side, roll if straighten else 0.0)
 
 
 def frame_of_box(left: float, top: float, width: float, height: float) -> Frame:
