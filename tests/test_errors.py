@@ -69,11 +69,11 @@ def shown(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     told: list[str] = []
 
     class Page:
-        def send_progress_text(self, text: str, node_id: str) -> None:
-            told.append(text)
+        client_id = "me"
 
-        def send_sync(self, event: str, detail: dict[str, str]) -> None:
-            told.append(detail["message"])
+        def send_sync(self, event: str, detail: dict[str, str], client: str) -> None:
+            assert client == "me"
+            told.append(detail["text" if event == "crossinit.text" else "message"])
 
     monkeypatch.setattr(server.PromptServer, "instance", Page(), raising=False)
     return told
