@@ -121,7 +121,11 @@ def notes_of(error: BaseException) -> list[str]:
 
 
 def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[:longest].rstrip()} ..."
+    """A long text without its middle: it begins with what is wrong, and ends with what to do."""
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - len(' ... ')].rstrip()} ... {text[-end:].lstrip()}"
 
 
 def _without_markup(error: Exception) -> Exception:

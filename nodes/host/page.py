@@ -49,18 +49,20 @@ def show_text(node: type[io.ComfyNode], text: str, *, wrong: bool = False) -> No
     if not wrong:
         _remember(run.dynprompt.get_original_prompt(), number, text)
     kind = node.define_schema().node_id
-    send_event(TEXT, {"node": number, "type": kind, "text": text, "prompt_id": run.prompt_id, "wrong": wrong})
+    send_event(TEXT, {"node": number, "type": kind, "text": text, "wrong": wrong})
 
 
 def send_event(name: str, detail: dict[str, Any], *, queueing: bool = False) -> None:
     """An event for the client whose graph runs or, `queueing`, is being checked; for nobody if that did not say who it is.
 
-    The texts in it are made harmless.
+    The texts in it are made harmless; an event of a run has its `prompt_id`.
     """
     server = PromptServer.instance
     client = _asking.get() if queueing else getattr(server, "client_id", None)
     if client is not None:
         safe = {key: harmless(value) if isinstance(value, str) else value for key, value in detail.items()}
+        if not queueing:
+            safe["prompt_id"] = get_progress_state().prompt_id
         server.send_sync(name, safe, client)
 
 
