@@ -156,7 +156,7 @@ def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence
         axes.set_ylim(0, max(values) * 1.25 or 1)
     axes.set_xlim(-0.8, max(place - 0.7, 1) - 0.2)
     axes.set_xticks(*zip(*ticks, strict=True))
-    axes.set_xlabel("vector (○ start, ● learned)")
+    axes.set_xlabel("vector (\u25cb start, \u25cf learned)")
 
 
 ALL = (loss, norms, distance, angle, regularizer)
