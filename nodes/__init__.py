@@ -10,6 +10,7 @@ from comfy_api.latest import ComfyExtension, io
 from .blending import CrossInitBlend, CrossInitRescale
 from .faces import CrossInitPrepareFace
 from .host.copies_of_pack import other_copies
+from .host.page import listen_to_queueing
 from .initialization import CrossInitInitialize, CrossInitInitializeWords
 from .learn.node import CrossInitLearn
 from .miniature import CrossInitDrawnPerson, CrossInitMiniature
@@ -42,6 +43,10 @@ NODES: list[type[io.ComfyNode]] = [
 
 class CrossInitExtension(ComfyExtension):
     """What ComfyUI asks for the nodes."""
+
+    async def on_load(self) -> None:
+        """Once, before the nodes are asked for."""
+        listen_to_queueing()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         own = Path(__file__).resolve().parents[1]

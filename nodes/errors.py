@@ -13,8 +13,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..crossinit_core.errors import Subject
-from .host.page import send_event, show_text
+from .host.page import harmless, send_event, show_text
 from .host.progress import Cancelled
+from .sockets import check_wires
 
 EVENT = "crossinit.error"
 """What web/errors.js listens for."""
@@ -56,14 +57,17 @@ def _execute(plain: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(plain)
     def execute(cls: type[io.ComfyNode], *args: Any, **inputs: Any) -> Any:
         try:
+            check_wires(cls.define_schema(), inputs)
             return plain(cls, *args, **inputs)
         except Cancelled:
             raise
         except Exception as error:
-            told = _with_remedy(error)
-            _tell(cls, _sentence(told), on_node=True)
+            told = _without_markup(_with_remedy(error))
+            _tell(cls, _sentence(told, notes_of(error)), running=True)
             if told is error:
                 raise
+            for note in notes_of(error):
+                told.add_note(note)
             raise told.with_traceback(error.__traceback__) from None
 
     return execute
@@ -77,8 +81,9 @@ def _validate(plain: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             answer = str(error)
         if isinstance(answer, str):
+            answer = harmless(_cut(answer, _LONGEST))
             # Not on the node: once the cause is fixed, the node may not run again but give its old result.
-            _tell(cls, answer, on_node=False)
+            _tell(cls, answer, running=False)
         return answer
 
     # ComfyUI asks for the names of the arguments, and does not look through wrappers.
@@ -100,23 +105,51 @@ def _with_remedy(error: Exception) -> Exception:
     return own(f"{_cut(str(error), _LONGEST - len(remedy) - len(' ... '))} {remedy}")
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, noted: list[str]) -> str:
     text = str(error).strip()
     if not text or not isinstance(error, _SENTENCES):
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
-    return _cut(text, _LONGEST)
+    notes = " ".join(noted)
+    return f"{_cut(text, _LONGEST - len(notes) - len(' ... '))} {notes}" if notes else _cut(text, _LONGEST)
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """What the core noted on an error: where the next run goes on."""
+    return [
+        _cut(harmless(note), _LONGEST // 2) for note in getattr(error, "__notes__", ()) if note.startswith("Stopped")
+    ]
 
 
 def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[:longest].rstrip()} ..."
+    """A long text without its middle: it begins with what is wrong, and ends with what to do."""
+    if len(text) <= longest:
+        return text
+    end = longest // 3
+    return f"{text[: longest - end - len(' ... ')].rstrip()} ... {text[-end:].lstrip()}"
 
 
-def _tell(node: type[io.ComfyNode], text: str, *, on_node: bool) -> None:
-    """As a note; `on_node` as the node's text as well, which the page keeps until web/texts.js sees the node run again."""
+def _without_markup(error: Exception) -> Exception:
+    """The error with a text that no page takes for markup: ComfyUI shows it in a box of its own.
+
+    It stays what it is, for ComfyUI knows some kinds; one whose text cannot be set becomes a RuntimeError.
+    """
+    text = str(error)
+    safe = harmless(text)
+    if isinstance(error, _SENTENCES):
+        safe = _cut(safe, _LONGEST)
+    if safe != text:
+        error.args = (safe,)
+    return error if str(error) == safe else RuntimeError(safe)
+
+
+def _tell(node: type[io.ComfyNode], text: str, *, running: bool) -> None:
+    """As a note; if the node was `running` as its text as well, until web/texts.js sees it run again.
+
+    The note has the node's id, by which the page knows its title; `node` is what it is called if nobody gave it one.
+    """
     if node.hidden is None:
         return  # called by a program, not by a graph
-    told = {"node": node.define_schema().display_name, "message": text}
-    marked = on_node and node.hidden.unique_id is not None
-    send_event(EVENT, told | ({"id": node.hidden.unique_id} if marked else {}))
-    if marked:
-        show_text(node, text)
+    told = {"node": node.define_schema().display_name, "message": text, "id": node.hidden.unique_id, "running": running}
+    send_event(EVENT, told, queueing=not running)
+    if running:
+        show_text(node, text, wrong=True)

@@ -11,6 +11,7 @@ import torch
 
 from crossinit_core import LearnedToken, load_learned_token, save_learned_token
 from crossinit_core.tokens.blending import blend_tokens, rescale_token
+from tests.tiny_page import hearing
 
 
 def _token(
@@ -132,7 +133,7 @@ def test_the_nodes_blend_and_rescale(pack: ModuleType, monkeypatch: pytest.Monke
     import server
 
     texts: list[str] = []
-    page = SimpleNamespace(send_progress_text=lambda text, _: texts.append(text), send_sync=lambda *_: None)
+    page = hearing(texts)
     monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
     make = pack.crossinit_core.LearnedToken
     a, b = (make(_token(name, seed).vectors, name, "sd2") for seed, name in enumerate(("anna", "ben")))

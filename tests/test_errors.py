@@ -69,11 +69,11 @@ def shown(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     told: list[str] = []
 
     class Page:
-        def send_progress_text(self, text: str, node_id: str) -> None:
-            told.append(text)
+        client_id = "me"
 
-        def send_sync(self, event: str, detail: dict[str, str]) -> None:
-            told.append(detail["message"])
+        def send_sync(self, event: str, detail: dict[str, str], client: str) -> None:
+            assert client == "me"
+            told.append(detail["text" if event == "crossinit.text" else "message"])
 
     monkeypatch.setattr(server.PromptServer, "instance", Page(), raising=False)
     return told
@@ -147,3 +147,48 @@ def test_a_long_error_keeps_what_to_do_about_it(pack: ModuleType) -> None:
 
 def test_every_subject_has_a_remedy(pack: ModuleType) -> None:
     assert set(pack.nodes.errors.REMEDIES) == set(get_args(Subject))
+
+
+def _wired(nodes: dict[str, Any]) -> list[tuple[str, str]]:
+    kinds = {"CELEBRITY_NAMES", "CROSS_INIT", "LEARNED_TOKEN", "MODEL", "CLIP", "VAE", "IMAGE", "MASK"}
+    return [
+        (number, entry.id)
+        for number, node in nodes.items()
+        for entry in node.define_schema().inputs
+        if entry.get_io_type() in kinds or entry.id == "tokens"
+    ]
+
+
+@pytest.mark.parametrize("value", ["a string", {"vectors": 1}, 5])
+def test_a_wrong_value_on_a_wire_is_one_sentence(nodes: dict[str, Any], shown: list[str], value: Any) -> None:
+    """Only a graph in API form can bring one."""
+    wires = _wired(nodes)
+    assert len(wires) >= 15
+    for number, name in wires:
+        shown.clear()
+        listed = nodes[number].define_schema().is_input_list
+        given = {"token0": value} if name == "tokens" else [value] if listed else value
+        text = _refusal(nodes[number], shown, **{name: given})
+        socket = "token0" if name == "tokens" else name
+        assert text.startswith(f"'{socket}' got ") and "Connect " in text, (number, name)
+
+
+@pytest.mark.parametrize(
+    ("told", "read"),
+    [
+        ("<img src=x onerror=alert(1)>", "\u2039img src=x onerror=alert(1)\u203a"),
+        ("<script", "\u2039script"),
+        ("norm 0.4 -> 0.3", "norm 0.4 -> 0.3"),
+        ("[[here|https://example.org]]", "[ [here|https://example.org]]"),
+        ("__LNK0__", "_ _LNK0__"),
+    ],
+)
+def test_no_text_is_markup_in_a_page(pack: ModuleType, told: str, read: str) -> None:
+    assert pack.nodes.host.page.harmless(told) == read
+
+
+def test_an_error_of_another_kind_keeps_its_kind(pack: ModuleType) -> None:
+    """ComfyUI frees memory after one kind."""
+    error = pack.nodes.errors._without_markup(torch.OutOfMemoryError("<b>no memory"))
+    assert isinstance(error, torch.OutOfMemoryError) and str(error) == "\u2039b\u203ano memory"
+    assert "<" not in str(pack.nodes.errors._without_markup(KeyError("<b>")))

@@ -12,6 +12,7 @@ import torch
 from tests.tiny_people import conditioning, person, with_embeddings
 
 pytestmark = pytest.mark.usefixtures("text_without_a_page")
+from tests.tiny_page import hearing
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def said(monkeypatch: pytest.MonkeyPatch, text_without_a_page: None) -> list[str
     import server
 
     written: list[str] = []
-    monkeypatch.setattr(server.PromptServer.instance, "send_progress_text", lambda text, *_: written.append(text))
+    monkeypatch.setattr(server.PromptServer, "instance", hearing(written))
     return written
 
 

@@ -6,12 +6,14 @@ import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+
+from tests.tiny_page import hearing
 
 PROMPT = "a photo of a {} person"
 STEPS = 5
@@ -23,7 +25,7 @@ def texts(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]
     import server
 
     said: list[str] = []
-    page = SimpleNamespace(send_progress_text=lambda text, _node: said.append(text), send_sync=lambda *_: None)
+    page = hearing(said)
     monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
     with torch.inference_mode():
         yield said

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from tests.tiny_page import hearing
 from tests.tiny_people import conditioning, person, with_embeddings
 
 pytestmark = pytest.mark.usefixtures("text_without_a_page")
@@ -194,7 +195,7 @@ def _said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     import server
 
     said: list[str] = []
-    page = SimpleNamespace(send_progress_text=lambda text, _node: said.append(text), send_sync=lambda *_: None)
+    page = hearing(said)
     monkeypatch.setattr(server.PromptServer, "instance", page, raising=False)
     return said
 

@@ -4,9 +4,11 @@ import { app } from '../../scripts/app.js'
 
 const TEXT = '$$node-text-preview'
 
+const root = () => app.rootGraph ?? app.graph
+
 /** The node with the id that a run gives it: `5`, or `5:2` for node 2 in subgraph 5. */
 export function nodeOf(id) {
-  let graph = app.rootGraph ?? app.graph
+  let graph = root()
   let node = null
   for (const part of String(id).split(':')) {
     node = graph?.getNodeById(part) ?? graph?.getNodeById(Number(part)) ?? null
@@ -15,12 +17,19 @@ export function nodeOf(id) {
   return node
 }
 
-/** All nodes, those in subgraphs too. */
-export function* allNodes(graph = app.rootGraph ?? app.graph) {
+/** The nodes of this pack, those in subgraphs too, each with the id that a run gives it. */
+export function* ourNodes(graph = root(), path = '') {
   for (const node of graph?.nodes ?? []) {
-    yield node
-    if (node.subgraph) yield* allNodes(node.subgraph)
+    if (node.type?.startsWith('CrossInit')) yield [`${path}${node.id}`, node]
+    if (node.subgraph) yield* ourNodes(node.subgraph, `${path}${node.id}:`)
   }
+}
+
+/** Names the graph: by its own id, and by its nodes, for a file may have no id. */
+export function graphNames() {
+  const graph = root()
+  const nodes = (graph?.nodes ?? []).map((node) => `${node.id}:${node.type}`)
+  return [graph?.id, nodes.toSorted().join()].filter(Boolean)
 }
 
 /** The line of text on a node; `undefined` where there is none. */
@@ -28,15 +37,12 @@ export function textOf(node) {
   return textWidget(node)?.value
 }
 
-/** Put another line of text in the place of the one that is there, or none. */
-export function replaceText(node, text) {
+/** Takes the line of text off a node. */
+export function removeText(node) {
   const widget = textWidget(node)
   if (!widget) return
-  if (text) widget.value = text
-  else {
-    widget.onRemove?.()
-    node.widgets.splice(node.widgets.indexOf(widget), 1)
-  }
+  widget.onRemove?.()
+  node.widgets.splice(node.widgets.indexOf(widget), 1)
   node.setDirtyCanvas?.(true, true)
 }
 

@@ -99,7 +99,7 @@ def angle(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence
 def regularizer(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float]) -> None:
     """lambda times the distance: what is added to the loss."""
     axes.set_title("Pull back (regularizer)")
-    axes.set_ylabel("λ · mean distance")
+    axes.set_ylabel("\u03bb · mean distance")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     axes.yaxis.get_offset_text().set(x=1, horizontalalignment="right")
     known = [token for token in tokens if lambda_of(token.metadata) is not None]
@@ -156,7 +156,7 @@ def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence
         axes.set_ylim(0, max(values) * 1.25 or 1)
     axes.set_xlim(-0.8, max(place - 0.7, 1) - 0.2)
     axes.set_xticks(*zip(*ticks, strict=True))
-    axes.set_xlabel("vector (○ start, ● learned)")
+    axes.set_xlabel("vector (\u25cb start, \u25cf learned)")
 
 
 ALL = (loss, norms, distance, angle, regularizer)

@@ -64,11 +64,17 @@ class History:
         return [image for output in nodes for image in output.get("images", [])]
 
 
+_OUR_TEXT = "crossinit.text"
+"""A line of text as the nodes of this pack send it."""
+
+
 def events_in(message: aiohttp.WSMessage) -> Iterator[Event]:
     """The events of a websocket message, or none."""
     if message.type == aiohttp.WSMsgType.TEXT:
         content = json.loads(message.data)
-        yield Event(content["type"], content.get("data") or {})
+        data = content.get("data") or {}
+        # As ComfyUI's own lines of text are called, which come as binary frames.
+        yield Event("progress_text" if content["type"] == _OUR_TEXT else content["type"], data)
     elif message.type == aiohttp.WSMsgType.BINARY:
         yield from _binary_event(message.data)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from comfy_api.latest import io
@@ -11,11 +13,15 @@ from PIL import Image
 from ...crossinit_core import LearnedToken, StepReport
 from ...crossinit_core.backbone import FrozenModel
 from ...crossinit_core.tokens.small_pictures import Strip
+from ..errors import notes_of
 from ..host.backbone import ComfyBackbone
 from ..host.page import show_text
 from ..host.previews import Previews, for_the_page
-from ..host.progress import ProgressBar, stop_if_cancelled
+from ..host.progress import Cancelled, ProgressBar, stop_if_cancelled
 from .samples import SamplePictures
+
+_STOPPED = re.compile(r"Stopped after step (?P<step>\d+)(?P<kept>[;,])")
+"""How `crossinit_core/learning/resume_files.py` notes on an error where the next run goes on, or `,` why that is not possible."""
 
 
 class Display:
@@ -29,9 +35,11 @@ class Display:
         self._preview: Image.Image | None = None
         self._sample: Image.Image | None = None
         self._first: tuple[int, float] | None = None
+        self._step = 0
 
     def report(self, step: StepReport) -> None:
         """After each step."""
+        self._step = step.step
         # The progress bar looks for a cancel now and then; a step is short enough to look each time.
         stop_if_cancelled()
         now = time.perf_counter()
@@ -51,9 +59,26 @@ class Display:
             self._sample = picture
             self._advance(step.step, True)
 
-    def finish(self, token: LearnedToken, summary: str, remark: str = "") -> LearnedToken:
-        """The token with the run's pictures in its history; the node says how it went, and the remark."""
-        show_text(self._node, "; ".join(filter(None, [summary, remark, self._samples.trouble])))
+    def stopped(self, error: BaseException) -> None:
+        """After a cancel the node says where it came, and where the next run goes on. Of other errors `tells_errors` says it."""
+        if not isinstance(error, Cancelled):
+            return
+        note = next(iter(notes_of(error)), "")
+        found = _STOPPED.match(note)
+        if found:
+            on = "; the next run with the same inputs goes on from there" if found["kept"] == ";" else ""
+            line = f"cancelled at step {found['step']} of {self._steps}{on}"
+        else:
+            line = (
+                f"cancelled at step {self._step} of {self._steps}" if self._step else "cancelled before the first step"
+            )
+        # Why it could not be kept, if it was not.
+        show_text(self._node, line if not found or found["kept"] == ";" else f"{line}\n{note}", wrong=True)
+
+    def finish(self, token: LearnedToken, summary: str, remark: str = "", notes: Sequence[str] = ()) -> LearnedToken:
+        """The token with the run's pictures in its history; the node says how it went, the remark, and below it the notes."""
+        course = "; ".join(filter(None, [summary, remark, self._samples.trouble]))
+        show_text(self._node, "\n".join([course, *notes]))
         assert token.history
         history = replace(
             token.history,

@@ -86,20 +86,25 @@ def _learn(
     )
     display = Display(node, backbone, settings.steps, samples)
     remark = _enlarged(photos, settings.resolution or backbone.resolution)
-    result = invert(
-        backbone,
-        cross_init.vectors,
-        settings,
-        images=photos,
-        masks=masks,
-        on_step=display.report,
-        observe=display.observe,
-        resume_folder=resume_folder(),
-        resume=resume,
-        name=name,
-        metadata=cross_init.facts,
-    )
-    return io.NodeOutput(display.finish(result.token, result.summary(), remark), {"loss": result.losses})
+    try:
+        result = invert(
+            backbone,
+            cross_init.vectors,
+            settings,
+            images=photos,
+            masks=masks,
+            on_step=display.report,
+            observe=display.observe,
+            resume_folder=resume_folder(),
+            resume=resume,
+            name=name,
+            metadata=cross_init.facts,
+        )
+    except BaseException as error:
+        display.stopped(error)
+        raise
+    notes = getattr(result, "notes", ())
+    return io.NodeOutput(display.finish(result.token, result.summary(), remark, notes), {"loss": result.losses})
 
 
 def resume_folder() -> Path:
