@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 from comfy_api.latest import io
@@ -20,8 +19,8 @@ from ..host.previews import Previews, for_the_page
 from ..host.progress import Cancelled, ProgressBar, stop_if_cancelled
 from .samples import SamplePictures
 
-_STOPPED = re.compile(r"Stopped after step (?P<step>\d+)(?P<kept>[;,])")
-"""How `crossinit_core/learning/resume_files.py` notes on an error where the next run goes on, or `,` why that is not possible."""
+_STOPPED = re.compile(r"Stopped after step (\d+); the next run")
+"""How `crossinit_core/learning/resume_files.py` notes on an error where the next run goes on."""
 
 
 class Display:
@@ -36,6 +35,13 @@ class Display:
         self._sample: Image.Image | None = None
         self._first: tuple[int, float] | None = None
         self._step = 0
+        self._course = "starting"
+        self._notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """What a person should know of the run; it stays below the line until the run ends."""
+        self._notes.append(text)
+        self._show(self._course)
 
     def report(self, step: StepReport) -> None:
         """After each step."""
@@ -46,7 +52,7 @@ class Display:
         fresh = step.step == self._steps or self._previews.due()
         if fresh:
             course = f"step {step.step} of {self._steps} · loss {step.loss:.4f} · moved {step.distance:.2f}"
-            show_text(self._node, course + _pace(step, self._first, now))
+            self._show(course + _pace(step, self._first, now))
             if picture := self._previews.picture(step.denoised):
                 self._preview = picture
                 self._seen.add(step.step, picture)
@@ -63,22 +69,18 @@ class Display:
         """After a cancel the node says where it came, and where the next run goes on. Of other errors `tells_errors` says it."""
         if not isinstance(error, Cancelled):
             return
-        note = next(iter(notes_of(error)), "")
-        found = _STOPPED.match(note)
-        if found:
-            on = "; the next run with the same inputs goes on from there" if found["kept"] == ";" else ""
-            line = f"cancelled at step {found['step']} of {self._steps}{on}"
+        kept = next(filter(None, map(_STOPPED.match, notes_of(error))), None)
+        if kept:
+            line = f"cancelled at step {kept[1]} of {self._steps}; the next run with the same inputs goes on from there"
+        elif self._step:
+            line = f"cancelled at step {self._step} of {self._steps}"  # the notes say why it could not be kept
         else:
-            line = (
-                f"cancelled at step {self._step} of {self._steps}" if self._step else "cancelled before the first step"
-            )
-        # Why it could not be kept, if it was not.
-        show_text(self._node, line if not found or found["kept"] == ";" else f"{line}\n{note}", wrong=True)
+            line = "cancelled before the first step"
+        self._show(line, wrong=True)
 
-    def finish(self, token: LearnedToken, summary: str, remark: str = "", notes: Sequence[str] = ()) -> LearnedToken:
+    def finish(self, token: LearnedToken, summary: str, remark: str = "") -> LearnedToken:
         """The token with the run's pictures in its history; the node says how it went, the remark, and below it the notes."""
-        course = "; ".join(filter(None, [summary, remark, self._samples.trouble]))
-        show_text(self._node, "\n".join([course, *notes]))
+        self._show("; ".join(filter(None, [summary, remark, self._samples.trouble])))
         assert token.history
         history = replace(
             token.history,
@@ -87,6 +89,10 @@ class Display:
             sample_prompt=self._samples.settings.prompt,
         )
         return replace(token, history=history)
+
+    def _show(self, course: str, wrong: bool = False) -> None:
+        self._course = course
+        show_text(self._node, "\n".join([course, *self._notes]), wrong=wrong)
 
     def _advance(self, step: int, fresh: bool) -> None:
         """Moves the bar; a new picture goes with it."""

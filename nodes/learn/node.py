@@ -13,6 +13,7 @@ from ..errors import tells_errors
 from ..host.backbone import ComfyBackbone
 from ..host.folders import output_folder
 from ..sockets import CATEGORY, SEARCH_ALIASES, CrossInit, LearnedTokenSocket, single
+from ..texts import check_prompt
 from .display import Display
 from .inputs import NAME, learn_inputs, settings_of
 from .samples import SamplePictures, SampleSettings
@@ -49,11 +50,15 @@ class CrossInitLearn(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: list[str | None] | None = None) -> bool:
-        """Refuses an impossible name when the graph is queued."""
+    def validate_inputs(
+        cls, name: list[str | None] | None = None, sample_prompt: list[str | None] | None = None
+    ) -> bool:
+        """Refuses an impossible name, and a prompt that cannot be read, when the graph is queued."""
         for given in name or ():
             if given is not None and given.strip():
                 check_token_name(given.strip())
+        for given in sample_prompt or ():
+            check_prompt(given, "sample_prompt")
         return True
 
     @classmethod
@@ -79,6 +84,7 @@ def _learn(
     **widgets: Any,
 ) -> io.NodeOutput:
     settings = settings_of(**widgets)
+    check_prompt(sample_prompt, "sample_prompt")
     name = check_token_name(name.strip() or NAME)
     backbone = ComfyBackbone(model, clip, vae)
     samples = SamplePictures(
@@ -99,12 +105,12 @@ def _learn(
             resume=resume,
             name=name,
             metadata=cross_init.facts,
+            on_note=display.note,
         )
     except BaseException as error:
         display.stopped(error)
         raise
-    notes = getattr(result, "notes", ())
-    return io.NodeOutput(display.finish(result.token, result.summary(), remark, notes), {"loss": result.losses})
+    return io.NodeOutput(display.finish(result.token, result.summary(), remark), {"loss": result.losses})
 
 
 def resume_folder() -> Path:
