@@ -32,10 +32,10 @@ def test_the_published_embeddings_load_with_both_vectors(reference: Path, person
 def test_the_order_of_numbered_keys_is_their_number(tmp_path: Path) -> None:
     vectors = torch.randn(12, 768)
     order = [10, 3, 0, 11, 1, 2, 9, 8, 4, 5, 7, 6]
-    torch.save({f"ann_v{number}": vectors[number] for number in order}, tmp_path / "x.bin")
-    token = load_learned_token(tmp_path / "x.bin")
+    torch.save({f"ann_v{number}": vectors[number] for number in order}, tmp_path / "ben.bin")
+    token = load_learned_token(tmp_path / "ben.bin")
     assert torch.equal(token.vectors, vectors)
-    assert (token.name, token.base) == ("ann", "sd1")
+    assert (token.name, token.base) == ("ben", "sd1")
 
 
 FORMATS: dict[str, Any] = {
@@ -106,8 +106,8 @@ def test_torchs_old_pickles_are_read(tmp_path: Path) -> None:
 
 
 def test_where_the_name_comes_from(tmp_path: Path) -> None:
-    """The caller's name first, then the one in the file, then the file's own."""
-    torch.save({"emb_params": VECTORS}, tmp_path / "My Face (1).pt")
+    """The caller's name first, then the file's own, as people see it; never the one inside."""
+    torch.save({"string_to_param": {"*": VECTORS}, "name": "inside"}, tmp_path / "My Face (1).pt")
     assert load_learned_token(tmp_path / "My Face (1).pt").name == "My-Face-1"
     assert load_learned_token(tmp_path / "My Face (1).pt", name="bob").name == "bob"
 
@@ -119,7 +119,7 @@ def test_where_the_name_comes_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_a_saved_token_comes_back_as_it_was(tmp_path: Path, suffix: str, count: int) -> None:
     token = LearnedToken(torch.randn(count, 768), "Zoë-李", "sd1", {"crossinit.steps": "25", "note": "née Å"})
-    path = save_learned_token(token, tmp_path / "new folder" / f"x{suffix}")
+    path = save_learned_token(token, tmp_path / "new folder" / f"Zoë-李{suffix}")
     back = load_learned_token(path)
     assert torch.equal(back.vectors, token.vectors)
     assert (back.name, back.base) == (token.name, "sd1")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..families import CONTEXT_LENGTH, describe_width
 from ..files import is_windows_device
+from ..text import normal_form, quoted
 from .history import History
 
 MOST_VECTORS_IN_A_FILE = CONTEXT_LENGTH - 2
@@ -21,42 +22,67 @@ LONGEST_NAME = 100
 LONGEST_NAME_IN_BYTES = 200
 """File systems allow 255 bytes, of which a suffix and the mark of a temporary file take some."""
 
+_LONGEST_TYPED = 1000
+"""Characters of a text that are looked at for a name."""
+
+_SUFFIXES = re.compile(r"(\.(safetensors|pt|bin))+$", re.IGNORECASE)
+
 _FORBIDDEN = re.compile(r"[\s,:;()<>\[\]{}\\/|?*\"'\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def check_token_name(name: str) -> str:
-    """The name itself, if it can stand in a prompt and in a file name on every system.
+    """The name as it is kept: composed (NFC), without format characters and without the suffix of a token file.
 
-    Raises ValueError with the reason and a name that would do.
+    What is kept can stand in a prompt and in a file name on every system. `My-Face.safetensors` is `My-Face`: ComfyUI would
+    find the file by both. Raises ValueError with the reason and a name that would do.
     """
+    kept = name if len(name) > _LONGEST_TYPED else _without_suffix(normal_form(name))
     problem = None
-    if not name:
+    if not kept:
         problem = "is empty"
-    elif found := _FORBIDDEN.search(name):
-        what = "a space" if found.group().isspace() else f"'{found.group()}'"
+    elif len(kept) > LONGEST_NAME:
+        problem = f"is {len(kept)} characters long (at most {LONGEST_NAME})"
+    elif found := _FORBIDDEN.search(kept):
+        what = "a space" if found.group().isspace() else f"'{quoted(found.group())}'"
         problem = f"holds {what}, which ends a name inside a prompt or a path"
-    elif name.startswith(".") or name.endswith("."):
+    elif kept.startswith(".") or kept.endswith("."):
         problem = "starts or ends with a dot"
-    elif is_windows_device(name):
+    elif is_windows_device(kept):
         problem = "is the name of a device on Windows"
-    elif len(name) > LONGEST_NAME:
-        problem = f"is {len(name)} characters long (at most {LONGEST_NAME})"
-    elif len(name.encode()) > LONGEST_NAME_IN_BYTES:
-        problem = f"takes {len(name.encode())} bytes as a file name (at most {LONGEST_NAME_IN_BYTES})"
+    elif len(kept.encode()) > LONGEST_NAME_IN_BYTES:
+        problem = f"takes {len(kept.encode())} bytes as a file name (at most {LONGEST_NAME_IN_BYTES})"
     if problem:
         raise ValueError(
-            f"The token name '{name}' {problem}. Use letters, digits, '-' and '_', "
+            f"The token name '{quoted(name)}' {problem}. Use letters, digits, '-' and '_', "
             f"for example '{suggest_token_name(name)}'."
         )
-    return name
+    return kept
 
 
 def suggest_token_name(text: str) -> str:
-    """The nearest usable name to any text: `../My Face (1)` gives `My-Face-1`."""
-    name = re.sub(r"-{2,}", "-", _FORBIDDEN.sub("-", text)).strip("-.") or "my-face"
-    if is_windows_device(name):
-        name = f"my-{name}"
-    return name[:LONGEST_NAME].encode()[:LONGEST_NAME_IN_BYTES].decode(errors="ignore").rstrip("-.")
+    """The nearest usable name to any text: `../My Face (1).pt` gives `My-Face-1`."""
+    # Stripping and cutting can each bring a suffix or a device's name to light.
+    name = _FORBIDDEN.sub("-", _without_suffix(normal_form(text[:_LONGEST_TYPED])))
+    name = _without_suffix(re.sub(r"-{2,}", "-", name).strip("-."))
+    name = _without_suffix(_cut(name).strip("-.")) or "my-face"
+    return _cut(f"my-{name}").rstrip("-.") if is_windows_device(name) else name
+
+
+def numbered(name: str, number: int) -> str:
+    """The name with a number, `anna-2`; a long name is shortened, so that the result is a usable one."""
+    end = f"-{number}"
+    return f"{_cut(name, len(end)).rstrip('-.')}{end}"
+
+
+def _without_suffix(name: str) -> str:
+    """Without `.safetensors` and the like, as often as they stand there."""
+    return _SUFFIXES.sub("", name)
+
+
+def _cut(name: str, room: int = 0) -> str:
+    """So much of a name that `room` more ASCII characters fit behind it."""
+    short = name[: LONGEST_NAME - room].encode(errors="replace")[: LONGEST_NAME_IN_BYTES - room]
+    return short.decode(errors="ignore")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +93,8 @@ class LearnedToken:
     or `width-D` for a model of another width. `metadata` holds provenance as strings; keys are
     `modelspec.*` and `crossinit.*` as written to safetensors files. `history` is there for a token that was just learned;
     files do not keep it.
+
+    `name` is kept as `check_token_name` gives it.
 
     Raises ValueError if the vectors are not K finite rows or the name cannot stand in a prompt.
     """
@@ -80,7 +108,7 @@ class LearnedToken:
     def __post_init__(self) -> None:
         vectors = self.vectors
         if not isinstance(vectors, Tensor) or vectors.ndim != 2 or not 1 <= len(vectors) <= MOST_VECTORS_IN_A_FILE:
-            shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
+            shape = quoted(tuple(vectors.shape)) if isinstance(vectors, Tensor) else type(vectors).__name__
             raise ValueError(
                 f"A learned token is 1 to {MOST_VECTORS_IN_A_FILE} vectors of shape (K, d), but got {shape}."
             )
@@ -88,8 +116,8 @@ class LearnedToken:
         with torch.inference_mode(False):
             vectors = vectors.detach().to("cpu", torch.float32).contiguous().clone()
         if not torch.isfinite(vectors).all():
-            raise ValueError(f"The token '{self.name}' holds values that are not numbers (NaN or infinite).")
-        check_token_name(self.name)
+            raise ValueError(f"The token '{quoted(self.name)}' holds values that are not numbers (NaN or infinite).")
+        object.__setattr__(self, "name", check_token_name(self.name))
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 

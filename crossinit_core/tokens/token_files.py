@@ -1,78 +1,101 @@
-"""Every file format of learned tokens, in and out.
+"""Files of learned tokens, in and out.
 
-Written: one tensor (K, d) float32, because ComfyUI, diffusers, A1111, kohya and InvokeAI all read
-that, and most of them lose or refuse a second tensor.
-Read: that; the published two-key `.bin`; diffusers; `.pt` of A1111 and of the original textual
-inversion (`string_to_param`); kohya and InvokeAI (`emb_params`); OneTrainer (`emp_params`); a bare
-tensor. Pickles are opened with `weights_only=True`, never otherwise.
+`containers` opens safetensors and pickles without believing them, `layouts` knows where each tool puts the vectors, and which
+tools read what is written here. docs/formats.md is the table for users.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import pickle
 import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..families import base_of_width
+from ..families import WIDTH_TO_BASE, base_of_width
 from ..files import write_atomically
-from .learned_token import LearnedToken, suggest_token_name
+from ..text import quoted
+from .containers import opened, read_container
+from .layouts import DEFAULT_LAYOUTS, FORMATS, LAYOUTS, find_vectors
+from .learned_token import MOST_VECTORS_IN_A_FILE, LearnedToken, suggest_token_name
 from .metadata import BASE, CHECKPOINT, steps_of
+from .pickles import ForeignCodeError
+from .stored import BadFileError, StoredTensor
 
-SUFFIXES = (".safetensors", ".pt", ".bin")
+SUFFIXES = tuple(DEFAULT_LAYOUTS)
 
-_NUMBERED = re.compile(r"^(?P<name>.+)_v(?P<number>\d+)$")
-_NAMED_PARAMETERS = ("emb_params", "emp_params", "clip_h", "clip_l")
+_LONGEST_MESSAGE = 590
+_PICKLE_MEMBER = re.compile(r"[^/]+/(data/\d+|version|data\.pkl)")
 
 
 def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedToken:
-    """A token from a file in any format that textual inversion tools write.
+    """A token from a file in any format that textual inversion tools write. The first bytes decide, not the suffix.
 
-    The token's name is `name` if given, else the one in the file, else the file's own.
-    Raises FileNotFoundError, or ValueError that says which file, which key and why.
+    The token's name is `name` if given, else the file's own, made usable; what is stored inside does not count.
+    Raises FileNotFoundError, or ValueError of one line of at most 600 characters that says which file and why. Both come
+    before more is read than a token may hold: 75 vectors of width 8192.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no token file at '{path}'.")
-    if path.suffix.lower() in (".safetensors", ".sft"):
-        content, metadata = _read_safetensors(path)
-    else:
-        content, metadata = _read_pickle(path), {}
-    vectors, stored_name, more = _vectors_in(content, path.name)
-    metadata = {**metadata, **more}
+    shown = quoted(path.name, 100)
     try:
+        with opened(path) as file:
+            held = read_container(file)
+            vectors = _rows(find_vectors(held.values))
+            metadata = _clean(held.metadata or _stored_metadata(held.values))
+        width = vectors.shape[-1]
         return LearnedToken(
             vectors=vectors,
-            name=name or suggest_token_name(stored_name or path.stem),
-            base=metadata.get(BASE) or base_of_width(vectors.shape[-1]),
+            name=suggest_token_name(path.stem) if name is None else name,
+            base=base_of_width(width) if width in WIDTH_TO_BASE else metadata.get(BASE) or base_of_width(width),
             metadata=metadata,
         )
+    except ForeignCodeError as error:
+        raise ValueError(
+            f"'{shown}' holds more than tensors: opening it could run foreign code, so it was not opened. "
+            "Ask for it in the safetensors format."
+        ) from error
+    except BadFileError as error:
+        what = str(error)
+        advice = " Copy or download it again." if what.startswith("is damaged") else ""
+        raise ValueError(f"'{shown}' {what[: _LONGEST_MESSAGE - 140]}.{advice}") from error
     except ValueError as error:
-        raise ValueError(f"'{path.name}': {error}") from error
+        raise ValueError(f"'{shown}': {error}"[:_LONGEST_MESSAGE]) from error
 
 
-def save_learned_token(token: LearnedToken, path: str | Path) -> Path:
-    """Write a token; the suffix chooses the format. An existing file is replaced in one step.
+def save_learned_token(token: LearnedToken, path: str | Path, layout: str | None = None) -> Path:
+    """Write a token; the suffix chooses the container. An existing file is replaced in one step.
 
-    `.safetensors`: one tensor under the key `<NAME>`, with the metadata. `.pt`: A1111's layout.
-    `.bin`: diffusers' layout, one tensor under `<NAME>`; it has no place for the metadata.
-    Raises ValueError for another suffix.
+    `.safetensors`: one tensor under the key `<NAME>`, with the metadata. `.pt`: A1111's layout. `.bin`: diffusers' layout,
+    one tensor under `<NAME>`; it has no place for the metadata. Another `layout` is one of `layouts.LAYOUTS`:
+    `emb_params` (InvokeAI), `emp_params` (OneTrainer), `published` (`NAME_v0`, `NAME_v1` ..), `named`, `a1111`.
+    Raises ValueError for another suffix, or a layout that is not written with it.
     """
     path = Path(path)
-    placeholder = f"<{token.name}>"
-    if path.suffix == ".safetensors":
-        write_atomically(path, save({placeholder: token.vectors}, dict(token.metadata)))
-    elif path.suffix == ".pt":
+    suffix = path.suffix
+    if suffix not in DEFAULT_LAYOUTS:
+        raise ValueError(
+            f"Cannot write a token as '{quoted(path.name)}'. The file name must end in one of {', '.join(SUFFIXES)}."
+        )
+    layout = layout or DEFAULT_LAYOUTS[suffix]
+    if layout not in LAYOUTS or suffix not in LAYOUTS[layout].suffixes:
+        fitting = [name for name, known in LAYOUTS.items() if suffix in known.suffixes]
+        raise ValueError(
+            f"Cannot write a token as '{quoted(path.name)}' in the layout '{quoted(layout, 40)}'. With {suffix} the layout is "
+            f"one of {', '.join(fitting)}."
+        )
+    tensors = LAYOUTS[layout].content(token.vectors, token.name)
+    if suffix == ".safetensors":
+        write_atomically(path, save(tensors, dict(token.metadata)))
+    elif layout == "a1111":
         content = {
             "string_to_token": {"*": 265},
-            "string_to_param": {"*": token.vectors},
+            "string_to_param": tensors,
             "name": token.name,
             "step": steps_of(token.metadata) or 0,
             "sd_checkpoint": None,
@@ -80,111 +103,59 @@ def save_learned_token(token: LearnedToken, path: str | Path) -> Path:
             "crossinit": json.dumps(dict(token.metadata)),
         }
         write_atomically(path, _pickled(content))
-    elif path.suffix == ".bin":
-        write_atomically(path, _pickled({placeholder: token.vectors}))
     else:
-        raise ValueError(
-            f"Cannot write a token as '{path.name}'. The file name must end in one of {', '.join(SUFFIXES)}."
-        )
+        write_atomically(path, _pickled(tensors))
     return path
 
 
 def _pickled(content: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
+    """What torch.save writes, without the members that newer versions add.
+
+    AUTOMATIC1111 refuses a file with any but these three kinds: `allowed_zip_names_re` in modules/safe.py.
+    """
+    written, kept = io.BytesIO(), io.BytesIO()
+    torch.save(content, written)
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(kept, "w", zipfile.ZIP_STORED) as target:
+        for member in source.infolist():
+            if _PICKLE_MEMBER.fullmatch(member.filename):
+                target.writestr(zipfile.ZipInfo(member.filename), source.read(member))
+    return kept.getvalue()
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"'{path.name}' is damaged or no safetensors file ({error}). Copy or download it again."
-        ) from error
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        # The original textual inversion writes its vectors as one.
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
-            return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise ValueError(
-                f"'{path.name}' holds more than tensors: opening it could run foreign code, so it was not opened. "
-                "Ask for it in the safetensors format."
-            ) from error
-        # torch's own text on unpickling advises to trust the file.
-        reason = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0]
-        raise ValueError(
-            f"'{path.name}' is damaged or no token file ({reason or type(error).__name__}). Copy or download it again."
-        ) from error
-
-
-def _vectors_in(content: Any, file: str) -> tuple[Tensor, str | None, dict[str, str]]:
-    """The (K, d) tensor of a file's content, the name stored with it, and metadata."""
-    if isinstance(content, Tensor):
-        return _rows([content], file), None, {}
-    if not isinstance(content, dict):
-        raise ValueError(f"'{file}' holds a {type(content).__name__}, but a token file holds tensors by name.")
-    if "string_to_param" in content:
-        parameters = content["string_to_param"]
-        # The values() of a ParameterDict that an older torch wrote are empty.
-        parameters = getattr(parameters, "_parameters", parameters)
-        found = [value for value in getattr(parameters, "values", list)() if isinstance(value, Tensor)]
-        name = content.get("name")
-        metadata = _stored_metadata(content.get("crossinit"))
-        if len(found) != 1:
-            raise ValueError(f"'{file}': 'string_to_param' holds {len(found)} tensors, but one was expected.")
-        return _rows(found, file), name if isinstance(name, str) else None, metadata
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if "clip_g" in tensors:
-        raise ValueError(f"'{file}' is an SDXL embedding (it holds 'clip_g'). Use one for SD 1.x or SD 2.x.")
-    for key in _NAMED_PARAMETERS:
-        if key in tensors:
-            vectors = _rows([tensors[key]], file)
-            for other, tensor in tensors.items():
-                if tensor.ndim == 2 and tensor.shape[1] != vectors.shape[1]:
-                    raise ValueError(
-                        f"'{file}' is an embedding of another model family: beside '{key}' of width {vectors.shape[1]} it "
-                        f"holds '{other}' of width {tensor.shape[1]}. Use one for SD 1.x or SD 2.x."
-                    )
-            return vectors, None, {}
-    numbered = {key: match for key in tensors if (match := _NUMBERED.match(key))}
-    if tensors and len(numbered) == len(tensors) and len({match["name"] for match in numbered.values()}) == 1:
-        order = sorted(numbered, key=lambda key: int(numbered[key]["number"]))
-        return _rows([tensors[key] for key in order], file), numbered[order[0]]["name"], {}
-    if len(tensors) == 1:
-        key, tensor = next(iter(tensors.items()))
-        return _rows([tensor], file), key.strip("<>") if key.startswith("<") else None, {}
-    raise ValueError(
-        f"'{file}' is no token file: its keys are {', '.join(sorted(map(str, content))[:6]) or 'none'}. "
-        "Expected one tensor, or NAME_v0, NAME_v1 .. as the published code writes."
-    )
-
-
-def _stored_metadata(stored: object) -> dict[str, str]:
-    """What `save_learned_token` put into a `.pt` file; nothing if another tool wrote something else there."""
-    try:
-        content = json.loads(stored) if isinstance(stored, str) else {}
-    except json.JSONDecodeError:
-        content = {}
-    return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}
-
-
-def _rows(tensors: list[Tensor], file: str) -> Tensor:
-    """One (K, d) tensor from (d,) or (k, d) tensors of the same width."""
-    rows = [
-        tensor.detach().float().reshape(-1, tensor.shape[-1])
-        for tensor in tensors
-        if tensor.ndim in (1, 2) and tensor.numel()
-    ]
-    if len(rows) != len(tensors) or len({row.shape[-1] for row in rows}) != 1:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise ValueError(
-            f"'{file}' holds tensors of shape {shapes}, but a token is (d,) or (K, d) vectors of one width."
+def _rows(found: list[tuple[str, StoredTensor]]) -> Tensor:
+    """(K, d) float32 from tensors of the same width. Nothing is read before all of them are known to be a token."""
+    tensors = [tensor for _, tensor in found]
+    if any(len(tensor.shape) not in (1, 2) or 0 in tensor.shape for tensor in tensors) or (
+        len({tensor.shape[-1] for tensor in tensors}) != 1
+    ):
+        shapes = ", ".join(tensor.shown_shape for tensor in tensors[:4]) + (" .." if len(tensors) > 4 else "")
+        raise BadFileError(f"holds tensors of shape {shapes}, but a token is (d,) or (K, d) vectors of one width")
+    if sum(tensor.rows() for tensor in tensors) > MOST_VECTORS_IN_A_FILE:
+        total = quoted((sum(tensor.rows() for tensor in tensors), tensors[0].shape[-1]), 60)
+        raise BadFileError(
+            f"is no token file: a token is 1 to {MOST_VECTORS_IN_A_FILE} vectors of shape (K, d), but got {total}"
         )
-    return torch.cat(rows)
+    return torch.cat([tensor.load(key) for key, tensor in found])
+
+
+def _stored_metadata(content: Any) -> dict[str, str]:
+    """What `save_learned_token` put into a `.pt` file; nothing if another tool wrote something else there."""
+    stored = content.get("crossinit") if isinstance(content, Mapping) else None
+    try:
+        facts = json.loads(stored) if isinstance(stored, str) else {}
+        return {str(key): str(value) for key, value in facts.items()} if isinstance(facts, dict) else {}
+    except RecursionError as error:
+        raise BadFileError("is damaged or no token file: its metadata is nested too deeply") from error
+    except ValueError:
+        return {}
+
+
+def _clean(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata that can be written again: half a surrogate pair becomes a question mark."""
+    return {
+        key.encode(errors="replace").decode(): value.encode(errors="replace").decode()
+        for key, value in metadata.items()
+    }
+
+
+__all__ = ["FORMATS", "LAYOUTS", "SUFFIXES", "load_learned_token", "save_learned_token"]
