@@ -42,6 +42,18 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF"}
 _DTYPES = {name: dtype for dtype, name in REAL.items()}
 
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    KeyError,
+    OverflowError,
+)
+
 DAMAGED = "is damaged or no token file"
 
 
@@ -234,16 +246,7 @@ def _zip(file: BinaryIO) -> Content:
         return Content("zip", values)
     except BadFileError:
         raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-        struct.error,
-        KeyError,
-    ) as error:
+    except _ZIP_ERRORS as error:
         raise BadFileError(DAMAGED) from error
 
 
@@ -266,8 +269,11 @@ def _part(file: BinaryIO, member: zipfile.ZipInfo, begin: int, length: int) -> b
             raise BadFileError(DAMAGED)
         name, extra = struct.unpack("<HH", header[26:30])
         return _exactly(file, member.header_offset + 30 + name + extra + begin, length)
-    with zipfile.ZipFile(_Bounded(file)) as archive:
-        return _member(archive, member, _LARGEST_READ)[begin : begin + length]
+    try:
+        with zipfile.ZipFile(_Bounded(file)) as archive:
+            return _member(archive, member, _LARGEST_READ)[begin : begin + length]
+    except _ZIP_ERRORS as error:
+        raise error if isinstance(error, BadFileError) else BadFileError(DAMAGED) from error
 
 
 def _legacy(file: BinaryIO) -> Content:

@@ -196,7 +196,9 @@ class _Machine:
             raise BadFileError("is damaged or no token file")
         return self.stack[-1]
 
-    def _storage(self, identity: tuple[Any, ...]) -> Storage:
+    def _storage(self, identity: tuple[Any, ...]) -> Storage | Global:
+        if identity[0] == "module" and isinstance(identity[1], Global):  # an old file keeps a class with its source
+            return identity[1]
         what, kind, key, _, count = identity[:5]
         if what != "storage" or not isinstance(key, str | int) or not isinstance(count, int) or count < 0:
             raise BadFileError("is damaged or no token file")

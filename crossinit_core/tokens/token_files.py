@@ -60,6 +60,10 @@ def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedT
             f"'{shown}' holds more than tensors: opening it could run foreign code, so it was not opened. "
             "Ask for it in the safetensors format."
         ) from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"'{shown}' cannot be read ({quoted(error.strerror or type(error).__name__)}).") from error
     except BadFileError as error:
         what = str(error)
         advice = " Copy or download it again." if what.startswith("is damaged") else ""

@@ -15,10 +15,12 @@ from comfy.sd1_clip import load_embed
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
-from ...crossinit_core import LearnedToken
+from ...crossinit_core import LearnedToken, load_learned_token
 from ...crossinit_core.families import base_of_width
 from ...crossinit_core.text import normal_form
 from .models import clip_width, encoder_name
+
+_LARGEST_FOR_THE_HOST = 64 * 2**20
 
 _NAME = re.compile(r"\s*([^\s<\[]*)(.*)", re.DOTALL)
 
@@ -99,12 +101,21 @@ def _rows(section: Any, tokens: Mapping[str, LearnedToken]) -> Iterator[tuple[st
 
 
 def vectors_in_prompts(path: Path, width: int) -> Tensor | None:
-    """(K, d) float32, what `embedding:` makes of a file: of several tensors it takes the first one. None: nothing."""
+    """(K, d) float32, what `embedding:` makes of a file: of several tensors it takes the first one. None: nothing.
+
+    The host's loader gets only files that hold a token and are not large: of others it believes what they declare.
+    """
     key = "clip_h" if base_of_width(width) == "sd2" else "clip_l"
-    # A copy in a folder of its own: ComfyUI looks through all folders below, and has no end where links lead in circles.
-    with tempfile.TemporaryDirectory() as folder:
-        vectors = load_embed(shutil.copyfile(path, Path(folder) / path.name).name, [folder], width, key)
-    return None if vectors is None else vectors.float().reshape(-1, vectors.shape[-1])
+    try:
+        load_learned_token(path)
+        if path.stat().st_size > _LARGEST_FOR_THE_HOST:
+            return None
+        # A copy in a folder of its own: ComfyUI looks through all folders below, and has no end where links lead in circles.
+        with tempfile.TemporaryDirectory() as folder:
+            vectors = load_embed(shutil.copyfile(path, Path(folder) / path.name).name, [folder], width, key)
+        return None if vectors is None else vectors.detach().float().reshape(-1, vectors.shape[-1])
+    except Exception:  # the host raises nearly anything: UnboundLocalError for the original textual inversion's files
+        return None
 
 
 class _Lookup:

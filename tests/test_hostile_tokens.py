@@ -1,0 +1,122 @@
+"""Token files made to do harm: one line that names the file, before anything is unpacked."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from crossinit_core import load_learned_token
+from tests.conftest import REPOSITORY
+
+CASES = Path(os.environ.get("CROSSINIT_CASES", REPOSITORY.parent / "shared" / "cases")) / "inputs"
+
+
+def _torch(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _safetensors(header: str, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header.encode() + data
+
+
+def _entry(dtype: str, shape: object, begin: object, end: object) -> str:
+    return json.dumps({"<x>": {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}})
+
+
+def _bomb() -> bytes:
+    """A tensor of 400 MB of zeros, deflated to 400 KB."""
+    small = zipfile.ZipFile(io.BytesIO(_torch({"<x>": torch.zeros(2, 8)})))
+    kept = io.BytesIO()
+    with zipfile.ZipFile(kept, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in small.namelist():
+            content = bytes(40_000_000) if "/data/0" in member else small.read(member)
+            target.writestr(member, content)
+    return kept.getvalue()
+
+
+def _many_members() -> bytes:
+    kept = io.BytesIO()
+    with zipfile.ZipFile(kept, "w") as target:
+        for number in range(30_000):
+            target.writestr(f"archive/data/{number:0300d}", b"")
+    return kept.getvalue()
+
+
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "sparse": lambda: _torch({"<x>": torch.sparse_coo_tensor([[0], [0]], [1.0], (2, 10**9))}),
+    "complex": lambda: _torch({"<x>": torch.zeros(2, 8, dtype=torch.complex64)}),
+    "quantized": lambda: _torch({"<x>": torch.quantize_per_tensor(torch.zeros(2, 8), 1.0, 0, torch.qint8)}),
+    "meta": lambda: _torch({"<x>": torch.zeros(2, 8, device="meta")}),
+    "stride 0": lambda: _torch({"<x>": torch.zeros(1, 1).expand(75, 8192)}),
+    "stride 0 of 4 GB": lambda: _torch({"<x>": torch.zeros(1, 1).expand(2, 5 * 10**8)}),
+    "nested tensors": lambda: _torch({"<x>": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])}),
+    "whole numbers": lambda: _torch({"<x>": torch.zeros(2, 8, dtype=torch.long)}),
+    "bomb": _bomb,
+    "many members": _many_members,
+    "deep lists": lambda: b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "tuples that hash for ever": lambda: b"\x80\x02})" + b"2\x86" * 60 + b"Ns.",
+    "a number of 5,000 digits": lambda: b"\x80\x02}X\x01\x00\x00\x00aL" + b"9" * 5000 + b"L\ns.",
+    "a string of 4 GB": lambda: b"\x80\x02}X\xff\xff\xff\xffabc",
+    "reduce of system": lambda: b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.",
+    "recursion": lambda: b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
+    "a header of gigabytes": lambda: struct.pack("<Q", 2**40) + b"{",
+    "a header of nothing": lambda: struct.pack("<Q", 0),
+    "a header that is a list": lambda: _safetensors("[]"),
+    "a deep header": lambda: _safetensors('{"a":' * 100_000),
+    "a shape of gigabytes": lambda: _safetensors(_entry("F32", [2, 10**12], 0, 64), bytes(64)),
+    "a negative shape": lambda: _safetensors(_entry("F32", [-2, -8], 0, 64), bytes(64)),
+    "a place outside": lambda: _safetensors(_entry("F32", [2, 8], 64, 128), bytes(64)),
+    "offsets of 5,000 digits": lambda: _safetensors(_entry("F32", [2, 8], 0, 64).replace("64", "9" * 5000), bytes(64)),
+    "a type that is none": lambda: _safetensors(_entry("F4\n<b>", [2, 8], 0, 64), bytes(64)),
+    "a shape that is a word": lambda: _safetensors(_entry("F32", "28", 0, 64), bytes(64)),
+    "metadata that is no text": lambda: _safetensors('{"__metadata__":{"a":[1]}}'),
+    "data behind the end": lambda: _safetensors(_entry("F32", [2, 8], 0, 64), bytes(65)),
+    "a plain pickle": lambda: pickle.dumps({"a": 1}),
+    "a picture": lambda: b"\x89PNG\r\n\x1a\n" + bytes(40),
+    "nothing": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.filterwarnings("ignore")
+def test_hostile_files_give_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"{'x' * 200}.pt"
+    path.write_bytes(HOSTILE[kind]())
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"^'xxx") as caught:
+            load_learned_token(path)
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) <= 600 and str(caught.value).isprintable()
+
+
+def test_the_shared_hostile_files_give_one_line() -> None:
+    if not CASES.is_dir():
+        pytest.skip(f"the cases are not at {CASES}; set CROSSINIT_CASES")
+    for path in sorted(CASES.glob("hostile-*")):
+        with pytest.raises(ValueError, match=r"^'hostile-") as caught:
+            load_learned_token(path)
+        assert path.name[:30] in str(caught.value) and len(str(caught.value)) <= 600
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files in folders")
+def test_pipes_devices_and_loops_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "loop.pt").symlink_to(tmp_path / "loop.pt")
+    for path in (tmp_path / "pipe.pt", tmp_path / "loop.pt", Path("/dev/zero"), tmp_path / ("a" * 300), Path("a\0b")):
+        with pytest.raises(FileNotFoundError, match="There is no token file at"):
+            load_learned_token(path)
