@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from crossinit_core import LearnedToken, load_learned_token, save_learned_token
-from crossinit_core.tokens.learned_token import check_token_name, suggest_token_name
+from crossinit_core.tokens.learned_token import check_token_name, numbered, suggest_token_name
 from crossinit_core.tokens.token_files import SUFFIXES
 from tests.ann import VECTORS
 
@@ -82,6 +82,35 @@ def test_a_suggestion_stays_close_to_the_name() -> None:
     assert suggest_token_name("../My Face (1)") == "My-Face-1"
     assert suggest_token_name("embedding:x") == "embedding-x"
     assert suggest_token_name("Zoë") == "Zoë"
+
+
+def test_names_that_look_alike_are_one() -> None:
+    """Composed or not, with format characters or without, with a file's suffix or without."""
+    for name in (
+        "jos\u00e9",
+        "jose\u0301",
+        "jos\u00e9\u200b",
+        "\ufeffjos\u00e9",
+        "jos\u00e9.safetensors",
+        "jos\u00e9.PT.bin",
+    ):
+        assert (
+            LearnedToken(VECTORS, name, "sd2").name == check_token_name(name) == suggest_token_name(name) == "jos\u00e9"
+        )
+
+
+def test_a_number_fits_behind_every_name() -> None:
+    for name in ("ann", "a" * 100, "\u674e" * 66, "a" * 97 + ".b"):
+        for number in (2, 31, 1000):
+            assert check_token_name(numbered(name, number)) == numbered(name, number)
+            assert numbered(name, number).endswith(f"-{number}")
+    assert numbered("ann", 2) == "ann-2"
+
+
+def test_the_message_about_a_huge_name_is_short() -> None:
+    with pytest.raises(ValueError, match="5000000 characters long") as caught:
+        check_token_name("a\n" * 2_500_000)
+    assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(

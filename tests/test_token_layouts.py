@@ -78,7 +78,7 @@ def test_what_is_not_one_token_is_refused_by_name(
 ) -> None:
     path = tmp_path / "Ben.safetensors"
     save_file({key: tensor.clone() for key, tensor in tensors.items()}, path)
-    with pytest.raises(ValueError, match="^'Ben.safetensors' ") as caught:
+    with pytest.raises(ValueError, match=r"^'Ben\.safetensors' ") as caught:
         load_learned_token(path)
     assert reason in str(caught.value)
     assert len(str(caught.value)) < 600 and str(caught.value).isprintable()

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..text import quoted
 from .stored import BadFileError, StoredTensor
 
-MOST_OPCODES = 200_000
+MOST_OPCODES = 100_000
 """A token takes about a hundred, a LoRA some ten thousand."""
 
 LARGEST_INTEGER_IN_BITS = 128

@@ -1,0 +1,80 @@
+"""Every claim that a tool reads a format stands on the tool's own code or on its rule, for each format that is offered."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from crossinit_core import LearnedToken, save_learned_token
+from crossinit_core.tokens.token_files import FORMATS
+from tests import readers
+from tests.ann import ANN, VECTORS
+
+RULES = {
+    "AUTOMATIC1111": readers.automatic1111,
+    "Forge": readers.automatic1111,
+    "kohya": readers.kohya,
+    "InvokeAI": readers.invokeai,
+    "OneTrainer": readers.onetrainer,
+    "the published script": readers.published_script,
+}
+
+
+def _saved(folder: Path, format: str, token: LearnedToken = ANN) -> Path:
+    chosen = FORMATS[format]
+    return save_learned_token(token, folder / f"{token.name}{chosen.suffix}", chosen.layout)
+
+
+@pytest.mark.parametrize("tool", RULES)
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_tool_reads_what_it_is_said_to_read(tmp_path: Path, format: str, tool: str) -> None:
+    path = _saved(tmp_path, format)
+    if tool in FORMATS[format].readers:
+        assert torch.equal(RULES[tool](path).float(), VECTORS)
+    else:
+        with pytest.raises((ValueError, KeyError, AssertionError, AttributeError, pickle.UnpicklingError)):
+            assert torch.equal(RULES[tool](path).float(), VECTORS)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_comfyui_reads_what_it_is_said_to_read(pack: ModuleType, tmp_path: Path, format: str) -> None:
+    from comfy.sd1_clip import load_embed
+
+    _saved(tmp_path, format)
+    read = load_embed("ann", [str(tmp_path)], 1024, "clip_h")
+    said = {"ComfyUI", "SwarmUI"} <= set(FORMATS[format].readers)  # SwarmUI makes its pictures with ComfyUI
+    assert torch.equal(read.reshape(-1, 1024), VECTORS) == said
+
+
+@pytest.mark.parametrize("format", [name for name, known in FORMATS.items() if "diffusers" in known.readers])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_diffusers_reads_what_it_is_said_to_read(tiny_models: Path, tmp_path: Path, format: str) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        tiny_models / "tiny-eps", safety_checker=None, local_files_only=True
+    )
+    vectors = torch.randn(2, 32)
+    pipeline.load_textual_inversion(_saved(tmp_path, format, LearnedToken(vectors, "zoe", "width-32")), token="zoe")
+    ids = pipeline.tokenizer.convert_tokens_to_ids(["zoe", "zoe_1"])
+    assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[ids].detach(), vectors)
+
+
+def test_what_newer_torch_adds_is_refused_there(tmp_path: Path) -> None:
+    """Or the check of this test shows nothing."""
+    torch.save({"ann": VECTORS}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="bad file inside"):
+        readers.automatic1111_check(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_format_comes_back(tmp_path: Path, format: str) -> None:
+    from crossinit_core import load_learned_token
+
+    token = load_learned_token(_saved(tmp_path, format))
+    assert torch.equal(token.vectors, VECTORS)
+    assert token.name == "ann"
