@@ -59,8 +59,10 @@ def test_diffusers_reads_what_it_is_said_to_read(tiny_models: Path, tmp_path: Pa
         tiny_models / "tiny-eps", safety_checker=None, local_files_only=True
     )
     vectors = torch.randn(2, 32)
-    pipeline.load_textual_inversion(_saved(tmp_path, format, LearnedToken(vectors, "zoe", "width-32")), token="zoe")
-    ids = pipeline.tokenizer.convert_tokens_to_ids(["zoe", "zoe_1"])
+    pipeline.load_textual_inversion(
+        _saved(tmp_path, format, LearnedToken(vectors, "zoe-face", "width-32")), token="zoe-face"
+    )
+    ids = pipeline.tokenizer.convert_tokens_to_ids(["zoe-face", "zoe-face_1"])
     assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[ids].detach(), vectors)
 
 
