@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedT
         width = vectors.shape[-1]
         return LearnedToken(
             vectors=vectors,
-            name=suggest_token_name(path.stem) if name is None else name,
+            name=_name_of(path) if name is None else name,
             base=base_of_width(width) if width in WIDTH_TO_BASE else metadata.get(BASE) or base_of_width(width),
             metadata=metadata,
         )
@@ -110,6 +111,11 @@ def save_learned_token(token: LearnedToken, path: str | Path, layout: str | None
     else:
         write_atomically(path, _pickled(tensors))
     return path
+
+
+def _name_of(path: Path) -> str:
+    """A usable name after the file's, also where the system's own encoding cannot tell its characters."""
+    return suggest_token_name(os.fsencode(path.stem).decode(errors="replace"))
 
 
 def _pickled(content: object) -> bytes:
