@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tiny_page import hearing
 from tests.tiny_people import conditioning, person, with_embeddings
 
 pytestmark = pytest.mark.usefixtures("text_without_a_page")
-from tests.tiny_page import hearing
 
 
 @pytest.mark.parametrize(
