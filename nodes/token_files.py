@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken, load_learned_token
 from ..crossinit_core.files import check_can_write
-from ..crossinit_core.tokens.learned_token import check_token_name, suggest_token_name
+from ..crossinit_core.text import quoted
+from ..crossinit_core.tokens.layouts import FORMATS, Format
+from ..crossinit_core.tokens.learned_token import check_token_name, numbered
 from ..crossinit_core.tokens.saving import save_or_keep
 from ..crossinit_core.tokens.token_files import SUFFIXES
 from .errors import tells_errors
@@ -66,11 +69,15 @@ class CrossInitSave(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "format",
-                    options=[suffix.lstrip(".") for suffix in SUFFIXES],
+                    options=list(FORMATS),
                     default="safetensors",
                     optional=True,
                     advanced=True,
-                    tooltip="safetensors is read by every tool. pt is A1111's old format, bin the one of diffusers.",
+                    tooltip=(
+                        "For which tool. safetensors is for ComfyUI, SwarmUI, diffusers, A1111, Forge and kohya; InvokeAI and "
+                        "OneTrainer have their own. pt is A1111's old format, bin that of diffusers; the published script reads "
+                        "only its own bin."
+                    ),
                 ),
             ],
             outputs=[
@@ -92,7 +99,7 @@ class CrossInitSave(io.ComfyNode):
     def validate_inputs(cls, name: str | None = None) -> bool:
         """Refuses an impossible name or place when the graph is queued, not after half a minute of learning."""
         if name is not None and name.strip():
-            _typed_name(name)
+            check_token_name(name.strip())
         check_can_write(embeddings_folders()[0] / "crossinit.safetensors", what="embeddings folder")
         return True
 
@@ -104,13 +111,8 @@ class CrossInitSave(io.ComfyNode):
         if_exists: str = NUMBER,
         format: str = "safetensors",
     ) -> io.NodeOutput:
-        name = _typed_name(name) if name.strip() else token.name
-        folder = embeddings_folders()[0]
-        saved = token.renamed(_free_name(name, token, if_exists))
-        try:
-            path = save_or_keep(saved, folder / f"{saved.name}.{format}", [kept_folder(), Path(tempfile.gettempdir())])
-        except RuntimeError as error:
-            raise RuntimeError(str(error)) from error  # ComfyUI writes the module of any other kind before the message
+        name = check_token_name(name.strip()) if name.strip() else token.name
+        saved, path = _save(token, name, if_exists, FORMATS[format])
         text = f"embedding:{saved.name} person"
         said = f"Saved {path.name}.\nPrompt: {text}"  # a node of usual width shows two lines of 35 characters
         if others := _namesakes(saved.name, token):
@@ -167,7 +169,7 @@ class CrossInitLoad(io.ComfyNode):
             raise ValueError(
                 f"'{file}' is not in the embeddings folder. Press R to refresh the list, and choose another."
             )
-        token = load_learned_token(found, name=suggest_token_name(found.stem))
+        token = load_learned_token(found)
         show_text(cls, f"{token.name}: {len(token.vectors)} vectors of width {token.width}")
         return io.NodeOutput(token)
 
@@ -177,28 +179,37 @@ def kept_folder() -> Path:
     return output_folder() / "crossinit" / "tokens"
 
 
-def _typed_name(name: str) -> str:
-    """A name as somebody typed it, without the ending of a file, which `embedding:` would leave off as well.
+def _save(token: LearnedToken, wanted: str, if_exists: str, chosen: Format) -> tuple[LearnedToken, Path]:
+    """The token under the name that it was saved by, and the file.
 
-    Raises ValueError if it cannot be one.
+    That is the wanted name or, with a number, the first by which no prompt finds anybody else. Another program may take a name
+    between the look and the write: then the next one is tried.
     """
-    name = name.strip()
-    ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
-    return check_token_name(name[: len(name) - len(ending)])
-
-
-def _free_name(name: str, token: LearnedToken, if_exists: str) -> str:
-    """The name to save under: the wanted one, or the first numbered one by which no prompt finds anybody else."""
-    free, number = name, 1
-    while if_exists != REPLACE and (others := _namesakes(free, token)):
-        if if_exists == STOP:
+    number = 1
+    while True:
+        name = wanted if number == 1 else numbered(wanted, number)
+        path = embeddings_folders()[0] / f"{name}{chosen.suffix}"
+        others = _namesakes(name, token) if if_exists != REPLACE else []
+        if others and if_exists == STOP:
             raise ValueError(
-                f"'{_shown(others[0])}' already exists in the embeddings folder and holds another token, which "
-                f"embedding:{free} in a prompt may mean. Choose another name, or set if_exists to '{NUMBER}' or '{REPLACE}'."
+                f"'{quoted(_shown(others[0]))}' already exists in the embeddings folder and holds another token, which "
+                f"embedding:{name} in a prompt may mean. Choose another name, or set if_exists to '{NUMBER}' or '{REPLACE}'."
             )
+        if not others:
+            saved = token.renamed(name)
+            with suppress(FileExistsError):
+                # A file that is there already holds this very token.
+                replace = if_exists == REPLACE or path.is_file()
+                return saved, _written(saved, path, chosen.layout, replace)
         number += 1
-        free = f"{name}-{number}"
-    return free
+
+
+def _written(token: LearnedToken, path: Path, layout: str, replace: bool) -> Path:
+    elsewhere = [kept_folder(), Path(tempfile.gettempdir())]
+    try:
+        return save_or_keep(token, path, elsewhere, layout, replace=replace)
+    except RuntimeError as error:
+        raise RuntimeError(str(error)) from error  # ComfyUI writes the module of any other kind before the message
 
 
 def _namesakes(name: str, token: LearnedToken) -> list[Path]:

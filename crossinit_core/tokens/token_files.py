@@ -73,8 +73,11 @@ def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedT
         raise ValueError(f"'{shown}': {error}"[:_LONGEST_MESSAGE]) from error
 
 
-def save_learned_token(token: LearnedToken, path: str | Path, layout: str | None = None) -> Path:
-    """Write a token; the suffix chooses the container. An existing file is replaced in one step.
+def save_learned_token(
+    token: LearnedToken, path: str | Path, layout: str | None = None, *, replace: bool = True
+) -> Path:
+    """Write a token; the suffix chooses the container. An existing file is replaced in one step, or, unless `replace`, left
+    alone: FileExistsError, also if another program has just made it.
 
     `.safetensors`: one tensor under the key `<NAME>`, with the metadata. `.pt`: A1111's layout. `.bin`: diffusers' layout,
     one tensor under `<NAME>`; it has no place for the metadata. Another `layout` is one of `layouts.LAYOUTS`:
@@ -96,7 +99,7 @@ def save_learned_token(token: LearnedToken, path: str | Path, layout: str | None
         )
     tensors = LAYOUTS[layout].content(token.vectors, token.name)
     if suffix == ".safetensors":
-        write_atomically(path, save(tensors, dict(token.metadata)))
+        write_atomically(path, save(tensors, dict(token.metadata)), replace=replace)
     elif layout == "a1111":
         content = {
             "string_to_token": {"*": 265},
@@ -107,9 +110,9 @@ def save_learned_token(token: LearnedToken, path: str | Path, layout: str | None
             "sd_checkpoint_name": token.metadata.get(CHECKPOINT) or None,
             "crossinit": json.dumps(dict(token.metadata)),
         }
-        write_atomically(path, _pickled(content))
+        write_atomically(path, _pickled(content), replace=replace)
     else:
-        write_atomically(path, _pickled(tensors))
+        write_atomically(path, _pickled(tensors), replace=replace)
     return path
 
 
