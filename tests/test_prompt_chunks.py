@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from crossinit_core.diffusers_backbone import DiffusersBackbone
@@ -65,3 +67,31 @@ def test_short_prompts_are_encoded_as_before(backbone: DiffusersBackbone) -> Non
         expected = backbone.text_encoder(ids).last_hidden_state
     torch.testing.assert_close(encode_prompt(backbone, ["a photo of a woman"]), expected, atol=1e-5, rtol=1e-5)
     assert encode_prompt(backbone, []).shape == (1, 77, 32)
+
+
+@pytest.mark.parametrize(
+    ("before", "count", "after"),
+    [
+        ("a photo of a ", 2, " person"),
+        ("red " * 74, 2, " on a beach"),
+        ("red " * 80, 2, " person"),
+        ("a ", 75, " b c d"),
+    ],
+)
+def test_comfyui_encodes_it_the_same(
+    tiny_comfy: Any, tiny_models: Path, backbone: DiffusersBackbone, tmp_path: Path, before: str, count: int, after: str
+) -> None:
+    """ComfyUI's own tokenizer and encoder, with the person as an embedding file."""
+    vectors = torch.randn(count, 32, generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": vectors}, tmp_path / "ann.safetensors")
+    _, clip, _ = tiny_comfy(tiny_models / "tiny-eps")
+    clip = clip.clone()
+    tokenizer = getattr(clip.tokenizer, clip.tokenizer.clip)
+    folder, tokenizer.embedding_directory = tokenizer.embedding_directory, str(tmp_path)
+    try:
+        with torch.no_grad():
+            ((expected, _),) = clip.encode_from_tokens_scheduled(clip.tokenize(f"{before}embedding:ann{after}"))
+    finally:
+        tokenizer.embedding_directory = folder
+    found = encode_prompt(backbone, [before, vectors, after])
+    torch.testing.assert_close(found, expected.float().cpu(), atol=1e-5, rtol=1e-5)
