@@ -115,8 +115,8 @@ def test_a_token_is_kept_elsewhere(
     assert _learn(model, "--resume-folder", "kept") == 2
     err = capsys.readouterr().err.splitlines()[-1]
     assert "No space left on device" in err
-    assert str(inputs / "kept" / "me.pt") in err
-    assert load_learned_token("kept/me.pt").vectors.shape == (2, 32)
+    assert str(inputs / "kept" / "me.safetensors") in err
+    assert load_learned_token("kept/me.safetensors").vectors.shape == (2, 32)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a program can catch")
