@@ -189,9 +189,8 @@ def train(options: argparse.Namespace) -> None:
         if bar.n and getattr(stop, "__notes__", None):  # nothing is promised if no resume file could be written
             print(f"After step {bar.n} of {settings.steps}: the same command continues from here.", file=sys.stderr)
         raise
-    save_or_keep(
-        result.token, out, [resume_folder.absolute(), Path(os.path.expanduser("~")), Path(tempfile.gettempdir())]
-    )  # noqa: PTH111 - never raises
+    home = os.path.expanduser("~")  # noqa: PTH111 - unlike Path.home, it never raises
+    save_or_keep(result.token, out, [resume_folder.absolute(), Path(home), Path(tempfile.gettempdir())])
     if result.resumed_from:
         print(f"{result.resumed_from} of {settings.steps} steps came from an earlier run in {resume_folder}")
     print(f"{out}: {len(v0)} vectors, {settings.steps} steps, last loss {result.losses[-1]:.4f}")
