@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .backbone import FrozenModel, Posterior, PredictionType
@@ -19,10 +19,12 @@ from .gpu.self_tests import choose
 from .models.activation_memory import activation_memory
 from .models.clip_text import FrozenText, encode_clip, training_dtype
 from .models.compact_folder import is_compact, load_modules, load_tokenizer, read_config
+from .models.diffusers_folder import check_folder, read_object, weights_variant
 from .models.fingerprint import weights_fingerprint
 from .models.private_copy import private_copy
 from .photos.images import RESOLUTION_RANGE, RESOLUTION_STEP
 from .precision import DTYPES, Precision, resolve_precision
+from .text import quoted
 
 
 class DiffusersBackbone:
@@ -78,18 +80,15 @@ class DiffusersBackbone:
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        for part in ("tokenizer", "text_encoder", "unet", "vae", "scheduler/scheduler_config.json"):
-            if not (folder / part).exists():
-                raise FileNotFoundError(f"'{folder}' is not a diffusers model folder: '{part}' is missing.")
-        if (folder / "text_encoder_2").exists() or (folder / "transformer").exists():
-            raise ValueError(f"'{folder}' is not Stable Diffusion 1.x or 2.x. Use a model of that family.")
+        check_folder(folder)
+        scheduler = read_object(folder / "scheduler/scheduler_config.json")
         options: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
         return cls(
             tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", **options),
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet", **options),
-            vae=AutoencoderKL.from_pretrained(folder / "vae", **options),
-            scheduler_config=json.loads((folder / "scheduler/scheduler_config.json").read_text(encoding="utf-8")),
+            text_encoder=_load(CLIPTextModel, folder / "text_encoder", options),
+            unet=_load(UNet2DConditionModel, folder / "unet", options),
+            vae=_load(AutoencoderKL, folder / "vae", options),
+            scheduler_config=scheduler,
             checkpoint=folder.name,
             device=device,
         )
@@ -274,14 +273,33 @@ def resolution_of(folder: str | Path) -> int:
     """`DiffusersBackbone.resolution` of a model folder, without loading it; 512 if the folder does not say."""
     folder = Path(folder)
     try:
-        config = (
-            read_config(folder)["unet"]
-            if is_compact(folder)
-            else json.loads((folder / "unet/config.json").read_text("utf-8"))
-        )
+        config = read_config(folder)["unet"] if is_compact(folder) else read_object(folder / "unet/config.json")
         return _resolution(SimpleNamespace(sample_size=config.get("sample_size")))
     except (OSError, ValueError, LookupError, AttributeError):
         return _resolution(SimpleNamespace(sample_size=None))  # loading the model says what is wrong with it
+
+
+def _load(kind: Any, part: Path, options: dict[str, Any]) -> Any:
+    """A network of transformers or diffusers from its folder. Raises ValueError that names the folder if it cannot be read."""
+    read_object(part / "config.json")
+    try:
+        return kind.from_pretrained(part, **options, **weights_variant(part))
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        TypeError,
+        ValueError,
+    ) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"'{quoted(part, 200)}' cannot be loaded, so its files are damaged or do not belong together "
+            f"({quoted(error, 200)}). Download the model again."
+        ) from error
 
 
 def _resolution(config: Any) -> int:

@@ -44,7 +44,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"'{folder}' holds no miniature: config.json is missing. {_RESTORE}")
-    config = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"'{path}' does not hold a JSON object, so it is damaged. {_RESTORE}")
     if config.get("format") != FORMAT:
         raise ValueError(f"'{path}' has format {config.get('format')!r}, but this version reads {FORMAT}.")
     return config

@@ -1,0 +1,92 @@
+"""Model folders as people have them: half precision alone, other families, half a download."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from crossinit_core.diffusers_backbone import DiffusersBackbone
+
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+@pytest.fixture
+def folder(tiny_models: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_models / "tiny-eps", tmp_path / "model"))
+
+
+@pytest.mark.parametrize("variant", ["fp16", "non_ema"])
+def test_a_folder_of_one_variant_loads(folder: Path, variant: str) -> None:
+    before = DiffusersBackbone.from_pretrained(folder)
+    for part, stem in WEIGHTS.items():
+        (folder / part / f"{stem}.safetensors").rename(folder / part / f"{stem}.{variant}.safetensors")
+    after = DiffusersBackbone.from_pretrained(folder)
+    ids = torch.arange(5)
+    assert torch.equal(before.embed(ids), after.embed(ids))
+
+
+def test_fp16_weights_in_bin_files_load(folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    for part, stem in WEIGHTS.items():
+        path = folder / part / f"{stem}.safetensors"
+        name = "pytorch_model" if part == "text_encoder" else stem
+        torch.save({key: value.half() for key, value in load_file(path).items()}, path.with_name(f"{name}.fp16.bin"))
+        path.unlink()
+    assert DiffusersBackbone.from_pretrained(folder).unet.dtype == torch.float32
+
+
+def _edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "unCLIP": (lambda f: _edit(f / "unet/config.json", class_embed_type="projection"), "unCLIP"),
+    "refiner": (lambda f: _edit(f / "unet/config.json", addition_embed_type="text_time"), "SDXL family"),
+    "inpainting": (lambda f: _edit(f / "unet/config.json", in_channels=9), "takes 9 channels"),
+    "two encoders": (lambda f: (f / "text_encoder_2").mkdir(), "Stable Diffusion XL"),
+    "transformer": (lambda f: (f / "transformer").mkdir(), "SD3, Flux"),
+    "empty": (lambda f: (shutil.rmtree(f), f.mkdir()), "it is empty"),
+    "no vae": (lambda f: shutil.rmtree(f / "vae"), "'vae' is missing"),
+    "no weights": (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(), "holds no weights"),
+    "pointer": (
+        lambda f: (f / "vae/diffusion_pytorch_model.safetensors").write_bytes(
+            b"version https://git-lfs.github.com/spec/v1\n"
+        ),
+        "git lfs pull",
+    ),
+    "list": (lambda f: (f / "unet/config.json").write_text("[]", encoding="utf-8"), "JSON object"),
+    "list for text": (lambda f: (f / "text_encoder/config.json").write_text("[]", encoding="utf-8"), "JSON object"),
+    "list for schedule": (
+        lambda f: (f / "scheduler/scheduler_config.json").write_text("[]", encoding="utf-8"),
+        "JSON object",
+    ),
+    "cut": (lambda f: (f / "text_encoder/model.safetensors").write_bytes(b"\0" * 50), "cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_folder_that_does_not_do_says_why(folder: Path, case: str) -> None:
+    spoil, message = SPOILT[case]
+    spoil(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        DiffusersBackbone.from_pretrained(folder)
+    assert len(str(caught.value)) <= 600
+
+
+def test_a_checkpoint_or_hub_name_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "v1-5.ckpt"
+    file.write_bytes(b"x")
+    with pytest.raises(ValueError, match="checkpoint file"):
+        DiffusersBackbone.from_pretrained(file)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="hf download stabilityai/stable-diffusion-2-1 "):
+        DiffusersBackbone.from_pretrained("stabilityai/stable-diffusion-2-1")
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="JSON object"):
+        DiffusersBackbone.from_pretrained(tmp_path)
