@@ -47,7 +47,6 @@ def main(arguments: Sequence[str], root: str | Path, description: str | None = N
     home = options.home or (Path(os.environ["CROSSINIT_HOME"]) if os.environ.get("CROSSINIT_HOME") else None)
     layout = Layout(Path(root), home.expanduser().absolute() if home else None)
     try:
-        check_place(layout.made)
         return run(options, passed, layout)
     except KeyboardInterrupt:
         say("\nInterrupted. Run the same command again to go on.")
@@ -251,6 +250,7 @@ def run_serve(options: argparse.Namespace, passed: list[str], layout: Layout) ->
 
 def prepare(options: argparse.Namespace, layout: Layout, groups: Sequence[str]) -> Environment:
     """The environment that the options ask for, with the packages of `groups`; made if it is ours to make."""
+    check_place(layout.made)
     found = hosts.find_comfyui(options.comfyui, os.environ, layout.root)
     if found is None or (layout.comfyui.exists() and found.samefile(layout.comfyui)):
         prepare_pinned(layout, groups)

@@ -227,7 +227,7 @@ def test_demo_after_setup_asks_for_nothing(
     assert Stamps(layout.stamps).get("extras:demo")
 
 
-@pytest.mark.parametrize("command", ["setup", "serve", "demo", "test", "bench"])
+@pytest.mark.parametrize("command", ["setup", "serve", "demo", "test"])
 def test_a_place_that_cannot_be_written_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
