@@ -106,10 +106,10 @@ def test_a_token_is_kept_elsewhere(
     """The disk is full when the token is saved."""
     save = saving.save_learned_token
 
-    def full(token: LearnedToken, path: Path) -> Path:
+    def full(token: LearnedToken, path: Path, *more: Any, **options: Any) -> Path:
         if Path(path) == Path("me.pt"):
             raise OSError(28, "No space left on device")
-        return save(token, path)
+        return save(token, path, *more, **options)
 
     monkeypatch.setattr(saving, "save_learned_token", full)
     assert _learn(model, "--resume-folder", "kept") == 2

@@ -99,7 +99,7 @@ def read_container(file: BinaryIO) -> Content:
         for magic, name in _PICTURES.items():
             if start.startswith(magic):
                 raise BadFileError(
-                    f"is a picture ({name}), not a token file. If AUTOMATIC1111 keeps an embedding in it, load it there, and "
+                    f"is a picture ({name}), not a token file. If AUTOMATIC1111 wrote an embedding into it, use that program to "
                     "save it as .pt"
                 )
         raise BadFileError(DAMAGED)
