@@ -100,7 +100,7 @@ class CrossInitSave(io.ComfyNode):
         """Refuses an impossible name or place when the graph is queued, not after half a minute of learning."""
         if name is not None and name.strip():
             check_token_name(name.strip())
-        check_can_write(embeddings_folders()[0] / "crossinit.safetensors", what="embeddings folder")
+        check_can_write(embeddings_folders()[0] / "any-name.safetensors", what="embeddings folder")
         return True
 
     @classmethod
