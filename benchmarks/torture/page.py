@@ -26,6 +26,9 @@ PROMISES = """\
   away. The file of a finished run stays as long, so the same inputs are answered at once. Half-written files that a crash
   left are deleted after an hour.
 - **An update of the pack keeps what was begun.** Only a change of the arithmetic itself starts runs anew.
+- **A token that was learned is saved somewhere.** The place is tried when a graph is queued, and before the command line loads a
+  model. If it is lost meanwhile, the token is kept elsewhere and the message says where. Whatever else lies in the folder, of
+  any program and in any state, stops no save; of two programs that save one name at once both keep their person.
 
 Not promised: steps after the last one that was written, if the process is killed. A shorter run never continues a longer one.
 
@@ -36,6 +39,17 @@ Not promised: steps after the last one that was written, if the process is kille
   the run starts anew.
 - **Sizes are checked before anything is unpacked**, of token files, resume files, photos, lists of names and prompts. What
   cannot be used gives one line of at most 600 characters that names the file, within a second and 200 MB.
+- **Pickles run nothing.** They are read by a walk over the operations that token files need; any other is refused by name.
+
+## Nobody gets into the page, and nobody is missing from the picture
+
+- **What is shown is no markup**, wherever it comes from: a file, a name, a wire. `tests/test_page_safety.py` opens real pages in
+  Chromium, old and new, with classic nodes and Nodes 2.0. Lines and notes go to the client whose run it is alone.
+- **A person is in the prompt, or it is said.** A prompt without a place, a place that names nobody, a name that means two people
+  and a place that a tokenizer drops are errors; a connected person whom no place names is said on the node, or on the command
+  line. `tests/test_prompts.py`, `tests/test_fuzz_text.py` and `tests/test_prompt_chunks.py` hold that.
+- **ComfyUI is as it was.** A picture made before learning and again after it has the same bits, no memory is kept, and no global
+  setting changes: `tests/test_live.py`, and `tests/gpu` in ten modes.
 """
 
 HOW = """\
