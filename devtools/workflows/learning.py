@@ -38,8 +38,8 @@ def learn_a_face() -> Workflow:
         "What you need",
         "A Stable Diffusion **2.x** or **1.x** checkpoint in *ComfyUI/models/checkpoints*, for example "
         "**v2-1_512-ema-pruned**, and one photo.",
-        "Prepare Face Photo finds the face, turns it upright and crops it. It needs OpenCV; without, set **framing** to "
-        "*by hand*.",
+        "Prepare Face Photo finds the face, turns it upright and crops it. It needs facenet-pytorch or OpenCV 4; without "
+        "both, set **framing** to *by hand*.",
         "To see the crop before you learn it, select Prepare Face Photo and press the **▷** above it.",
         LARGE,
     )
