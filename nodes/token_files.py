@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -189,18 +188,21 @@ def _save(token: LearnedToken, wanted: str, if_exists: str, chosen: Format) -> t
     while True:
         name = wanted if number == 1 else numbered(wanted, number)
         path = embeddings_folders()[0] / f"{name}{chosen.suffix}"
+        there = path.is_file()  # asked before the look: what comes later is somebody else's
         others = _namesakes(name, token) if if_exists != REPLACE else []
-        if others and if_exists == STOP:
-            raise ValueError(
-                f"'{quoted(_shown(others[0]))}' already exists in the embeddings folder and holds another token, which "
-                f"embedding:{name} in a prompt may mean. Choose another name, or set if_exists to '{NUMBER}' or '{REPLACE}'."
-            )
         if not others:
             saved = token.renamed(name)
-            with suppress(FileExistsError):
-                # A file that is there already holds this very token.
-                replace = if_exists == REPLACE or path.is_file()
+            # A file that is there holds this very token, or is to be replaced. A folder of that name stays.
+            replace = (if_exists == REPLACE or there) and not path.is_dir()
+            try:
                 return saved, _written(saved, path, chosen.layout, replace)
+            except FileExistsError:
+                others = [path]
+        if if_exists == STOP:
+            raise ValueError(
+                f"'{quoted(_shown(others[0]))}' already exists in the embeddings folder and is not this token, although "
+                f"embedding:{name} in a prompt may mean it. Choose another name, or set if_exists to '{NUMBER}' or '{REPLACE}'."
+            )
         number += 1
 
 

@@ -37,7 +37,8 @@ class _Restricted(pickle.Unpickler):
 
 
 def automatic1111_check(path: Path) -> None:
-    """`check_pt` of AUTOMATIC1111/stable-diffusion-webui, modules/safe.py; Forge has the same file."""
+    """`check_pt` of AUTOMATIC1111/stable-diffusion-webui, modules/safe.py, with what a token may need of its list. Forge
+    keeps that file empty."""
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if not _MEMBERS.match(name):
@@ -51,32 +52,56 @@ def _load(path: Path) -> Any:
     return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
 
 
-def _rows(vectors: Tensor) -> Tensor:
+def _rows(vectors: Any) -> Tensor:
+    if type(vectors) is not Tensor:
+        raise ValueError(f"holds a {type(vectors).__name__}, not a tensor")
     return vectors.unsqueeze(0) if vectors.ndim == 1 else vectors
 
 
-def automatic1111(path: Path) -> Tensor:
-    """`create_embedding_from_data` of AUTOMATIC1111/stable-diffusion-webui, modules/textual_inversion."""
-    if path.suffix != ".safetensors":
-        automatic1111_check(path)
+def forge(path: Path) -> Tensor:
+    """`load_from_file` and `create_embedding_from_data` of lllyasviel/stable-diffusion-webui-forge,
+    backend/text_processing/textual_inversion.py; AUTOMATIC1111/stable-diffusion-webui has the same rule in
+    modules/textual_inversion/textual_inversion.py."""
+    if path.suffix not in (".safetensors", ".bin", ".pt"):
+        raise ValueError("files of other endings are passed over")
     data = _load(path)
     if "string_to_param" in data:
-        assert len(data["string_to_param"]) == 1, "embedding file has multiple terms in it"
-        return next(iter(data["string_to_param"].values()))
+        parameters = getattr(data["string_to_param"], "_parameters", data["string_to_param"])
+        assert len(parameters) == 1, "embedding file has multiple terms in it"
+        return next(iter(parameters.values()))
+    if type(data) is not dict:
+        raise ValueError("neither a textual inversion embedding nor a diffuser concept")
+    vectors = _rows(next(iter(data.values())))
     assert len(data) == 1, "embedding file has multiple terms in it"
-    return _rows(next(iter(data.values())))
+    return vectors
+
+
+def automatic1111(path: Path) -> Tensor:
+    """Its rule is Forge's, after `check_pt` for pickles: modules/safe.py puts that in the place of torch.load."""
+    if path.suffix != ".safetensors":
+        automatic1111_check(path)
+    return forge(path)
 
 
 def kohya(path: Path) -> Tensor:
-    """`load_weights` of kohya-ss/sd-scripts, train_textual_inversion.py."""
+    """`load_weights` of kohya-ss/sd-scripts, train_textual_inversion.py, with `--num_vectors_per_token K`."""
     data = _load(path)
-    return _rows(next(iter(data.get("string_to_param", data).values())))
+    if path.suffix != ".safetensors":
+        if type(data) is not dict:
+            raise ValueError("weight file is not dict")
+        parameters = data.get("string_to_param", data)
+        data = getattr(parameters, "_parameters", parameters)
+    return _rows(next(iter(data.values())))
 
 
 def invokeai(path: Path) -> Tensor:
-    """`_get_base_or_raise` of invoke-ai/InvokeAI, model_manager/configs/textual_inversion.py, then `from_checkpoint` of
-    backend/textual_inversion.py."""
+    """`_file_looks_like_embedding` and `_get_base_or_raise` of invoke-ai/InvokeAI,
+    backend/model_manager/configs/textual_inversion.py, then `from_checkpoint` of backend/textual_inversion.py."""
     data = _load(path)
+    data = data.get("state_dict", data)
+    known = {"string_to_param", "emb_params", "clip_g"} & set(data)
+    if not known and not (len(data) < 10 and all(isinstance(value, Tensor) for value in data.values())):
+        raise ValueError("does not look like a textual inversion embedding file")
     if "string_to_token" in data:
         width = next(iter(data["string_to_param"].values())).shape[-1]
     elif "emb_params" in data:
@@ -87,13 +112,16 @@ def invokeai(path: Path) -> Tensor:
         raise ValueError(f"unrecognized token dimension {width}")
     if "string_to_param" in data:
         return next(iter(data["string_to_param"].values()))
-    return _rows(data["emb_params"] if "emb_params" in data else next(iter(data.values())))
+    return data["emb_params"] if "emb_params" in data else _rows(next(iter(data.values())))
 
 
 def onetrainer(path: Path) -> Tensor:
-    """The keys of Nerogar/OneTrainer, modules/modelSaver/stableDiffusion/StableDiffusionEmbeddingSaver.py, read back by its
-    setup."""
-    data = _load(path)
+    """`EmbeddingLoaderMixin` of Nerogar/OneTrainer, modules/modelLoader/mixin, then `_setup_embeddings` of
+    modules/modelSetup/BaseStableDiffusionSetup.py. Both are tried on every file, whatever its ending."""
+    try:
+        data = torch.load(path, weights_only=True)
+    except Exception:
+        data = load_file(path)
     vectors = data.get("emp_params_out", data.get("emp_params"))
     if vectors is None:
         raise KeyError("emp_params")
@@ -101,8 +129,10 @@ def onetrainer(path: Path) -> Tensor:
 
 
 def published_script(path: Path) -> Tensor:
-    """`infer` of lyuPang/CrossInitialization, test_cross_init.py: each key is a token of one vector."""
+    """`infer` of lyuPang/CrossInitialization, test_cross_init.py: each key is one token, and its value one row of the text
+    encoder's embedding, with all that torch takes for a row."""
     data = torch.load(path, weights_only=True)
-    if any(vector.ndim != 1 for vector in data.values()):
-        raise ValueError("a key holds more than one vector")
-    return torch.stack(list(data.values()))
+    table = torch.zeros(len(data), next(iter(data.values())).shape[-1])
+    for row, key in enumerate(data):
+        table[row] = data[key]
+    return table

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 from crossinit_core import load_learned_token
+from devtools.hostile.token_files import damaged_files, valid_files
 from tests.conftest import REPOSITORY
 
 CASES = Path(os.environ.get("CROSSINIT_CASES", REPOSITORY.parent / "shared" / "cases")) / "inputs"
@@ -102,6 +105,75 @@ def test_hostile_files_give_one_line(tmp_path: Path, kind: str) -> None:
     finally:
         tracemalloc.stop()
     assert len(str(caught.value)) <= 600 and str(caught.value).isprintable()
+
+
+_MEASURED = """
+import json, sys, time, warnings
+from pathlib import Path
+warnings.simplefilter("ignore")
+from crossinit_core import load_learned_token
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+good, *files = map(Path, sys.argv[1:])
+load_learned_token(good)
+before, measured = peak(), {}
+for path in files:
+    start = time.perf_counter()
+    try:
+        load_learned_token(path)
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    measured[path.name] = (peak() - before, time.perf_counter() - start, said)
+print(json.dumps(measured))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux tells the most memory a program of its own took"
+)
+@pytest.mark.filterwarnings("ignore")
+def test_no_file_takes_much_memory(tmp_path: Path) -> None:
+    """One process reads them all, so its peak is that of the worst. A process inherits the peak of `getrusage`."""
+    files = {name.replace(" ", "-").replace(",", "") + ".pt": make() for name, make in HOSTILE.items()}
+    files |= {
+        f"damaged-{place}-{name}": content for place, (name, content) in zip(range(300), damaged_files(9), strict=False)
+    }
+    good = tmp_path / "good.pt"
+    good.write_bytes(valid_files()["named.pt"])
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    header = _entry("F32", [2, 5 * 10**8], 0, 4 * 10**9).encode()
+    with (tmp_path / "gigabytes.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + 4 * 10**9)
+    torch.save({"<x>": torch.zeros(49_408, 1024)[:2]}, tmp_path / "a-part-of-a-vocabulary.pt")
+    paths = [tmp_path / name for name in (*files, "gigabytes.safetensors", "a-part-of-a-vocabulary.pt")]
+    run = subprocess.run(
+        [sys.executable, "-c", _MEASURED, str(good), *map(str, paths)], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    measured = json.loads(run.stdout)
+    assert set(measured) == {path.name for path in paths}
+    assert max(growth for growth, _, _ in measured.values()) < 200_000_000
+    assert all(len(said) <= 600 for _, _, said in measured.values())
+    assert measured["gigabytes.safetensors"][2] and not measured["a-part-of-a-vocabulary.pt"][2]
+
+
+def test_damage_beside_a_token_is_found(tmp_path: Path) -> None:
+    """In a tensor of 12 MB, of which the token is a part."""
+    table = torch.randn(4000, 768)
+    path = tmp_path / "x.pt"
+    torch.save({"<x>": table[5:7]}, path)
+    assert torch.equal(load_learned_token(path).vectors, table[5:7])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_learned_token(path)
 
 
 def test_the_shared_hostile_files_give_one_line() -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import struct
+import threading
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from crossinit_core.tokens.layouts import FORMATS
 from tests.tiny_page import hearing
 from tests.tiny_people import conditioning, person, with_embeddings
 
@@ -143,6 +150,133 @@ def test_the_text_for_a_prompt_never_means_somebody_else(
     save(bob, "replace it", "safetensors")
     beside = ", ".join(sorted({"face.bin", there} - {"face.safetensors"}))
     assert said[-1].endswith(f"somebody else under that name, whom a prompt may mean: rename or delete {beside}.")
+
+
+def _pickle(content: Any) -> Callable[[Path], object]:
+    return lambda path: torch.save(content, path)
+
+
+def _bomb(path: Path) -> None:
+    torch.save({"<face>": torch.zeros(2, 32)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, bytes(50_000_000) if name.endswith("/data/0") else content)
+
+
+def _unreadable(path: Path) -> None:
+    path.write_bytes(b"somebody")
+    path.chmod(0)
+
+
+def _full_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "photo.png").write_bytes(b"somebody")
+
+
+NEIGHBOURS: dict[str, Callable[[Path], object]] = {
+    "the original textual inversion": _pickle(
+        {"string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.ones(2, 32))})}
+    ),
+    "a bare tensor": _pickle(torch.ones(2, 32)),
+    "a list": _pickle([{"<face>": torch.ones(2, 32)}]),
+    "a folder": Path.mkdir,
+    "a full folder": _full_folder,
+    "a pipe": lambda path: os.mkfifo(path),
+    "a dead link": lambda path: path.symlink_to("nowhere"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "an unreadable file": _unreadable,
+    "a zip bomb": _bomb,
+    "a huge header": lambda path: path.write_bytes(struct.pack("<Q", 2**40) + b"{"),
+    "nothing": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders, and lets few people make links")
+@pytest.mark.parametrize("if_exists", ["add a number", "replace it", "stop with an error"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("neighbour", NEIGHBOURS)
+def test_nothing_in_the_folder_stops_a_save(
+    pack: ModuleType,
+    nodes: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    neighbour: str,
+    suffix: str,
+    if_exists: str,
+) -> None:
+    """Under the very name, or beside it with another ending."""
+    _use_folder(monkeypatch, tmp_path)
+    path = tmp_path / f"face{suffix}"
+    NEIGHBOURS[neighbour](path)
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    alice = person(pack, "x")
+    if if_exists == "stop with an error" and (suffix == ".safetensors" or path.is_file()):
+        with pytest.raises(ValueError, match=f"'face{suffix}' already exists"):
+            node.execute(alice, "face", if_exists)
+        assert [there.name for there in tmp_path.iterdir()] == [path.name]
+        return
+    name = node.execute(alice, "face", if_exists).result[1].name
+    saved = tmp_path / f"{name}.safetensors"
+    assert torch.equal(pack.crossinit_core.load_learned_token(saved).vectors, alice.vectors)
+    if if_exists == "replace it":
+        assert name == ("face-2" if path.is_dir() and path == tmp_path / "face.safetensors" else "face")
+    elif suffix == ".safetensors" or path.is_file():
+        assert name == "face-2"
+    assert path == saved or os.path.lexists(path)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_each_format_is_loaded_again(
+    pack: ModuleType,
+    nodes: dict[str, Any],
+    tiny_clip: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+) -> None:
+    """By Load, and, if it is said to be ComfyUI's, by a prompt with all vectors."""
+    _use_folder(monkeypatch, tmp_path)
+    alice = person(pack, "alice", vectors=3)
+    text, _ = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}}).execute(alice, "", format=format).result
+    file = f"alice{FORMATS[format].suffix}"
+    loaded = nodes["CrossInitLoad"].PREPARE_CLASS_CLONE({"hidden_inputs": {}}).execute(file).result[0]
+    assert torch.equal(loaded.vectors, alice.vectors) and loaded.name == "alice"
+    clip = tiny_clip.clone()
+    clip.tokenizer = with_embeddings(tiny_clip, tmp_path)
+    applied = pack.nodes.host.tokens.clip_with_tokens(tiny_clip, {"somebody": alice})
+    same = torch.equal(conditioning(clip, text), conditioning(applied, "embedding:somebody person"))
+    assert same == ("ComfyUI" in FORMATS[format].readers)
+
+
+@pytest.mark.parametrize("if_exists", ["add a number", "stop with an error"])
+def test_people_saved_at_once_are_all_kept(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, if_exists: str
+) -> None:
+    """Under one name, by four threads that start together. To stop means that one is saved, and the others are told."""
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    people = [person(pack, "x", seed=seed) for seed in range(4)]
+    for round in range(20):
+        folder = tmp_path / str(round)
+        _use_folder(monkeypatch, folder)
+        start = threading.Barrier(len(people))
+
+        def save(token: Any, start: threading.Barrier = start) -> str:
+            start.wait()
+            try:
+                return node.execute(token, "face", if_exists).result[1].name
+            except ValueError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(len(people)) as pool:
+            said = list(pool.map(save, people))
+        for token, name in zip(people, said, strict=True):
+            if "already exists" not in name:
+                there = pack.crossinit_core.load_learned_token(folder / f"{name}.safetensors").vectors
+                assert torch.equal(there, token.vectors)
+        kept = 4 if if_exists == "add a number" else 1
+        assert len(list(folder.iterdir())) == kept == sum("already exists" not in name for name in said)
 
 
 def test_a_file_read_in_part_is_somebody_else(

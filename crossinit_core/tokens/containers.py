@@ -34,7 +34,11 @@ LARGEST_PICKLE = 2 * 2**20
 MOST_UNPACKED = 16
 """Times its own size that a zip file may unpack to. What torch.save writes is not compressed at all."""
 
+LARGEST_MEMBER = 256 * 2**20
+"""Bytes of a tensor in a zip file of which a token may be a part: SD 2.x's whole vocabulary takes 202 million."""
+
 _LARGEST_READ = 8 * 2**20
+_PIECE = 2**20
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """`MAGIC_NUMBER` of PyTorch's torch/serialization.py."""
@@ -262,13 +266,23 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> byt
 
 
 def _part(file: BinaryIO, member: zipfile.ZipInfo, begin: int, length: int) -> bytes:
-    """Bytes of a member. Of one that is not compressed only these are read: it may hold a whole vocabulary."""
+    """Bytes of a member. Of one that is not compressed only these are kept: it may hold a whole vocabulary."""
     if member.compress_type == zipfile.ZIP_STORED and member.file_size > _LARGEST_READ:
+        if member.file_size > LARGEST_MEMBER:
+            raise BadFileError(
+                f"holds a part of a tensor of {member.file_size / 2**20:.0f} MB. Ask for a file with the vectors alone"
+            )
         header = _exactly(file, member.header_offset, 30)
         if header[:4] != _ZIP[0]:
             raise BadFileError(DAMAGED)
         name, extra = struct.unpack("<HH", header[26:30])
-        return _exactly(file, member.header_offset + 30 + name + extra + begin, length)
+        first = member.header_offset + 30 + name + extra
+        checksum = 0
+        for place in range(0, member.file_size, _PIECE):
+            checksum = zlib.crc32(_exactly(file, first + place, min(_PIECE, member.file_size - place)), checksum)
+        if checksum != member.CRC:
+            raise BadFileError(DAMAGED)
+        return _exactly(file, first + begin, length)
     try:
         with zipfile.ZipFile(_Bounded(file)) as archive:
             return _member(archive, member, _LARGEST_READ)[begin : begin + length]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def save_or_keep(
     try:
         return save_learned_token(token, path, layout, replace=replace)
     except OSError as error:
-        if isinstance(error, FileExistsError) and path.is_file():
+        if isinstance(error, FileExistsError) and os.path.lexists(path):
             raise
         reason = quoted(error.strerror or error, _LONGEST_REASON)
         if kept := _kept(token, elsewhere):
