@@ -115,7 +115,9 @@ class Step:
         with torch.no_grad():
             self._begin()
 
-    def _run(self, name: str, function: Callable[..., None], results: Sequence[Tensor], *inputs: Tensor | None) -> None:
+    def _run(
+        self, name: str, function: Callable[..., object], results: Sequence[Tensor], *inputs: Tensor | None
+    ) -> None:
         """`function(*inputs)` on the device; after an exception the `results` are as they were before."""
         if self.recorder:
             self.recorder(name, function, results, *inputs)
