@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     141 if the reader of the output went away."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     logging.basicConfig(format="%(message)s")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -397,9 +397,9 @@ def _pipeline(backbone: DiffusersBackbone) -> Any:
             text_encoder=backbone.text_encoder,
             tokenizer=backbone.tokenizer,
             unet=backbone.unet,
-            scheduler=DPMSolverMultistepScheduler.from_config(backbone.scheduler_config),
-            safety_checker=None,
-            feature_extractor=None,
+            scheduler=DPMSolverMultistepScheduler.from_config(backbone.scheduler_config),  # pyright: ignore[reportArgumentType]
+            safety_checker=None,  # pyright: ignore[reportArgumentType]
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
             requires_safety_checker=False,
         )
 

@@ -319,7 +319,7 @@ def _prediction_type(config: dict[str, Any]) -> PredictionType:
 def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
     from diffusers import DDPMScheduler
 
-    abar = DDPMScheduler.from_config(config).alphas_cumprod
+    abar = DDPMScheduler.from_config(config).alphas_cumprod  # pyright: ignore[reportAttributeAccessIssue]
     if len(abar) != TIMESTEPS:
         raise ValueError(f"The noise schedule has {len(abar)} steps, but {TIMESTEPS} were expected.")
     return abar.float()

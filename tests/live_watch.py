@@ -56,7 +56,7 @@ class Prompt(dict[str, Any]):
             **{**small, **more},
         )
 
-    def save(self, token: Ref, name: str, **more: Any) -> str:
+    def save(self, token: Ref, name: str | Ref, **more: Any) -> str:
         return self.add("CrossInitSave", token=token, name=name, **more)
 
     def load(self, file: str) -> Ref:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,9 @@ def test_every_node_loads_from_the_archive(comfyui: Path, tmp_path: Path) -> Non
     importlib.util.find_spec("comfy_cli") is None, reason="comfy-cli is not installed: pip install comfy-cli"
 )
 @pytest.mark.skipif(shutil.which("git") is None, reason="comfy-cli asks git for the files, and there is no git")
-def test_comfy_cli_validates_and_packs_the_same_files(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
+def test_comfy_cli_validates_and_packs_the_same_files(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     clone = tmp_path / "clone"
     for path in tracked_files():
         copy = clone / path.relative_to(REPOSITORY)

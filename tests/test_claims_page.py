@@ -90,7 +90,7 @@ def test_claims_hold_where_the_numbers_say_so() -> None:
 )
 def test_a_claim_falls_with_its_numbers(changes: dict[str, dict[str, float]], failing: set[int]) -> None:
     # The underscore of lambda-0.01 would be lost; those rows keep their values.
-    held = _held(_summary(Plan(), **changes))
+    held = _held(_summary(Plan(), **changes))  # type: ignore[arg-type]
     assert {i for i, holds in enumerate(held) if holds is False} == failing
     assert None not in held
 
@@ -142,8 +142,8 @@ def test_the_best_rate_is_paired() -> None:
     assert found is not None and found.learning_rate == 0.005 and people == 4
 
     summary = _summary(plan)
-    for rate, people in (("0.02", [0, 1]), ("0.04", [2, 3])):
-        _keep(summary, f"plain-rate-{rate}-320", people)
+    for rate, kept in (("0.02", [0, 1]), ("0.04", [2, 3])):
+        _keep(summary, f"plain-rate-{rate}-320", kept)
     assert best_rate(Numbers(summary), plan, "words") == (None, 0), "nobody has every rate"
     assert _held(summary)[5] is None
 

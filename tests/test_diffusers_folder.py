@@ -45,13 +45,18 @@ def _edit(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "unCLIP": (lambda f: _edit(f / "unet/config.json", class_embed_type="projection"), "unCLIP"),
     "refiner": (lambda f: _edit(f / "unet/config.json", addition_embed_type="text_time"), "SDXL family"),
     "inpainting": (lambda f: _edit(f / "unet/config.json", in_channels=9), "takes 9 channels"),
     "two encoders": (lambda f: (f / "text_encoder_2").mkdir(), "Stable Diffusion XL"),
     "transformer": (lambda f: (f / "transformer").mkdir(), "SD3, Flux"),
-    "empty": (lambda f: (shutil.rmtree(f), f.mkdir()), "it is empty"),
+    "empty": (_empty, "it is empty"),
     "no vae": (lambda f: shutil.rmtree(f / "vae"), "'vae' is missing"),
     "no weights": (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(), "holds no weights"),
     "pointer": (

@@ -42,7 +42,7 @@ def test_the_core_speaks_of_no_graph() -> None:
     ]
     assert len(texts) > 100
     # A CUDA graph is another thing.
-    found = [text for text in texts if OF_A_HOST.search(text[2].replace("CUDA graph", ""))]
+    found = [text for text in texts if OF_A_HOST.search(str(text[2]).replace("CUDA graph", ""))]
     assert not found, "\n".join(map(str, found))
 
 

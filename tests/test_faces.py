@@ -158,7 +158,8 @@ def test_faces_that_the_cascades_miss(name: str, change: str, request: pytest.Fi
     """A tilted, a small and a dark face, and one with sunglasses."""
     pytest.importorskip("facenet_pytorch", reason="facenet-pytorch is not installed")
     picture: Image.Image = request.getfixturevalue(name)
-    photo, eyes = _tensor(picture), list(EYES[name])
+    photo = _tensor(picture)
+    eyes: list[tuple[float, float]] = list(EYES[name])
     if change == "tilted":
         photo, eyes = _turned(picture, name, 45)
     elif change == "small":

@@ -24,7 +24,7 @@ from crossinit_core.gpu.kernels.frozen_layers import convolve, pack, project
 from crossinit_core.models.fusing import restore
 
 CPU = torch.device("cpu")
-DOUBLE = {"dtype": torch.float64, "requires_grad": True}
+DOUBLE: dict[str, Any] = {"dtype": torch.float64, "requires_grad": True}
 
 
 def _frozen(*shape: int) -> Tensor:
@@ -34,7 +34,7 @@ def _frozen(*shape: int) -> Tensor:
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("shifted", [True, False])
 def test_group_norm_is_torchs(silu: bool, shifted: bool) -> None:
-    x = torch.randn(2, 64, 3, 5, **DOUBLE)  # type: ignore[arg-type]
+    x = torch.randn(2, 64, 3, 5, **DOUBLE)
     weight, bias, shift = _frozen(64), _frozen(64), _frozen(2, 64) if shifted else None
 
     def ours(x: Tensor) -> Tensor:
@@ -46,13 +46,13 @@ def test_group_norm_is_torchs(silu: bool, shifted: bool) -> None:
 
 
 def test_geglu_is_the_formula() -> None:
-    h = torch.randn(3, 4, 10, **DOUBLE)  # type: ignore[arg-type]
+    h = torch.randn(3, 4, 10, **DOUBLE)
     torch.testing.assert_close(plain.geglu(h), h[..., :5] * F.gelu(h[..., 5:]))
     assert gradcheck(plain.geglu, h)
 
 
 def test_a_feed_forward_part_is_the_formula() -> None:
-    x, n = (torch.randn(2, 3, 4, **DOUBLE) for _ in range(2))  # type: ignore[arg-type]
+    x, n = (torch.randn(2, 3, 4, **DOUBLE) for _ in range(2))
     weight, bias, out = _frozen(10, 4), _frozen(10), _frozen(4, 5)
     formula = x + plain.geglu(F.linear(n, weight, bias)) @ out.t()
     torch.testing.assert_close(plain.feed_forward(x, n, weight, bias, out), formula)
@@ -61,7 +61,7 @@ def test_a_feed_forward_part_is_the_formula() -> None:
 
 @pytest.mark.parametrize("added", [True, False])
 def test_layer_norm_of_a_sum_is_torchs(added: bool) -> None:
-    x, residual = (torch.randn(2, 3, 8, **DOUBLE) for _ in range(2))  # type: ignore[arg-type]
+    x, residual = (torch.randn(2, 3, 8, **DOUBLE) for _ in range(2))
     weight, bias = _frozen(8), _frozen(8)
     inputs = (x, residual) if added else (x,)
 
@@ -74,22 +74,22 @@ def test_layer_norm_of_a_sum_is_torchs(added: bool) -> None:
 
 
 def test_a_bias_and_a_residual_are_added() -> None:
-    x, residual = (torch.randn(2, 3, 4, 4, **DOUBLE) for _ in range(2))  # type: ignore[arg-type]
+    x, residual = (torch.randn(2, 3, 4, 4, **DOUBLE) for _ in range(2))
     bias = _frozen(3)
     torch.testing.assert_close(plain.add_bias(x, bias, residual), x + bias[:, None, None] + residual)
     assert gradcheck(lambda x, residual: plain.add_bias(x, bias, residual), (x, residual))
 
 
 def test_the_gradient_of_what_is_normalized_joins_that_of_its_norm() -> None:
-    x, weight, bias = torch.randn(1, 32, 2, 3, **DOUBLE), _frozen(32), _frozen(32)  # type: ignore[arg-type]
+    x, weight, bias = torch.randn(1, 32, 2, 3, **DOUBLE), _frozen(32), _frozen(32)
     assert gradcheck(lambda x: plain.group_norm(x, weight, bias, 1e-5, silu=True), x)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_an_enlarged_picture_is_convolved_while_it_is_small(memory_format: torch.memory_format) -> None:
     layer = nn.Conv2d(3, 5, 3, padding=1).double().requires_grad_(False)
-    small = folded(layer).to(memory_format=memory_format)
-    x = torch.randn(2, 3, 4, 6, **DOUBLE).to(memory_format=memory_format)  # type: ignore[arg-type]
+    small = folded(layer).to(memory_format=memory_format)  # type: ignore[call-overload]
+    x = torch.randn(2, 3, 4, 6, **DOUBLE).to(memory_format=memory_format)
 
     def ours(x: Tensor) -> Tensor:
         return plain.interleave(convolve(x, small), layer.bias)  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ def test_only_ordinary_convolutions_are_folded_into_an_enlargement(change: dict[
 @pytest.mark.parametrize("parts", [2, 3])
 def test_packed_projections_are_the_layers_own(parts: int) -> None:
     layers = [nn.Linear(6, 4, bias=False).double().requires_grad_(False) for _ in range(parts)]
-    x = torch.randn(2, 5, 6, **DOUBLE)  # type: ignore[arg-type]
+    x = torch.randn(2, 5, 6, **DOUBLE)
     expected = [layer(x) for layer in layers]
     packed = pack(*layers)
     for found, wanted, layer in zip(project(x, packed, parts), expected, layers, strict=True):
@@ -127,7 +127,7 @@ def test_packed_projections_are_the_layers_own(parts: int) -> None:
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_a_frozen_convolution_is_the_layers_own(options: dict[str, Any], memory_format: torch.memory_format) -> None:
     layer = nn.Conv2d(3, 4, **{"kernel_size": 3, **options}).double().requires_grad_(False)
-    layer.to(memory_format=memory_format)
+    layer.to(memory_format=memory_format)  # type: ignore[call-overload]
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
     torch.testing.assert_close(convolve(x, layer), layer(x))
     assert gradcheck(lambda x: convolve(x, layer), x)
@@ -136,13 +136,18 @@ def test_a_frozen_convolution_is_the_layers_own(options: dict[str, Any], memory_
 def test_a_frozen_convolution_keeps_nothing_but_its_weights() -> None:
     layer = nn.Conv2d(3, 4, 3).requires_grad_(False)
     kept: list[torch.Size] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.shape), lambda _: None):
+
+    def keep(saved: Tensor) -> Tensor:
+        kept.append(saved.shape)
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         convolve(torch.randn(2, 3, 6, 5, requires_grad=True), layer)
     assert kept == [layer.weight.shape]
 
 
 def test_attention_is_the_formula() -> None:
-    q, k, v = (torch.randn(2, rows, 8, **DOUBLE) for rows in (6, 5, 5))  # type: ignore[arg-type]
+    q, k, v = (torch.randn(2, rows, 8, **DOUBLE) for rows in (6, 5, 5))
 
     def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v))
@@ -263,7 +268,7 @@ def test_a_kernel_with_wrong_results_or_gradients_is_found(name: str, dtype: tor
     right = getattr(PLAIN, name)
 
     def check(change: Callable[..., Any]) -> list[str]:
-        changed: Kernels = replace(PLAIN, **{name: change})
+        changed: Kernels = replace(PLAIN, **{name: change})  # type: ignore[arg-type]
         return self_tests.differences(changed, PLAIN, CPU, dtype)
 
     def each(out: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -75,7 +77,12 @@ def _taken(call: Callable[[], Any]) -> Any:
 @given(TEXTS, NAMES)
 def test_a_filled_prompt_holds_each_person_or_says_who_is_absent(text: str, names: list[str]) -> None:
     written: list[int] = []
-    filled = _taken(lambda: fill_places(text, names, lambda index, _: f"\ue000{written.append(index) or index}\ue001"))
+
+    def written_as(index: int, _: re.Match[str]) -> str:
+        written.append(index)
+        return f"\ue000{index}\ue001"
+
+    filled = _taken(lambda: fill_places(text, names, written_as))
     if filled is None:
         return
     absent = absent_people(text, names)
@@ -89,7 +96,12 @@ def test_a_filled_prompt_holds_each_person_or_says_who_is_absent(text: str, name
 def test_each_name_finds_its_person_or_is_ambiguous(names: list[str], place: str) -> None:
     for wanted, name in enumerate(names):
         found: list[int] = []
-        if _taken(lambda place=place % name, found=found: fill_places(place, names, lambda i, _: str(found.append(i)))):
+
+        def note(index: int, place: re.Match[str], found: list[int] = found) -> str:
+            found.append(index)
+            return place[0]
+
+        if _taken(partial(fill_places, place % name, names, note)):
             same = [unicodedata.normalize("NFC", one) for one in names]
             assert found == [wanted] or (name == "person" and same.count("person") == 1), (names, name)
 
@@ -110,7 +122,7 @@ def test_every_label_is_a_folder_on_windows(prompts: list[str]) -> None:
 @given(TEXTS)
 def test_lines_end_at_line_ends_alone(text: str) -> None:
     for parse in (parse_prompts, lambda given: parse_celebrity_names(given).names):
-        lines = _taken(lambda parse=parse: parse(text))
+        lines = _taken(partial(parse, text))
         if lines is not None:
             assert 1 <= len(lines) <= text.count("\n") + text.count("\r") + 1
             assert all(line and not line.startswith("#") for line in lines)

@@ -58,7 +58,7 @@ def _many_members() -> bytes:
 
 
 HOSTILE: dict[str, Callable[[], bytes]] = {
-    "sparse": lambda: _torch({"<x>": torch.sparse_coo_tensor([[0], [0]], [1.0], (2, 10**9))}),
+    "sparse": lambda: _torch({"<x>": torch.sparse_coo_tensor(torch.zeros(2, 1).long(), torch.ones(1), (2, 10**9))}),
     "complex": lambda: _torch({"<x>": torch.zeros(2, 8, dtype=torch.complex64)}),
     "quantized": lambda: _torch({"<x>": torch.quantize_per_tensor(torch.zeros(2, 8), 1.0, 0, torch.qint8)}),
     "meta": lambda: _torch({"<x>": torch.zeros(2, 8, device="meta")}),

@@ -24,6 +24,7 @@ from crossinit_core import (
     load_celebrity_names,
 )
 from crossinit_core.diffusers_backbone import DiffusersBackbone
+from crossinit_core.precision import Precision
 from tests.tiny_learning import PHOTO, SMALL, Watched, broken, learn
 from tests.tiny_models import MODELS, Prepared, prepare
 
@@ -194,7 +195,7 @@ def test_nothing_is_left_behind(eps: Prepared, monkeypatch: pytest.MonkeyPatch) 
         learn(eps, backbone=Watched(eps.backbone, broken))
     assert dict(os.environ) == environment
     assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     for name, weight in eps.backbone.unet.named_parameters():
         assert torch.equal(weight, weights[name])
         assert weight.grad is None
@@ -236,9 +237,8 @@ def test_half_precision_gives_nearly_the_same(eps: Prepared) -> None:
 
 def test_every_precision_names_the_same_model(eps: Prepared) -> None:
     """A token names the same model whatever it was computed in."""
-    named = {
-        learn(eps, replace(SMALL, precision=kind)).token.metadata["crossinit.base_hash"] for kind in ("fp32", "bf16")
-    }
+    kinds: tuple[Precision, ...] = ("fp32", "bf16")
+    named = {learn(eps, replace(SMALL, precision=kind)).token.metadata["crossinit.base_hash"] for kind in kinds}
     assert len(named) == 1
 
 

@@ -174,7 +174,7 @@ NOTHING_HEAVY = SimpleNamespace(widths=(32,), resolution=64, device=torch.device
 def test_a_setting_that_cannot_be_is_refused_at_once(change: dict[str, Any], message: str) -> None:
     settings = replace(InversionSettings(), **change)
     with pytest.raises(ValueError, match=message):
-        invert(NOTHING_HEAVY, torch.zeros(2, 32), settings, images=PHOTO)  # type: ignore[arg-type]
+        invert(NOTHING_HEAVY, torch.zeros(2, 32), settings, images=PHOTO)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_setting_that_cannot_be_is_refused_at_once(change: dict[str, Any], mes
     ],
 )
 def test_an_input_that_cannot_be_is_refused_before_any_work(change: dict[str, Any], message: str) -> None:
-    inputs = {"v0": torch.zeros(2, 32), "images": PHOTO, "settings": SMALL} | change
+    inputs: dict[str, Any] = {"v0": torch.zeros(2, 32), "images": PHOTO, "settings": SMALL} | change
     with pytest.raises(ValueError, match=message):
         invert(NOTHING_HEAVY, **inputs)
 

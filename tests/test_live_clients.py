@@ -108,7 +108,7 @@ def test_a_kept_result_brings_its_line(two: tuple[Client, Client]) -> None:
     one, other = two
     one.run(_names("Grace Hopper\nAda Lovelace"))
     other.queue(_names("Grace Hopper\nAda Lovelace"))
-    heard = []
+    heard: list[Any] = []
     while not (heard and heard[-1].type == "execution_success"):
         heard.append(other._events.get(timeout=60))
     (queued,) = [event.data for event in heard if event.type == "crossinit.queued"]

@@ -145,7 +145,7 @@ def test_a_rescaled_blend_is_the_cores(live: Any) -> None:
     }
     history = live.client.run(prompt)
     saved = load_learned_token(Path(live.embeddings) / history.outputs["5"]["file"][0])
-    expected = rescale_token(blend_tokens(*tokens, 0.25), 0.5)
+    expected = rescale_token(blend_tokens(tokens[0], tokens[1], 0.25), 0.5)
     torch.testing.assert_close(saved.vectors, expected.vectors)
     assert saved.metadata["crossinit.blend"] == "0.75 blend-ann + 0.25 blend-ben (arc)"
     assert "0.5 of the way" in saved.metadata["crossinit.rescaled"]

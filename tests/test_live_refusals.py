@@ -113,7 +113,8 @@ def test_settings_out_of_range_are_refused_before_anything_runs(
     live: Any, setting: str, value: float, problem: str
 ) -> None:
     prompt = Prompt()
-    prompt.save([prompt.learn(*prompt.checkpoint(SD1_CHECKPOINT), **{setting: value}), 0], "never")
+    changed: dict[str, Any] = {setting: value}
+    prompt.save([prompt.learn(*prompt.checkpoint(SD1_CHECKPOINT), **changed), 0], "never")
     with pytest.raises(PromptError, match=f"{problem}.*{setting}") as refused:
         live.client.run(prompt)
     assert refused.value.node_type == "CrossInitLearn"

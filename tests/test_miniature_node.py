@@ -135,7 +135,7 @@ def test_learning_in_the_graph_is_learning_on_the_command_line(
     v0 = core.cross_initialize(diffusers, names)
     torch.testing.assert_close(pack.crossinit_core.cross_initialize(host, names), v0, atol=1e-4, rtol=0)
     photo = torch.rand(1, 100, 90, 3, generator=torch.Generator().manual_seed(7))
-    settings = {"steps": 2, "batch_size": 2, "precision": "fp32"}
+    settings: dict[str, Any] = {"steps": 2, "batch_size": 2, "precision": "fp32"}
     one = core.invert(diffusers, v0, core.InversionSettings(**settings), images=photo)
     other = pack.crossinit_core.invert(host, v0, pack.crossinit_core.InversionSettings(**settings), images=photo)
     torch.testing.assert_close(other.token.vectors, one.token.vectors, atol=1e-4, rtol=0)

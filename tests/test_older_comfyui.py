@@ -111,7 +111,7 @@ def test_a_muted_first_person_stops_nobody(old: Old) -> None:
     """A first person who is muted does not stop the others."""
     token = LearnedToken(torch.ones(2, 256), "somebody", "width-256")
     save_learned_token(token, old.base / "models" / "embeddings" / "somebody.safetensors")
-    prompt = {
+    prompt: dict[str, Any] = {
         "1": {"class_type": "CrossInitMiniature", "inputs": {}},
         "2": {"class_type": "CrossInitLoad", "inputs": {"file": "somebody.safetensors"}},
         "3": {"class_type": "CrossInitReport", "inputs": {"tokens.token1": ["2", 0]}},

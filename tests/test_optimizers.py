@@ -31,7 +31,7 @@ class Momentum:
     @torch.no_grad()
     def update(self) -> None:
         assert self._vectors.grad is not None
-        self._vectors -= self._rate * self.state["velocity"].mul_(0.9).add_(self._vectors.grad)
+        self._vectors.sub_(self._rate * self.state["velocity"].mul_(0.9).add_(self._vectors.grad))
 
 
 @pytest.fixture

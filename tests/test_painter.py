@@ -182,7 +182,7 @@ def test_every_named_value_of_a_face_is_seen(someone: Identity, name: str) -> No
 @pytest.mark.parametrize("name", SCENE_REGIONS)
 def test_every_attribute_of_a_scene_is_seen(someone: Identity, name: str) -> None:
     for who in (someone, changed(someone, hair_style="afro", skin=0.9, hair_colour="black", beard="full")):
-        pictures = [paint(who, Scene(**{name: value})) for value in ATTRIBUTES[name]]
+        pictures = [paint(who, Scene(**{name: value})) for value in ATTRIBUTES[name]]  # type: ignore[arg-type]
         for i, a in enumerate(pictures):
             for b in pictures[:i]:
                 assert _difference(a, b, SCENE_REGIONS[name]) > 1.5
@@ -201,7 +201,7 @@ def test_an_attribute_leaves_the_rest_as_it_is(someone: Identity) -> None:
         ("clothing_colour", "red", face),
         *(("background", place, face) for place in PLACES),
     ):
-        assert _difference(plain, paint(someone, Scene(**{attribute: value})), box) == 0, (attribute, value)
+        assert _difference(plain, paint(someone, Scene(**{attribute: value})), box) == 0, (attribute, value)  # type: ignore[arg-type]
 
 
 def test_glasses_show_the_eyes_and_sunglasses_hide_them(someone: Identity) -> None:
@@ -235,7 +235,7 @@ def test_two_people_stand_side_by_side(someone: Identity) -> None:
 def test_pose_moves_the_person(someone: Identity) -> None:
     plain = paint(someone, Scene())
     for pose in ({"scale": 0.9}, {"shift_x": 4.0}, {"shift_y": 3.0}, {"roll": 5.0}, {"light": -0.5}, {"light": 0.5}):
-        assert _difference(plain, paint(someone, Scene(**pose)), HEAD) > 1
+        assert _difference(plain, paint(someone, Scene(**pose)), HEAD) > 1  # type: ignore[arg-type]
     parted = changed(someone, hair_style="side_part")
     picture, mirrored = paint(parted, Scene()), paint(parted, Scene(mirrored=True))
     assert _difference(picture[:, ::-1], mirrored, HEAD) < 0.3 * _difference(picture, mirrored, HEAD)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_bloated_metadata_does_not_hide_a_photo(tmp_path: Path, portrait: Image.
 @pytest.mark.parametrize("suffix", ["jpg", "webp", "tif", "png"])
 def test_a_huge_profile_changes_nothing(tmp_path: Path, portrait: Image.Image, suffix: str) -> None:
     """Profiles are left aside, as ComfyUI's Load Image does; so are broken ones."""
-    options = {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     portrait.save(tmp_path / f"plain.{suffix}", **options)
     portrait.save(tmp_path / f"profile.{suffix}", icc_profile=b"no profile at all" * 100_000, **options)
     assert torch.equal(load_photo(tmp_path / f"profile.{suffix}"), load_photo(tmp_path / f"plain.{suffix}"))
@@ -107,7 +108,7 @@ def test_a_png_is_turned_by_any_of_its_texts(tmp_path: Path, portrait: Image.Ima
         info.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta tiff:Orientation="6"/>', zip=True)
     elif where != "eXIf":
         info.add_text(where, f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}\n", zip=True)
-    options = {"exif": exif} if where == "eXIf" else {"pnginfo": info}
+    options: dict[str, Any] = {"exif": exif} if where == "eXIf" else {"pnginfo": info}
     portrait.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", **options)
     assert torch.equal(load_photo(tmp_path / "turned.png"), _tensor(portrait))
 
@@ -161,7 +162,7 @@ def test_dark_deep_colours_are_refused(tmp_path: Path) -> None:
     "case", ["int32", "uint32", "int16", "int8", "float 0..255", "float below 0", "NaN", "float64"]
 )
 def test_numbers_without_a_white_are_refused(tmp_path: Path, case: str) -> None:
-    values, sample_format = {
+    cases: dict[str, tuple[NDArray[Any], int]] = {
         "int32": ((GREY * 2**31).astype(np.int32), 2),
         "uint32": ((GREY * 2**32).astype(np.uint32), 1),
         "int16": ((GREY * 2**15).astype(np.int16), 2),
@@ -170,7 +171,8 @@ def test_numbers_without_a_white_are_refused(tmp_path: Path, case: str) -> None:
         "float below 0": ((GREY - 0.5).astype(np.float32), 3),
         "NaN": (np.where(GREY > 0.5, np.nan, GREY).astype(np.float32), 3),
         "float64": (GREY, 3),
-    }[case]
+    }
+    values, sample_format = cases[case]
     _refusal(_tiff(tmp_path / "science.tif", values, sample_format=sample_format))
 
 
@@ -214,7 +216,7 @@ def test_one_bit_and_grey_with_alpha_are_read(tmp_path: Path, portrait: Image.Im
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif", "mpo"])
 def test_the_first_of_several_pictures_is_read(tmp_path: Path, portrait: Image.Image, suffix: str) -> None:
     other = portrait.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    options = {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     portrait.save(tmp_path / f"film.{suffix}", save_all=True, append_images=[other], **options)
     photo = load_photo(tmp_path / f"film.{suffix}")
     assert photo.shape == (1, 120, 96, 3)

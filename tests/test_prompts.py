@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -167,7 +168,12 @@ def test_a_place_means_the_person_whose_name_it_is(
 ) -> None:
     """Names are compared as people see them, and as files are called."""
     found: list[int] = []
-    pack.crossinit_core.prompts.fill_places(text, names, lambda index, _: str(found.append(index)))
+
+    def note(index: int, place: re.Match[str]) -> str:
+        found.append(index)
+        return place[0]
+
+    pack.crossinit_core.prompts.fill_places(text, names, note)
     assert found == people
     absent = [name for index, name in enumerate(names) if index not in people]
     assert list(pack.crossinit_core.prompts.absent_people(text, names)) == absent

@@ -23,6 +23,7 @@ from crossinit_core import InversionSettings, cross_initialize_words, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.gpu.graphs import Graphs, Recorder, Recording, graphs_of
 from crossinit_core.learning import steps as steps_module
+from crossinit_core.learning.settings import MemoryMode
 
 CPU = torch.device("cpu")
 
@@ -34,7 +35,7 @@ PHOTO = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
 class Repeats:
     """A recording that does what the function does, in any mode of gradients, as a GPU's graph does."""
 
-    function: Callable[..., None]
+    function: Callable[..., object]
 
     @torch.enable_grad()
     def replay(self, inputs: Sequence[Tensor | None]) -> None:
@@ -45,7 +46,7 @@ class Repeats:
 class Fake:
     """Graphs without a GPU; `record` says what becomes of a recording."""
 
-    make: Callable[[Callable[..., None], Sequence[Tensor | None]], Recording] = lambda function, inputs: Repeats(
+    make: Callable[[Callable[..., object], Sequence[Tensor | None]], Recording] = lambda function, inputs: Repeats(
         function
     )
     free: int = 2**40
@@ -55,10 +56,10 @@ class Fake:
     def on_stream(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def record(self, function: Callable[..., None], inputs: Sequence[Tensor | None]) -> Recording:
+    def record(self, function: Callable[..., object], inputs: Sequence[Tensor | None]) -> Recording:
         self.recorded.append(None)
-        self.recorded[-1] = self.make(function, inputs)
-        return self.recorded[-1]
+        self.recorded[-1] = made = self.make(function, inputs)
+        return made
 
     def free_bytes(self) -> int:
         return self.free
@@ -70,7 +71,7 @@ class Fake:
         self.closed += 1
 
 
-def _full(function: Callable[..., None], inputs: Sequence[Tensor | None]) -> Recording:
+def _full(function: Callable[..., object], inputs: Sequence[Tensor | None]) -> Recording:
     """The memory is too small for a recording, after a part of its work."""
     function(*inputs)
     raise torch.OutOfMemoryError("CUDA out of memory")
@@ -182,7 +183,7 @@ def test_a_recording_at_once_that_fails_is_tried_again() -> None:
     model = object()
     assert _ways_to(_recorder(signature=model), 1.0) == ["run", "run"]
 
-    def fails_at_first(function: Callable[..., None], inputs: Any) -> Recording:
+    def fails_at_first(function: Callable[..., object], inputs: Any) -> Recording:
         if len(graphs.recorded) == 1:
             raise RuntimeError("operation not permitted when stream is capturing")
         return Repeats(function)
@@ -249,7 +250,12 @@ def test_a_recorded_run_learns_the_same(backbone: DiffusersBackbone, monkeypatch
     start, settings = cross_initialize_words(backbone, "person"), replace(SETTINGS, steps=4)
     expected = invert(backbone, start, settings, images=PHOTO).token.vectors
     made: list[Fake] = []
-    monkeypatch.setattr(steps_module, "graphs_of", lambda device: made.append(Fake()) or made[-1])
+
+    def graphs_of(device: object) -> Fake:
+        made.append(Fake())
+        return made[-1]
+
+    monkeypatch.setattr(steps_module, "graphs_of", graphs_of)
     assert torch.equal(invert(backbone, start, settings, images=PHOTO).token.vectors, expected)
     assert len(made) == 1 and len(made[0].recorded) == 2, "the gradient and the update"
     assert made[0].closed
@@ -269,7 +275,7 @@ def test_autograd_stays_in_the_thread_that_records() -> None:
 
 @pytest.mark.parametrize("memory", ["normal", "low"])
 def test_a_step_leaves_no_memory_behind_that_it_allocated(
-    backbone: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch, memory: str
+    backbone: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch, memory: MemoryMode
 ) -> None:
     """Under a recording it would belong to the GPU's graph, and freeing it later ends the process."""
     left: dict[str, list[str]] = {}

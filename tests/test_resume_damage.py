@@ -21,7 +21,8 @@ from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.learning.resume_format import Expected, decode, encode
 from tests.resumed import PHOTO, SETTINGS, Cancel, expected_of, same, stop_after
 
-Metadata, Tensors = dict[str, str], dict[str, torch.Tensor]
+Metadata = dict[str, str]
+Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def _parts(content: bytes) -> tuple[Metadata, Tensors]:
     return dict(json.loads(content[8 : 8 + length])["__metadata__"]), load(content)
 
 
-def _older(change: Callable[[Metadata, Tensors], None], content: bytes) -> bytes:
+def _older(change: Callable[[Metadata, Tensors], object], content: bytes) -> bytes:
     """The file as version 0.1.0 wrote it, without a checksum, and changed."""
     metadata, tensors = _parts(content)
     del metadata["checksum"]
@@ -129,11 +130,11 @@ def test_a_file_of_an_older_version_goes_on(
     assert same(result, uninterrupted)
 
 
-def _set(**values: str) -> Callable[[Metadata, Tensors], None]:
+def _set(**values: str) -> Callable[[Metadata, Tensors], object]:
     return lambda metadata, tensors: metadata.update(values)
 
 
-def _put(key: str, value: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Metadata, Tensors], None]:
+def _put(key: str, value: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Metadata, Tensors], object]:
     return lambda metadata, tensors: tensors.update({key: value(tensors[key]).contiguous()})
 
 
@@ -146,7 +147,7 @@ def _at(place: int, number: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return change
 
 
-def _generator(layout: str, offset: int, value: Any) -> Callable[[Metadata, Tensors], None]:
+def _generator(layout: str, offset: int, value: Any) -> Callable[[Metadata, Tensors], object]:
     def change(tensor: torch.Tensor) -> torch.Tensor:
         content = bytearray(tensor.numpy().tobytes())
         struct.pack_into(layout, content, offset, value)
@@ -155,7 +156,7 @@ def _generator(layout: str, offset: int, value: Any) -> Callable[[Metadata, Tens
     return _put("draws.generator", change)
 
 
-IMPOSSIBLE: dict[str, tuple[Callable[[Metadata, Tensors], None], str]] = {
+IMPOSSIBLE: dict[str, tuple[Callable[[Metadata, Tensors], object], str]] = {
     "no step": (lambda metadata, tensors: metadata.pop("step"), "lacks step"),
     "step 0": (_set(step="0"), "step is '0'"),
     "a negative step": (_set(step="-3"), "step is '-3'"),

@@ -285,8 +285,8 @@ def test_runs_have_the_names_of_the_first_version() -> None:
     backbone = SimpleNamespace(prediction_type="epsilon", alphas_cumprod=lambda: torch.linspace(1, 0, 1000))
     model = SimpleNamespace(dtype=torch.float16, fingerprint=lambda: "weights")
     name = resume_files.run_fingerprint(
-        backbone,  # type: ignore[arg-type]
-        model,  # type: ignore[arg-type]
+        backbone,
+        model,
         InversionSettings(resolution=512),
         torch.ones(2, 4),
         b"photos",

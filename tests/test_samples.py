@@ -296,7 +296,8 @@ def test_packs_that_show_previews_of_their_own_give_none(
         def decode_latent_to_preview_image(self, preview_format: str, x0: torch.Tensor) -> None:
             seen.append(x0)
 
-    plain, seen = learn(), []
+    plain = learn()
+    seen: list[torch.Tensor] = []
     _watched(pack, monkeypatch)
     monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Moving())
     shown.clear()

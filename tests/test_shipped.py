@@ -146,11 +146,11 @@ def _outside_of_the_mask_all_is_as_it_was(painted: Painted) -> None:
     result = Image.open(painted.base / "output" / "learned-face-inpainted_00001_.png").convert("RGB")
     before, after = (np.asarray(picture.convert("RGB")).astype(float) for picture in (photo, result))
     changed = np.abs(after - before).mean(axis=2)
-    painted = np.asarray(photo.getchannel("A")) < 128
+    hole = np.asarray(photo.getchannel("A")) < 128
     far = np.asarray(photo.getchannel("A").filter(ImageFilter.MinFilter(21))) == 255
     assert far.mean() > 0.3
     assert changed[far].mean() < 1
-    assert changed[painted].mean() > 20
+    assert changed[hole].mean() > 20
 
 
 def _every_embedding_is_saved_whole(painted: Painted) -> None:

@@ -57,10 +57,12 @@ def test_an_overflow_is_survived_with_ready_made_batches(backbone: DiffusersBack
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(0, backbone.vocabulary_size, (2, 77), generator=draw)
     ids[:, 5:7] = torch.tensor([backbone.vocabulary_size, backbone.vocabulary_size + 1])
-    batches = [
-        TrainingBatch(*torch.randn(2, 2, 4, 8, 8, generator=draw), torch.randint(0, 1000, (2,), generator=draw), ids)
-        for _ in range(6)
-    ]
+
+    def batch() -> TrainingBatch:
+        latents, noise = torch.randn(2, 2, 4, 8, 8, generator=draw)
+        return TrainingBatch(latents, noise, torch.randint(0, 1000, (2,), generator=draw), ids)
+
+    batches = [batch() for _ in range(6)]
     watched = Watched(backbone, _overflows((torch.bfloat16,), from_call=1))
     result = learn(watched, v0, replace(SETTINGS, precision="bf16"), batches=iter(batches))
     assert _same(result, learn(backbone, v0, replace(SETTINGS, precision="fp32"), batches=batches))

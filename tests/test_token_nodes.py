@@ -305,7 +305,7 @@ def test_a_file_that_comes_by_wire_is_no_reason_to_run_again(
     }
     import nodes as comfyui_nodes
 
-    monkeypatch.setitem(comfyui_nodes.NODE_CLASS_MAPPINGS, "CrossInitLoad", nodes["CrossInitLoad"])
+    monkeypatch.setitem(comfyui_nodes.NODE_CLASS_MAPPINGS, "CrossInitLoad", nodes["CrossInitLoad"])  # type: ignore[attr-defined]
     asked = [asyncio.run(IsChangedCache("p", DynamicPrompt(prompt), None).get("2")) for _ in range(2)]
     assert asked[0] == asked[1] and "by wire" in asked[0]
 

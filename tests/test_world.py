@@ -88,7 +88,7 @@ def test_the_evaluation_prompts(world: World) -> None:
         assert prompt.text.count("{}") == 1
         assert asked(prompt.text) == dict(prompt.asks)
         assert all(value in ATTRIBUTES[attribute] for attribute, value in prompt.asks.items())
-        Scene(**prompt.asks)
+        Scene(**prompt.asks)  # type: ignore[arg-type]
     assert {attribute for prompt in PROMPTS for attribute in prompt.asks} >= set(ATTRIBUTES) - {"clothing_colour"}
     for name in world.names:
         assert asked(f"a photo of a face of {name} person") == {}

@@ -51,7 +51,7 @@ class Watched:
                 self.samples.append(len(noisy))
                 return self._around(predict(noisy, *more), model.dtype, len(self.samples))
 
-            model.predict = watched  # type: ignore[method-assign]
+            model.predict = watched  # type: ignore[method-assign, assignment]
             yield model
 
 

@@ -46,7 +46,7 @@ class Graphs(Protocol):
         then there before a recording, and not allocated in it."""
         ...
 
-    def record(self, function: Callable[..., None], inputs: Sequence[Tensor | None]) -> Recording:
+    def record(self, function: Callable[..., object], inputs: Sequence[Tensor | None]) -> Recording:
         """A recording of `function(*inputs)`, which is not carried out. Raises RuntimeError if that is not possible."""
         ...
 
@@ -94,7 +94,7 @@ class Recorder:
         self._recordings: dict[Hashable, Recording] = {}
 
     def __call__(
-        self, name: str, function: Callable[..., None], results: Sequence[Tensor], *inputs: Tensor | None
+        self, name: str, function: Callable[..., object], results: Sequence[Tensor], *inputs: Tensor | None
     ) -> None:
         """`function(*inputs)` with the inputs brought to the device; `results` are what it changes."""
         key = (name, *(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in inputs))
@@ -133,7 +133,7 @@ class Recorder:
         self._graphs.close()
 
     def _record_at_once(
-        self, graphs: Graphs, function: Callable[..., None], inputs: Sequence[Tensor | None]
+        self, graphs: Graphs, function: Callable[..., object], inputs: Sequence[Tensor | None]
     ) -> Recording | None:
         """A recording of what was recorded before in this process; None if that fails for once."""
         try:
@@ -149,7 +149,7 @@ class Recorder:
     def _record(
         self,
         graphs: Graphs,
-        function: Callable[..., None],
+        function: Callable[..., object],
         inputs: Sequence[Tensor | None],
         results: Sequence[Tensor],
         before: Sequence[Tensor],
@@ -210,7 +210,7 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
     return float((both[0] - both[1]).norm()) <= TOLERANCE * float(both[1].norm())  # False if one is not a number.
 
 
-def _run(function: Callable[..., None], inputs: Sequence[Tensor | None]) -> None:
+def _run(function: Callable[..., object], inputs: Sequence[Tensor | None]) -> None:
     """In this thread alone: autograd's own thread lets go of gradients when it likes, after the recording as well."""
     with torch.autograd.set_multithreading_enabled(False):
         function(*inputs)
@@ -234,7 +234,7 @@ class CudaGraphs:
         finally:
             own.wait_stream(self._stream)
 
-    def record(self, function: Callable[..., None], inputs: Sequence[Tensor | None]) -> Recording:
+    def record(self, function: Callable[..., object], inputs: Sequence[Tensor | None]) -> Recording:
         with self.on_stream():
             _set_up_libraries(self._device)
         recording = _CudaGraph(function, inputs, self._pool, self._stream)
@@ -292,7 +292,7 @@ class _CudaGraph:
 
     def __init__(
         self,
-        function: Callable[..., None],
+        function: Callable[..., object],
         inputs: Sequence[Tensor | None],
         pool: Any,
         stream: torch.cuda.Stream,

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..backbone import Backbone, FrozenModel
+from ..backbone import Backbone, FrozenModel, PredictionType
 from ..gpu.graphs import Recorder
 from . import objective
 from .batches import TrainingBatch
@@ -69,7 +69,8 @@ class Step:
         """Without a `recorder` everything is run as it comes."""
         self._model, self._settings = model, settings
         self.recorder, self.micro_batch_size = recorder, micro_batch_size
-        self._vocabulary_size, self._prediction_type = backbone.vocabulary_size, backbone.prediction_type
+        self._vocabulary_size = backbone.vocabulary_size
+        self._prediction_type: PredictionType = backbone.prediction_type
         device = model.device
         self._abar = backbone.alphas_cumprod().to(device)
         self._start = start.to(device)
@@ -114,7 +115,9 @@ class Step:
         with torch.no_grad():
             self._begin()
 
-    def _run(self, name: str, function: Callable[..., None], results: Sequence[Tensor], *inputs: Tensor | None) -> None:
+    def _run(
+        self, name: str, function: Callable[..., object], results: Sequence[Tensor], *inputs: Tensor | None
+    ) -> None:
         """`function(*inputs)` on the device; after an exception the `results` are as they were before."""
         if self.recorder:
             self.recorder(name, function, results, *inputs)

@@ -243,5 +243,6 @@ def _is_plain_attention(attention: Any) -> bool:
             type(layer) is nn.Linear and layer.bias is None
             for layer in (attention.to_q, attention.to_k, attention.to_v)
         )
+        and attention.to_out is not None
         and type(attention.to_out[0]) is nn.Linear
     )

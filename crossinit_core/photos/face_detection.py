@@ -44,9 +44,11 @@ class FaceDetector(Protocol):
 
     def find(self, photo: NDArray[np.uint8]) -> list[Face]:
         """Faces on a photo (H, W, 3) uint8 RGB, the largest first; empty if there is none."""
+        ...
 
     def eyes_in(self, photo: NDArray[np.uint8], x: float, y: float, width: float) -> tuple[Point, Point] | None:
         """The eyes of a face whose box from brow to chin has this middle and this side; None if they are not found."""
+        ...
 
 
 def roll_of(eyes: tuple[Point, Point]) -> float:

@@ -108,7 +108,7 @@ def prepare_faces(
         raise InputError("The batch of photos is empty, but at least one is needed.", "photo")
     heads: Sequence[Tensor | None] = [None] * len(photos)
     if masks is not None:
-        heads = masks_of_photos(masks, [tuple(photo.shape[:2]) for photo in photos])
+        heads = masks_of_photos(masks, [(photo.shape[0], photo.shape[1]) for photo in photos])
     found = None if boxes is None else _checked_boxes(boxes, len(photos))
     framer = _Framer(framing, opencv())
     prepared = []

@@ -68,7 +68,8 @@ def loss(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[
             continue
         losses, window = np.asarray(history.losses), smoothing_window(len(history.losses))
         steps, course = np.arange(len(losses)) + 1, smoothed(history.losses, window)
-        axes.plot(steps, losses, **look(number) | {"linestyle": "-"}, linewidth=0.8, alpha=0.35)
+        solid: dict[str, Any] = look(number) | {"linestyle": "-"}
+        axes.plot(steps, losses, **solid, linewidth=0.8, alpha=0.35)
         axes.plot(steps, course, **look(number))
         windows.add(window)
         highest = max(highest, float(losses.max()))

@@ -53,7 +53,9 @@ class ComfyBackbone:
             check_model(model, clip)
         if vae is not None:
             check_vae(vae)
-        self._model, self._clip, self._vae = model, clip, vae
+        self._model: Any = model
+        self._clip: Any = clip
+        self._vae: Any = vae
         self._tokenizer = getattr(clip.tokenizer, self._encoder)
         self._text_prefix = f"{self._encoder}.transformer.text_model."
         self.widths: tuple[int, ...] = (clip_width(clip),)
@@ -138,7 +140,7 @@ class ComfyBackbone:
         if mm.is_device_cpu(self.device):
             return None
         _make_room(self.device, needed)
-        return int(mm.get_free_memory(self.device) - mm.extra_reserved_memory())
+        return int(mm.get_free_memory(self.device) - mm.extra_reserved_memory())  # pyright: ignore[reportOperatorIssue]
 
     @contextmanager
     def training(self, *, precision: Precision, gradient_checkpointing: bool) -> Iterator[_ComfyModel]:

@@ -92,9 +92,12 @@ def image_encoder(first_stage_model: Any, device: torch.device) -> Iterator[nn.M
     """
     source = getattr(first_stage_model, "encoder", None)
     quant_conv = getattr(first_stage_model, "quant_conv", None)
-    if type(source) is not Encoder or quant_conv is None or any(len(level.attn) for level in source.down):
+    if (
+        type(source) is not Encoder or quant_conv is None or any(len(level.attn) for level in source.down)  # pyright: ignore[reportArgumentType]
+    ):
         yield None
         return
+    channels, latents = quant_conv.weight.shape[1::-1]
     with torch.device("meta"):
         encoder = Encoder(
             ch=source.ch,
@@ -104,9 +107,9 @@ def image_encoder(first_stage_model: Any, device: torch.device) -> Iterator[nn.M
             attn_resolutions=[],
             in_channels=source.in_channels,
             resolution=source.resolution,
-            z_channels=source.conv_out.weight.shape[0] // 2,
+            z_channels=source.conv_out.weight.shape[0] // 2,  # pyright: ignore[reportIndexIssue]
         )
-        moments = comfy.ops.disable_weight_init.Conv2d(*quant_conv.weight.shape[1::-1], 1)
+        moments = comfy.ops.disable_weight_init.Conv2d(channels, latents, 1)
     model = nn.Sequential(encoder, moments)
     weights = {f"0.{key}": weight for key, weight in source.state_dict().items()}
     weights |= {f"1.{key}": weight for key, weight in quant_conv.state_dict().items()}

@@ -167,7 +167,7 @@ def _vae(folder: Path, config: Config, states: dict[str, State]) -> Any:
     whole = {"params": {"ddconfig": params, "embed_dim": config["latent_channels"]}}
     weights = convert_vae_state_dict(states["vae"])
     vae = comfy.sd.VAE(sd=weights, config=whole, dtype=torch.float32)
-    check_complete(folder, "vae", weights, vae.first_stage_model.state_dict())
+    check_complete(folder, "vae", weights, vae.first_stage_model.state_dict())  # pyright: ignore[reportOptionalMemberAccess]
     return vae
 
 

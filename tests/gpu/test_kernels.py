@@ -74,14 +74,14 @@ def test_attention_at_full_size(
     kernels: Kernels, device: torch.device, dtype: torch.dtype, heads: int, queries: int, keys: int
 ) -> None:
     inputs = _qkv(2, queries, keys, heads, device, dtype)
-    ours = values_and_gradients(partial(kernels.attention, heads=heads), inputs)
+    ours = values_and_gradients(lambda q, k, v: kernels.attention(q, k, v, heads), inputs)
     truth = values_and_gradients(partial(plain.attention, heads=heads), [part.float() for part in inputs])
     assert relative_differences(ours, truth).max() < TOLERANCE[dtype]
 
 
 def test_attention_of_the_text_encoder(kernels: Kernels, device: torch.device) -> None:
     inputs = _qkv(8, 77, 77, 16, device, torch.float16)
-    ours = values_and_gradients(partial(kernels.causal_attention, heads=16), inputs)
+    ours = values_and_gradients(lambda q, k, v: kernels.causal_attention(q, k, v, 16), inputs)
     truth = values_and_gradients(partial(plain.causal_attention, heads=16), [part.float() for part in inputs])
     assert relative_differences(ours, truth).max() < TOLERANCE[torch.float16]
 
@@ -115,8 +115,11 @@ def _work(kernels: Kernels, device: torch.device) -> dict[str, tuple[Callable[..
             lambda x, n: kernels.feed_forward(x, n, inner, bias, outer),
             [draw(8, 1024, 640), draw(8, 1024, 640)],
         ),
-        "attention": (partial(kernels.attention, heads=10), [draw(8, 1024, 640) for _ in range(3)]),
-        "causal_attention": (partial(kernels.causal_attention, heads=10), [draw(8, 77, 640) for _ in range(3)]),
+        "attention": (lambda q, k, v: kernels.attention(q, k, v, 10), [draw(8, 1024, 640) for _ in range(3)]),
+        "causal_attention": (
+            lambda q, k, v: kernels.causal_attention(q, k, v, 10),
+            [draw(8, 77, 640) for _ in range(3)],
+        ),
     }
 
 

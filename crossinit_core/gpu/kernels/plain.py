@@ -83,8 +83,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
     By the fastest of torch's kernels that repeats bit for bit, whatever order the host prefers.
     """
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
     with sdpa_kernel(BACKENDS, **_IN_ORDER) if q.is_cuda else sdpa_kernel(SDPBackend.MATH):
-        out = F.scaled_dot_product_attention(*(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v)))
+        out = F.scaled_dot_product_attention(q, k, v)
     return out.transpose(1, 2).flatten(2)
 
 

@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .launch import launch
-from .layout import floats
+from .layout import floats, power_of_2, tiles
 
 VARYING = ["N", "eps"]
 """Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
@@ -47,7 +47,7 @@ class _AddLayerNorm(Function):
         block, many = _rows(width)
         launch(
             layer_norm_of_sum,
-            (triton.cdiv(rows, many),),
+            (tiles(rows, many),),
             x,
             x if residual is None else residual.contiguous(),
             weight,
@@ -87,7 +87,7 @@ class _AddLayerNorm(Function):
             dresidual = torch.empty_like(total, dtype=ctx.residual_dtype) if two else dx
             launch(
                 layer_norm_of_sum_gradient,
-                (triton.cdiv(rows, many),),
+                (tiles(rows, many),),
                 total,
                 dy,
                 dy if dtotal is None else dtotal.contiguous(),
@@ -111,7 +111,7 @@ class _AddLayerNorm(Function):
 
 def _rows(width: int) -> tuple[int, int]:
     """The block that holds a row, and how many rows a program takes."""
-    block = triton.next_power_of_2(width)
+    block = power_of_2(width)
     return block, max(1, 2048 // block)
 
 
