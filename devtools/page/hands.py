@@ -144,9 +144,10 @@ def open_template(page: ComfyPage, pack: str, name: str) -> None:
         try:
             page.page.get_by_role("dialog").get_by_text(pack).first.click(timeout=3000)
             entry.click(timeout=3000)
+            # A page that is not done with the template before does not hear the click.
+            return entry.wait_for(state="hidden", timeout=10_000)
         except TimeoutError:
             continue
-        return entry.wait_for(state="hidden")
     raise PageError(f"The browser of templates does not show {name} of {pack}.")
 
 
