@@ -285,9 +285,9 @@ def prepare_browser(layout: Layout, environment: Environment, try_again: bool = 
 
 
 def prepare_older(layout: Layout, environment: Environment, try_again: bool = False) -> None:
-    """An older ComfyUI and a newer page for the tests, beside the pinned one. After a failure only `setup` tries again."""
+    """An older ComfyUI and two more pages for the tests, beside the pinned one. After a failure only `setup` tries again."""
     stamps = Stamps(layout.stamps)
-    for release, stamp in ((older.OLDEST, "older"), (older.NEWEST, "newer page")):
+    for release, stamp in ((older.OLDEST, "older"), (older.BETWEEN, "page between"), (older.NEWEST, "newer page")):
         if not environment.pinned or release.is_in(layout.host):
             continue
         known = stamps.get(stamp) or ""

@@ -90,7 +90,7 @@ def text_without_a_page(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes send text to the page; here there is none."""
     import server
 
-    nobody = SimpleNamespace(send_progress_text=lambda *_: None, send_sync=lambda *_: None)
+    nobody = SimpleNamespace(send_sync=lambda *_: None)
     monkeypatch.setattr(server.PromptServer, "instance", nobody, raising=False)
 
 

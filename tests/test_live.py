@@ -170,6 +170,31 @@ def test_a_cancelled_run_goes_on(live: Any) -> None:
     assert torch.isfinite(continued).all()
 
 
+def test_an_unwritable_resume_folder_is_said_first(live: Any) -> None:
+    """It is said before the first step, and again below the last line."""
+    folder, aside = live.output / "crossinit" / "resume", live.output / "crossinit" / "aside"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        folder.rename(aside)
+    folder.write_text("a file in its place", encoding="utf-8")
+    try:
+        prompt = Prompt()
+        node = prompt.learn(*prompt.checkpoint(SD1_CHECKPOINT), seed=12)
+        prompt.save([node, 0], "unkept")
+        run = watch(live, prompt)
+    finally:
+        folder.unlink()
+        if aside.exists():
+            aside.rename(folder)
+    told = [event for event in run.events if event.node_id == node and event.type in ("progress", "progress_text")]
+    first, last = told[0], [event.data["text"] for event in told if event.type == "progress_text"][-1]
+    assert first.type == "progress_text" and first.data["text"].startswith("starting\n")
+    note = first.data["text"].split("\n", 1)[1]
+    assert "is a file, not a folder" in note
+    assert last.startswith("learned in") and last.split("\n")[1:] == [note]
+    assert run.steps(node) == list(range(1, STEPS + 1))
+
+
 def test_photos_of_different_sizes_are_learned_together(live: Any) -> None:
     prompt = Prompt()
     photos = prompt.ref("ProbePhotos", sizes="64x64 96x128")

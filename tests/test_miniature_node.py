@@ -56,7 +56,7 @@ def inside_a_node(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     """ComfyUI runs nodes in inference mode; and here there is no page to send text to."""
     import server
 
-    nobody = SimpleNamespace(send_progress_text=lambda *_: None, send_sync=lambda *_: None)
+    nobody = SimpleNamespace(send_sync=lambda *_: None)
     monkeypatch.setattr(server.PromptServer, "instance", nobody, raising=False)
     with torch.inference_mode():
         yield

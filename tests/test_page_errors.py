@@ -94,6 +94,17 @@ MISTAKES = {
         "Load Celebrity Names",
         "The list of names 'extra names' holds no name",
     ),
+    "a token of another family": Mistake(
+        {
+            "model": _MODEL,
+            "token": _TOKEN,
+            "apply": Placed("CrossInitApply", (420, 100), inputs={"clip": ("model", 1), "token": ("token", 0)}),
+            "out": _show("apply"),
+        },
+        "Apply Learned Token",
+        "was learned on width 1024 (SD 2.x)",
+    ),
+    # These are found before anything runs.
     "no place for the person": Mistake(
         {
             "model": _MODEL,
@@ -108,18 +119,8 @@ MISTAKES = {
         },
         "Encode Prompt with Learned Token",
         "The prompt 'a photo of a person' has no {} for the person",
+        early=True,
     ),
-    "a token of another family": Mistake(
-        {
-            "model": _MODEL,
-            "token": _TOKEN,
-            "apply": Placed("CrossInitApply", (420, 100), inputs={"clip": ("model", 1), "token": ("token", 0)}),
-            "out": _show("apply"),
-        },
-        "Apply Learned Token",
-        "was learned on width 1024 (SD 2.x)",
-    ),
-    # These are found before anything runs.
     "a name that cannot be": Mistake(
         {"token": _TOKEN, "save": _save("my face", "token")},
         "Save Learned Token",

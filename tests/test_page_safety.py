@@ -3,6 +3,7 @@ lies in `.host/`, with classic nodes and with Nodes 2.0."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,16 +81,49 @@ def test_a_file_brings_no_script_into_the_page(page: ComfyPage) -> None:
     page.wait_for_text(LOAD, "good: 2 vectors")
 
 
-def test_lines_are_there_after_undo_and_reload(page: ComfyPage) -> None:
+def test_lines_are_there_after_undo(page: ComfyPage) -> None:
     _put(page, "good.safetensors")
     page.run()
     page.wait_for_text(LOAD, "good: 2 vectors")
-    page.page.evaluate("() => app.loadGraphData(app.graph.serialize(), false)")  # as Ctrl+Z makes the graph anew
-    page.wait_for_text(LOAD, "good: 2 vectors")
-    page.wait_for_text(NAMES, "1 name")
+    hands.edit(page, SAVE, "name", "other")
+    hands.undo(page)
+    assert page.widgets(SAVE)["name"] == "kept"
+    _assert_lines(page)
 
-    # Another graph of the same nodes, whose results ComfyUI has still.
+
+def test_lines_are_there_when_a_workflow_is_loaded(page: ComfyPage, browser: Any, tmp_path: Path) -> None:
+    _put(page, "good.safetensors")
+    page.run()
+    page.wait_for_text(LOAD, "good: 2 vectors")
+    workflow = tmp_path / "run.json"
+    workflow.write_text(json.dumps(page.page.evaluate("() => app.graph.serialize()")), encoding="utf-8")
+
+    # In the same browser, after the page was loaded anew.
+    page.reload()
+    page.load(workflow)
+    _assert_lines(page)
+
+    # In a browser that has never seen it, once it runs: ComfyUI has the results still.
+    stranger = ComfyPage.open(browser, page.url, {"Comfy.VueNodes.Enabled": page.has_newer_nodes()})
+    stranger.load(workflow)
+    stranger.run()
+    assert "Load Celebrity Names" not in stranger.ran()
+    _assert_lines(stranger)
+    stranger.close()
+
+
+def test_another_graph_of_the_same_nodes_has_their_lines(page: ComfyPage) -> None:
+    _put(page, "good.safetensors")
+    page.run()
+    page.wait_for_text(LOAD, "good: 2 vectors")
+    # ComfyUI has the results still.
     _put(page, "good.safetensors")
     page.run()
     assert "Load Celebrity Names" not in page.ran()
     page.wait_for_text(NAMES, "1 name")
+
+
+def _assert_lines(page: ComfyPage) -> None:
+    page.wait_for_text(LOAD, "good: 2 vectors")
+    page.wait_for_text(NAMES, "1 name")
+    page.wait_for_text(SAVE, "Saved kept")

@@ -151,6 +151,8 @@ def test_a_run_that_was_cancelled_goes_on_where_it_stopped(page: ComfyPage, serv
         assert not page.errors() and not page.failed()
         assert page.said(LEARN)[0].startswith(f"step {done + 1} of {many}")
         done = _steps_done(server, many)
+        goes_on = "the next run with the same inputs goes on from there"
+        page.wait_for_text(LEARN, f"cancelled at step {done} of {many}; {goes_on}")
     page.set_widget(LEARN, "steps", done + 2)
     page.run()
     assert re.match(r"learned in [\d.]+ s \(2 steps\)", page.text(LEARN)), page.text(LEARN)

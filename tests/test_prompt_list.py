@@ -65,7 +65,7 @@ def node(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
     import server
 
     monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
-    quiet = SimpleNamespace(send_progress_text=lambda *_: None, send_sync=lambda *_: None)
+    quiet = SimpleNamespace(send_sync=lambda *_: None)
     monkeypatch.setattr(server.PromptServer, "instance", quiet, raising=False)
     return pack.nodes.prompt_list.CrossInitPromptList.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
 

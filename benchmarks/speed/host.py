@@ -77,9 +77,7 @@ def _no_server() -> None:
     """Nodes send text to the page; here nobody looks."""
     import server
 
-    server.PromptServer.instance = SimpleNamespace(
-        send_progress_text=lambda *_: None, send_sync=lambda *_: None, client_id=None
-    )
+    server.PromptServer.instance = SimpleNamespace(send_sync=lambda *_: None, client_id=None)
 
 
 class Graph:

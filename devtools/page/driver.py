@@ -81,16 +81,27 @@ class ComfyPage(PageNodes):
                 f"{url}/api/settings/{name}", data=json.dumps(value), headers={"Content-Type": "application/json"}
             )
         page = cls(context.new_page(), url)
-        page.page.goto(url, wait_until="domcontentloaded")
-        page.page.wait_for_function("() => window.app?.vueAppReady && app.extensionManager", timeout=120_000)
-        page._wait_for_curtain()
-        # The page opens with a workflow of its own whose models nobody has: wait for it, then leave it.
-        page.page.wait_for_function("() => app.graph?.nodes.length")
-        page.command("Comfy.NewBlankWorkflow")
-        page.page.wait_for_function("() => !app.graph.nodes.length")
-        page._wait_for_curtain()
-        page._listen()
+        page._go()
         return page
+
+    def reload(self) -> None:
+        """Load the page anew in the same browser, and leave the workflow that it opens."""
+        self._go()
+
+    def _go(self) -> None:
+        self.page.goto(self.url, wait_until="domcontentloaded")
+        self.page.wait_for_function("() => window.app?.vueAppReady && app.extensionManager", timeout=120_000)
+        self._wait_for_curtain()
+        # The page opens with a workflow, the first time with one whose models nobody has: wait for it, then leave it.
+        self.page.wait_for_function("() => app.graph?.nodes.length")
+        self.command("Comfy.NewBlankWorkflow")
+        self.page.wait_for_function("() => !app.graph.nodes.length")
+        self._wait_for_curtain()
+        self._listen()
+
+    def has_newer_nodes(self) -> bool:
+        """Whether nodes are elements, as the page's "Nodes 2.0" makes them."""
+        return bool(self.page.evaluate("() => app.extensionManager.setting.get('Comfy.VueNodes.Enabled')"))
 
     def close(self) -> None:
         self.page.context.close()

@@ -25,6 +25,27 @@ class Placed:
     width: int = 0
 
 
+def edit(page: ComfyPage, node: str, name: str, value: Any) -> None:
+    """Set a widget, and click beside the nodes: then the page keeps what was before for Ctrl+Z."""
+    page.set_widget(node, name, value)
+    _click_beside(page)
+
+
+def undo(page: ComfyPage) -> None:
+    """Press Ctrl+Z, and wait until the graph has been made anew."""
+    page.page.evaluate("() => { app.graph.nodes[0].crossinitBefore = true }")
+    _click_beside(page)
+    page.page.keyboard.press("Control+z")
+    page.page.wait_for_function("() => app.graph.nodes.length && !app.graph.nodes.some(n => n.crossinitBefore)")
+
+
+def _click_beside(page: ComfyPage) -> None:
+    box = page.page.locator("#graph-canvas").bounding_box()
+    if box is None:
+        raise PageError("The page shows no graph.")
+    page.page.mouse.click(box["x"] + box["width"] - 400, box["y"] + box["height"] - 150)
+
+
 def new_graph(page: ComfyPage) -> None:
     """An empty graph."""
     page.command("Comfy.NewBlankWorkflow")
@@ -123,9 +144,10 @@ def open_template(page: ComfyPage, pack: str, name: str) -> None:
         try:
             page.page.get_by_role("dialog").get_by_text(pack).first.click(timeout=3000)
             entry.click(timeout=3000)
+            # A page that is not done with the template before does not hear the click.
+            return entry.wait_for(state="hidden", timeout=10_000)
         except TimeoutError:
             continue
-        return entry.wait_for(state="hidden")
     raise PageError(f"The browser of templates does not show {name} of {pack}.")
 
 
