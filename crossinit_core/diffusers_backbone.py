@@ -1,4 +1,5 @@
-"""The backbone over a diffusers folder: `tokenizer/`, `text_encoder/`, `unet/`, `vae/`, `scheduler/`; or a compact one."""
+"""The backbone over a diffusers folder: `tokenizer/`, `text_encoder/`, `unet/`, `vae/`, `scheduler/`; over a compact one, or over
+a checkpoint file."""
 
 from __future__ import annotations
 
@@ -14,9 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .backbone import FrozenModel, Posterior, PredictionType
-from .families import MINIATURE, TIMESTEPS, base_of_width
+from .families import MINIATURE, TIMESTEPS, base_of_width, for_inpainting, special_version
 from .gpu.self_tests import choose
 from .models.activation_memory import activation_memory
+from .models.checkpoint_file import is_checkpoint, load_checkpoint, read_checkpoint, resolution_of_checkpoint
 from .models.clip_text import FrozenText, encode_clip, training_dtype
 from .models.compact_folder import is_compact, load_modules, load_tokenizer, read_config
 from .models.diffusers_folder import check_folder, read_object, weights_variant
@@ -68,7 +70,8 @@ class DiffusersBackbone:
     def from_pretrained(
         cls, folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> DiffusersBackbone:
-        """Load from a local folder, in diffusers' layout or in that of the miniature; nothing is downloaded.
+        """Load from a local folder, in diffusers' layout or in that of the miniature, or from a checkpoint file
+        (.safetensors, .ckpt); nothing is downloaded.
 
         Raises FileNotFoundError if the folder is not a diffusers model, and ValueError if the model is not SD 1.x
         or 2.x.
@@ -76,6 +79,8 @@ class DiffusersBackbone:
         folder = Path(folder)
         if is_compact(folder):
             return cls._from_compact(folder, device, dtype)
+        if is_checkpoint(folder):
+            return cls(**load_checkpoint(folder, dtype), checkpoint=folder.stem, device=device)
 
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -191,9 +196,7 @@ class DiffusersBackbone:
     def _check(self) -> None:
         channels, context = self.unet.config.in_channels, self.unet.config.cross_attention_dim
         if channels != 4:
-            raise ValueError(
-                f"The UNet takes {channels} channels: an inpainting or editing model. Use the base model of its family."
-            )
+            raise ValueError(f"The model {special_version(for_inpainting(channels))}.")
         if context != sum(self.widths):
             raise ValueError(
                 f"The text encoder has width {sum(self.widths)}, but the UNet attends to width {context}: the parts do not "
@@ -270,9 +273,11 @@ def _fingerprint(backbone: DiffusersBackbone) -> str:
 
 
 def resolution_of(folder: str | Path) -> int:
-    """`DiffusersBackbone.resolution` of a model folder, without loading it; 512 if the folder does not say."""
+    """`DiffusersBackbone.resolution` of a model, without loading it; 512 if it does not say."""
     folder = Path(folder)
     try:
+        if is_checkpoint(folder):
+            return resolution_of_checkpoint(read_checkpoint(folder))
         config = read_config(folder)["unet"] if is_compact(folder) else read_object(folder / "unet/config.json")
         return _resolution(SimpleNamespace(sample_size=config.get("sample_size")))
     except (OSError, ValueError, LookupError, AttributeError):

@@ -64,7 +64,7 @@ def read_states(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, d
     for path in sorted(folder.glob("model-*.safetensors")):
         try:
             tensors = load_file(path)
-        except SafetensorError as error:
+        except (OSError, SafetensorError) as error:
             raise ValueError(f"'{path}' is damaged ({error}). {_RESTORE}") from error
         for key, value in tensors.items():
             part, name = key.split(".", 1)
@@ -119,8 +119,8 @@ def load_modules(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, 
     return modules
 
 
-def write_tokenizer(merges: Path, folder: Path) -> None:
-    """A transformers folder of SD 2.x's tokenizer. The vocabulary follows from the merges (openai/CLIP,
+def write_tokenizer(merges: Path, folder: Path, pad: int = PAD) -> None:
+    """A transformers folder of CLIP's tokenizer, padding as SD 2.x does or with another token. The vocabulary follows from the merges (openai/CLIP,
     simple_tokenizer.py): bytes, bytes that end a word, what each merge makes, and two special tokens."""
     lines = merges.read_text(encoding="utf-8").splitlines()
     joined = ["".join(line.split()) for line in lines if line and not line.startswith("#version")]
@@ -133,16 +133,16 @@ def write_tokenizer(merges: Path, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     vocabulary = {word: number for number, word in enumerate(words)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    special = {"bos_token": words[BOS], "eos_token": words[EOS], "unk_token": words[EOS], "pad_token": words[PAD]}
+    special = {"bos_token": words[BOS], "eos_token": words[EOS], "unk_token": words[EOS], "pad_token": words[pad]}
     (folder / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
     config = {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": POSITIONS, "do_lower_case": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def load_tokenizer(merges: Path) -> Any:
-    """transformers' CLIPTokenizer with CLIP's whole vocabulary, padding as SD 2.x does."""
+def load_tokenizer(merges: Path, pad: int = PAD) -> Any:
+    """transformers' CLIPTokenizer with CLIP's whole vocabulary, padding as SD 2.x does or with another token."""
     from transformers import CLIPTokenizer
 
     with TemporaryDirectory() as folder:
-        write_tokenizer(merges, Path(folder))
+        write_tokenizer(merges, Path(folder), pad)
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
