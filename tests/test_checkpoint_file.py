@@ -129,7 +129,7 @@ class _Foreign:
 
 def test_foreign_code_in_a_ckpt_does_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": _Foreign()}, tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match="could run foreign code.*Use a .safetensors file"):
+    with pytest.raises(ValueError, match=r"could run foreign code.*Use a \.safetensors file"):
         DiffusersBackbone.from_pretrained(tmp_path / "model.ckpt")
     assert "foreign" not in capsys.readouterr().out
 
