@@ -181,12 +181,13 @@ import ctypes, os, sys, threading, time
 from pathlib import Path
 from crossinit_core.cli import main
 
-user, disk, watched, text = os.getuid(), Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+user, group, disk, watched, text = os.getuid(), os.getgid(), Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 libc = ctypes.CDLL(None, use_errno=True)
 if libc.unshare(0x10000000 | 0x00020000):
     sys.exit(77)
 Path("/proc/self/setgroups").write_text("deny")
 Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+Path("/proc/self/gid_map").write_text(f"0 {group} 1")
 if libc.mount(b"tmpfs", os.fsencode(disk), b"tmpfs", 0, b"size=3m"):
     sys.exit(77)
 

@@ -103,12 +103,17 @@ def test_weights_in_several_files_are_the_same_model(folder: Path, variant: str 
         assert len(list((folder / part).glob("*-of-*.safetensors"))) >= 2
         assert list((folder / part).glob("*.index*.json"))
     after = DiffusersBackbone.from_pretrained(folder)
+    for part in WEIGHTS:
+        old, new = getattr(before, part).state_dict(), getattr(after, part).state_dict()
+        assert old.keys() == new.keys()
+        assert all(torch.equal(old[key], new[key]) for key in old)
     learned = []
     for backbone in (before, after):
         settings = InversionSettings(steps=1, batch_size=1, resolution=64)
         start = cross_initialize_words(backbone, "face")
         learned.append(invert(backbone, start, settings, images=torch.full((1, 64, 64, 3), 0.5)).token.vectors)
-    assert torch.equal(*learned)
+    # Where a weight lies in memory changes the order of a sum.
+    torch.testing.assert_close(*learned, atol=1e-5, rtol=0)
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
@@ -116,7 +121,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     backbone.unet.save_pretrained(folder / "unet", max_shard_size="200KB")
     next((folder / "unet").glob("*-00002-of-*.safetensors")).unlink()
-    with pytest.raises(ValueError, match="unet' cannot be loaded.*Download the model again") as caught:
+    with pytest.raises(ValueError, match=r"unet' cannot be loaded.*Download the model again") as caught:
         DiffusersBackbone.from_pretrained(folder)
     assert len(str(caught.value)) <= 600
 
@@ -128,7 +133,6 @@ JUNK: dict[str, tuple[str, str, object]] = {
     "text for a schedule": ("scheduler/scheduler_config.json", "beta_start", "x"),
     "a list for a prediction": ("scheduler/scheduler_config.json", "prediction_type", [1]),
     "blocks of no kind": ("unet/config.json", "down_block_types", 3),
-    "no end of a prompt": ("tokenizer/tokenizer_config.json", "eos_token", 7),
     "widths in a list": ("unet/config.json", "cross_attention_dim", [32, 32]),
 }
 
