@@ -8,6 +8,7 @@ twice, because that is how the published initialization weights its mean.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,4 +66,4 @@ def load_celebrity_names(path: str | Path | None = None) -> CelebrityNames:
     if path is None:
         return parse_celebrity_names(BUNDLED_LIST.read_text(encoding="utf-8"), "bundled")
     path = Path(path)
-    return parse_celebrity_names(read_text(path, "list of names"), path.name)
+    return parse_celebrity_names(read_text(path, "list of names"), os.fsencode(path.name).decode(errors="replace"))

@@ -1,8 +1,10 @@
-"""The backbone over a diffusers folder: `tokenizer/`, `text_encoder/`, `unet/`, `vae/`, `scheduler/`; or a compact one."""
+"""The backbone over a diffusers folder: `tokenizer/`, `text_encoder/`, `unet/`, `vae/`, `scheduler/`; over a compact one, or over
+a checkpoint file."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +12,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .backbone import FrozenModel, Posterior, PredictionType
-from .families import MINIATURE, TIMESTEPS, base_of_width
+from .families import CONTEXT_LENGTH, MINIATURE, TIMESTEPS, base_of_width, for_inpainting, special_version
 from .gpu.self_tests import choose
 from .models.activation_memory import activation_memory
+from .models.checkpoint_file import is_checkpoint, load_checkpoint, read_checkpoint, resolution_of_checkpoint
 from .models.clip_text import FrozenText, encode_clip, training_dtype
 from .models.compact_folder import is_compact, load_modules, load_tokenizer, read_config
 from .models.diffusers_folder import check_folder, read_object, weights_variant
 from .models.fingerprint import weights_fingerprint
+from .models.loading import reading
 from .models.private_copy import private_copy
 from .photos.images import RESOLUTION_RANGE, RESOLUTION_STEP
 from .precision import DTYPES, Precision, resolve_precision
@@ -55,9 +58,9 @@ class DiffusersBackbone:
         self.widths: tuple[int, ...] = (text_encoder.config.hidden_size,)
         self.base = base_of_width(sum(self.widths))
         self.resolution = _resolution(unet.config)
-        self._check()
         # transformers 4 keeps the encoder one level down.
         self._text_model = getattr(self.text_encoder, "text_model", self.text_encoder)
+        self._check()
         self.vocabulary_size: int = self._table.shape[0]
         self.bos, self.eos, self.pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
         self.prediction_type: PredictionType = _prediction_type(scheduler_config)
@@ -68,7 +71,8 @@ class DiffusersBackbone:
     def from_pretrained(
         cls, folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> DiffusersBackbone:
-        """Load from a local folder, in diffusers' layout or in that of the miniature; nothing is downloaded.
+        """Load from a local folder, in diffusers' layout or in that of the miniature, or from a checkpoint file
+        (.safetensors, .ckpt); nothing is downloaded.
 
         Raises FileNotFoundError if the folder is not a diffusers model, and ValueError if the model is not SD 1.x
         or 2.x.
@@ -76,6 +80,8 @@ class DiffusersBackbone:
         folder = Path(folder)
         if is_compact(folder):
             return cls._from_compact(folder, device, dtype)
+        if is_checkpoint(folder):
+            return cls(**load_checkpoint(folder, dtype), checkpoint=folder.stem, device=device)
 
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -83,8 +89,11 @@ class DiffusersBackbone:
         check_folder(folder)
         scheduler = read_object(folder / "scheduler/scheduler_config.json")
         options: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
+        with reading(folder / "tokenizer"):
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+            tokenizer("a word", add_special_tokens=False)
         return cls(
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+            tokenizer=tokenizer,
             text_encoder=_load(CLIPTextModel, folder / "text_encoder", options),
             unet=_load(UNet2DConditionModel, folder / "unet", options),
             vae=_load(AutoencoderKL, folder / "vae", options),
@@ -96,8 +105,10 @@ class DiffusersBackbone:
     @classmethod
     def _from_compact(cls, folder: Path, device: str | torch.device, dtype: torch.dtype) -> DiffusersBackbone:
         parts: dict[str, Any] = load_modules(folder, dtype)
+        with reading(folder / "merges.txt"):
+            tokenizer = load_tokenizer(folder / "merges.txt")
         return cls(
-            tokenizer=load_tokenizer(folder / "merges.txt"),
+            tokenizer=tokenizer,
             **parts,
             scheduler_config=read_config(folder)["scheduler"],
             checkpoint=MINIATURE,
@@ -189,15 +200,32 @@ class DiffusersBackbone:
         )
 
     def _check(self) -> None:
+        """Raises ValueError for parts that are not those of SD 1.x or 2.x, or do not belong together."""
         channels, context = self.unet.config.in_channels, self.unet.config.cross_attention_dim
         if channels != 4:
-            raise ValueError(
-                f"The UNet takes {channels} channels: an inpainting or editing model. Use the base model of its family."
-            )
+            raise ValueError(f"The model {special_version(for_inpainting(quoted(channels, 20)))}.")
         if context != sum(self.widths):
             raise ValueError(
-                f"The text encoder has width {sum(self.widths)}, but the UNet attends to width {context}: the parts do not "
-                "belong together, or the model is not SD 1.x or 2.x."
+                f"The text encoder has width {sum(self.widths)}, but the UNet attends to width {quoted(context, 60)}: the parts "
+                "do not belong together, or the model is not SD 1.x or 2.x."
+            )
+        scale = self.vae.config.scaling_factor
+        if self.vae.config.latent_channels != 4 or not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise ValueError(
+                f"The VAE makes {quoted(self.vae.config.latent_channels, 20)} latent channels, scaled by {quoted(scale, 40)}, but "
+                "4 and a number were expected: it does not belong to SD 1.x or 2.x."
+            )
+        length = self._text_model.embeddings.position_embedding.weight.shape[0]
+        if length != CONTEXT_LENGTH:
+            raise ValueError(
+                f"The text encoder reads {length} tokens, but {CONTEXT_LENGTH} were expected: it is not that of SD 1.x or 2.x."
+            )
+        special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        rows = self._table.shape[0]
+        if not all(isinstance(token, int) and 0 <= token < rows for token in special) or len(self.tokenizer) > rows:
+            raise ValueError(
+                f"The tokenizer has {len(self.tokenizer)} tokens, with {quoted(special, 60)} for start, end and padding, but "
+                f"the text encoder {rows}: the parts do not belong together. Download the model again."
             )
 
 
@@ -270,9 +298,11 @@ def _fingerprint(backbone: DiffusersBackbone) -> str:
 
 
 def resolution_of(folder: str | Path) -> int:
-    """`DiffusersBackbone.resolution` of a model folder, without loading it; 512 if the folder does not say."""
+    """`DiffusersBackbone.resolution` of a model, without loading it; 512 if it does not say."""
     folder = Path(folder)
     try:
+        if is_checkpoint(folder):
+            return resolution_of_checkpoint(read_checkpoint(folder))
         config = read_config(folder)["unet"] if is_compact(folder) else read_object(folder / "unet/config.json")
         return _resolution(SimpleNamespace(sample_size=config.get("sample_size")))
     except (OSError, ValueError, LookupError, AttributeError):
@@ -282,24 +312,9 @@ def resolution_of(folder: str | Path) -> int:
 def _load(kind: Any, part: Path, options: dict[str, Any]) -> Any:
     """A network of transformers or diffusers from its folder. Raises ValueError that names the folder if it cannot be read."""
     read_object(part / "config.json")
-    try:
-        return kind.from_pretrained(part, **options, **weights_variant(part))
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        SafetensorError,
-        TypeError,
-        ValueError,
-    ) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ValueError(
-            f"'{quoted(part, 200)}' cannot be loaded, so its files are damaged or do not belong together "
-            f"({quoted(error, 200)}). Download the model again."
-        ) from error
+    variant = weights_variant(part)
+    with reading(part):
+        return kind.from_pretrained(part, **options, **variant)
 
 
 def _resolution(config: Any) -> int:
@@ -312,14 +327,19 @@ def _resolution(config: Any) -> int:
 def _prediction_type(config: dict[str, Any]) -> PredictionType:
     prediction_type = config.get("prediction_type", "epsilon")
     if prediction_type not in ("epsilon", "v_prediction"):
-        raise ValueError(f"The model predicts '{prediction_type}', but only epsilon and v_prediction are supported.")
+        raise ValueError(
+            f"The model predicts '{quoted(prediction_type, 60)}', but only epsilon and v_prediction are supported."
+        )
     return prediction_type
 
 
 def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
     from diffusers import DDPMScheduler
 
-    abar = DDPMScheduler.from_config(config).alphas_cumprod  # pyright: ignore[reportAttributeAccessIssue]
+    with reading(Path("scheduler/scheduler_config.json")):
+        abar = DDPMScheduler.from_config(config).alphas_cumprod  # pyright: ignore[reportAttributeAccessIssue]
     if len(abar) != TIMESTEPS:
         raise ValueError(f"The noise schedule has {len(abar)} steps, but {TIMESTEPS} were expected.")
+    if not bool(((abar >= 0) & (abar <= 1)).all()):
+        raise ValueError("The noise schedule holds values outside of 0..1. Download the model again.")
     return abar.float()

@@ -23,3 +23,22 @@ def base_of_width(width: int) -> str:
 def describe_width(width: int) -> str:
     """The model family of a text encoder's width, for people."""
     return BASE_NAMES.get(base_of_width(width), "SDXL's second encoder" if width == 1280 else "another family")
+
+
+# What is said of models that cannot learn a face: the same words wherever a model is looked at.
+
+USE_KNOWN_FAMILY = "Use an SD 1.x or 2.x model."
+UNCLIP = "SD 2.1 unCLIP"
+
+
+def other_family(what: str) -> str:
+    return f"is {what}, which cannot learn a face with this method"
+
+
+def special_version(what: str) -> str:
+    return f"is {what}, a special version. Use the base model of its family"
+
+
+def for_inpainting(channels: object) -> str:
+    """Of a UNet that takes so many channels; `special_version` needs it."""
+    return f"for inpainting or editing (its UNet takes {channels} channels)"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from crossinit_core import LearnedToken, cli, load_learned_token, save_learned_token
 from crossinit_core.tokens import saving
+from crossinit_core.tokens.layouts import FORMATS
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside diffusers
 
@@ -58,6 +59,14 @@ REFUSED = {
     "names not UTF-8": ((*TRAIN, "--names", "gone\udcff.txt"), "gone?.txt"),
     "hub id": (("train", "stabilityai/stable-diffusion-2-1", "me.jpg"), "hf download"),
     "published flag": (("train", "--pretrained_model_name_or_path=x"), "the model folder comes first"),
+    "published flag of its test": (("generate", "--prompt_file", "x"), "--prompts FILE"),
+    "published flag without a like": (("train", "--reg_weight", "1e-5"), "Leave it out"),
+    "format of another ending": (
+        ("convert", "ann.safetensors", "a.pt", "--format", "bin-for-the-published-script"),
+        "Name the file 'a.bin'",
+    ),
+    "too many steps": ((*TRAIN, "--steps", "9" * 40), "at most 1000000"),
+    "last seed": ((*DRAW, "--seed", str(2**63 - 1), "--count", "2"), "beyond 2^63"),
     "place of nobody": ((*DRAW, "--prompt", "a {carol} person"), "carol"),
     "person in no prompt": (
         ("generate", "nowhere", "ann.safetensors", "bob.safetensors", "--prompt", "a {ann} person"),
@@ -171,3 +180,66 @@ def test_inspect_shows_no_control_characters(inputs: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert not any(line.startswith("name forged") for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "x" * 9000),
+        (*TRAIN, "--steps", "9" * 9000),
+        (*TRAIN, "--precision", "x " * 9000),
+        (*TRAIN, "--device", "cuda:" + "9" * 4000),
+        (*TRAIN, "--name", "x" * 9000),
+        (*TRAIN, "--out", "x" * 9000),
+        (*TRAIN, "--" + "x" * 9000),
+        ("x" * 9000,),
+        ("train", "x" * 9000, "me.jpg"),
+        ("train", "nowhere", "x" * 9000),
+        (*DRAW, "--resolution", "9" * 4000),
+        (*DRAW, "--prompt", "{" + "x" * 9000 + "}"),
+        ("convert", "ann.safetensors", "x.pt", "--format", "x" * 9000),
+        ("inspect", "x" * 9000),
+    ],
+    ids=lambda command: " ".join(command)[:40],
+)
+def test_a_huge_value_gives_one_short_line(
+    command: tuple[str, ...], inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = cli.main(command)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert len(err) <= 600
+    assert "crossinit" in err
+
+
+def test_a_bug_of_ours_shows_where_it_is(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> object:
+        raise KeyError("gone")
+
+    monkeypatch.setattr(cli, "load_learned_token", broken)
+    with pytest.raises(KeyError, match="gone"):
+        cli.main(("inspect", "ann.safetensors"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_convert_writes_each_format(name: str, inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = FORMATS[name]
+    out = f"new{known.suffix}"
+    assert cli.main(("convert", "ann.safetensors", out, "--format", name.replace(" ", "-"))) == 0
+    assert f"for {', '.join(known.readers)}" in capsys.readouterr().out
+    direct = save_learned_token(load_learned_token("ann.safetensors"), Path(f"direct{known.suffix}"), known.layout)
+    assert torch.equal(load_learned_token(out).vectors, load_learned_token(direct).vectors)
+    keys = torch.load(out).keys() if known.suffix == ".bin" else ()
+    assert sorted(keys) == {"bin": ["<ann>"], "bin for the published script": ["ann_v0", "ann_v1"]}.get(name, [])
+
+
+def test_the_help_says_who_reads_which_format(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(("convert", "--help"))
+    out = capsys.readouterr().out
+    for name, known in FORMATS.items():
+        assert any(name.replace(" ", "-") in line and ", ".join(known.readers) in line for line in out.splitlines())

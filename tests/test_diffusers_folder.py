@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from crossinit_core import InversionSettings, cross_initialize_words, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -95,3 +96,68 @@ def test_a_checkpoint_or_hub_name_is_told_apart(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "config.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ValueError, match="JSON object"):
         DiffusersBackbone.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_several_files_are_the_same_model(folder: Path, variant: str | None) -> None:
+    """As `save_pretrained` writes large models: `-00001-of-0000N` and an index."""
+    before = DiffusersBackbone.from_pretrained(folder)
+    for part, stem in WEIGHTS.items():
+        (folder / part / f"{stem}.safetensors").unlink()
+        getattr(before, part).save_pretrained(folder / part, max_shard_size="200KB", variant=variant)
+        assert len(list((folder / part).glob("*-of-*.safetensors"))) >= 2
+        assert list((folder / part).glob("*.index*.json"))
+    after = DiffusersBackbone.from_pretrained(folder)
+    for part in WEIGHTS:
+        old, new = getattr(before, part).state_dict(), getattr(after, part).state_dict()
+        assert old.keys() == new.keys()
+        assert all(torch.equal(old[key], new[key]) for key in old)
+    learned = []
+    for backbone in (before, after):
+        settings = InversionSettings(steps=1, batch_size=1, resolution=64)
+        start = cross_initialize_words(backbone, "face")
+        learned.append(invert(backbone, start, settings, images=torch.full((1, 64, 64, 3), 0.5)).token.vectors)
+    # Where a weight lies in memory changes the order of a sum.
+    torch.testing.assert_close(*learned, atol=1e-5, rtol=0)
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    backbone = DiffusersBackbone.from_pretrained(folder)
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    backbone.unet.save_pretrained(folder / "unet", max_shard_size="200KB")
+    next((folder / "unet").glob("*-00002-of-*.safetensors")).unlink()
+    with pytest.raises(ValueError, match=r"unet' cannot be loaded.*Download the model again") as caught:
+        DiffusersBackbone.from_pretrained(folder)
+    assert len(str(caught.value)) <= 600
+
+
+JUNK: dict[str, tuple[str, str, object]] = {
+    "no number for a width": ("text_encoder/config.json", "hidden_size", "x"),
+    "no length of prompts": ("tokenizer/tokenizer_config.json", "model_max_length", {}),
+    "no scale of latents": ("vae/config.json", "scaling_factor", None),
+    "text for a schedule": ("scheduler/scheduler_config.json", "beta_start", "x"),
+    "a list for a prediction": ("scheduler/scheduler_config.json", "prediction_type", [1]),
+    "blocks of no kind": ("unet/config.json", "down_block_types", 3),
+    "widths in a list": ("unet/config.json", "cross_attention_dim", [32, 32]),
+}
+
+
+@pytest.mark.parametrize("case", JUNK)
+def test_a_wrong_value_in_a_configuration_is_said(case: str, folder: Path) -> None:
+    """The command line shows a traceback for all but these kinds of errors: it would be a bug of ours."""
+    path, key, value = JUNK[case]
+    _edit(folder / path, **{key: value})
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        DiffusersBackbone.from_pretrained(folder)
+    assert len(str(caught.value)) <= 600
+
+
+def test_a_tokenizer_of_another_model_is_said(folder: Path) -> None:
+    """Its tokens would be rows that the text encoder does not have."""
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer.add_tokens(["anna_v0"])
+    tokenizer.save_pretrained(folder / "tokenizer")
+    with pytest.raises(ValueError, match="do not belong together"):
+        DiffusersBackbone.from_pretrained(folder)

@@ -106,6 +106,36 @@ def test_a_mask_is_found_among_given_files(tmp_path: Path, said: Said) -> None:
     assert _is_left_half(photos.masks[0])
 
 
+@pytest.mark.parametrize("mask", ["anna-masklabel.png", "anna_mask.png", "masks/anna.png", "../photos_mask/anna.png"])
+def test_a_named_photo_has_the_mask_beside_it(tmp_path: Path, said: Said, mask: str) -> None:
+    anna = _photo(tmp_path / "photos" / "anna.jpg")
+    _photo(tmp_path / "photos" / "bob.jpg", seed=1)
+    _mask(tmp_path / "photos" / "bob-mask.png")
+    _mask(tmp_path / "photos" / mask)
+    photos = _read(said, anna)
+    assert _same(photos, anna)
+    assert photos.masks is not None
+    assert _is_left_half(photos.masks[0])
+    assert said.about("as the mask of 'anna.jpg'").startswith("Using ")
+    assert len(said) == 1
+
+
+def test_captions_beside_a_named_photo_are_no_masks(tmp_path: Path, said: Said) -> None:
+    anna = _photo(tmp_path / "anna.jpg")
+    (tmp_path / "anna-mask.txt").write_text("a caption", encoding="utf-8")
+    (tmp_path / "anna.txt").write_text("a caption", encoding="utf-8")
+    assert _read(said, anna).masks is None
+    assert not said
+
+
+def test_repeat_counts_are_said_once(tmp_path: Path, said: Said) -> None:
+    """kohya's folders: no photo counts more than another here."""
+    photos = [_photo(tmp_path / f"{count}_anna person" / "1.jpg", seed=count) for count in (10, 2)]
+    assert _same(_read(said, tmp_path), *photos)
+    assert "every photo counts the same" in said.about("_anna person")
+    assert len(said) == 1
+
+
 def test_a_mask_of_another_size_is_stretched(tmp_path: Path, said: Said) -> None:
     _photo(tmp_path / "anna.jpg", size=(200, 300))
     _mask(tmp_path / "anna-masklabel.png", (30, 20))

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..families import CONTEXT_LENGTH
+from ..text import quoted
+from .loading import reading
 
 FORMAT = 1
 PARTS = ("text_encoder", "unet", "vae")
@@ -51,7 +53,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"'{path}' does not hold a JSON object, so it is damaged. {_RESTORE}")
     if config.get("format") != FORMAT:
-        raise ValueError(f"'{path}' has format {config.get('format')!r}, but this version reads {FORMAT}.")
+        raise ValueError(
+            f"'{path}' has format {quoted(repr(config.get('format')), 40)}, but this version reads {FORMAT}."
+        )
+    lacking = [part for part in (*PARTS, "scheduler") if not isinstance(config.get(part), dict)]
+    if lacking:
+        raise ValueError(f"'{path}' has no object '{lacking[0]}', so it is damaged. {_RESTORE}")
     return config
 
 
@@ -64,17 +71,22 @@ def read_states(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, d
     for path in sorted(folder.glob("model-*.safetensors")):
         try:
             tensors = load_file(path)
-        except SafetensorError as error:
+        except (OSError, SafetensorError) as error:
             raise ValueError(f"'{path}' is damaged ({error}). {_RESTORE}") from error
         for key, value in tensors.items():
-            part, name = key.split(".", 1)
+            part, _, name = key.partition(".")
+            if part not in states:
+                raise ValueError(
+                    f"'{path}' holds '{quoted(key, 60)}', which is of none of {', '.join(PARTS)}. {_RESTORE}"
+                )
             states[part][name] = value if name == "row_ids" else value.to(dtype)
     text = states["text_encoder"]
     if not all(states.values()) or not {"row_ids", "rows", "other_row"} <= text.keys():
         raise ValueError(f"'{folder}' lacks weights: not every model-*.safetensors is there. {_RESTORE}")
-    ids, rows = text.pop("row_ids").long(), text.pop("rows")
-    table = text.pop("other_row").repeat(VOCABULARY, 1)
-    table[ids] = rows
+    with reading(folder, _RESTORE):
+        ids, rows = text.pop("row_ids").long(), text.pop("rows")
+        table = text.pop("other_row").repeat(VOCABULARY, 1)
+        table[ids] = rows
     text[TABLE] = table
     return states
 
@@ -105,7 +117,8 @@ def build_modules(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def load_modules(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """The networks with their weights, frozen, on the CPU. Raises as `read_config` and `read_states` do."""
     config, states = read_config(folder), read_states(folder, dtype)
-    modules = build_modules({part: config[part] for part in PARTS})
+    with reading(folder / "config.json", _RESTORE):
+        modules = build_modules({part: config[part] for part in PARTS})
     for part, module in modules.items():
         state, own = states[part], module.state_dict()
         if part == "text_encoder" and not any(key.startswith("text_model.") for key in own):
@@ -114,13 +127,14 @@ def load_modules(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, 
         check_complete(folder, part, state, own)
         if dtype != torch.float32:
             module.to(dtype)
-        module.load_state_dict(state, strict=False)
+        with reading(folder, _RESTORE):
+            module.load_state_dict(state, strict=False)
         module.train(False).requires_grad_(False)
     return modules
 
 
-def write_tokenizer(merges: Path, folder: Path) -> None:
-    """A transformers folder of SD 2.x's tokenizer. The vocabulary follows from the merges (openai/CLIP,
+def write_tokenizer(merges: Path, folder: Path, pad: int = PAD) -> None:
+    """A transformers folder of CLIP's tokenizer, padding as SD 2.x does or with another token. The vocabulary follows from the merges (openai/CLIP,
     simple_tokenizer.py): bytes, bytes that end a word, what each merge makes, and two special tokens."""
     lines = merges.read_text(encoding="utf-8").splitlines()
     joined = ["".join(line.split()) for line in lines if line and not line.startswith("#version")]
@@ -133,16 +147,16 @@ def write_tokenizer(merges: Path, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     vocabulary = {word: number for number, word in enumerate(words)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-    special = {"bos_token": words[BOS], "eos_token": words[EOS], "unk_token": words[EOS], "pad_token": words[PAD]}
+    special = {"bos_token": words[BOS], "eos_token": words[EOS], "unk_token": words[EOS], "pad_token": words[pad]}
     (folder / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
     config = {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": POSITIONS, "do_lower_case": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def load_tokenizer(merges: Path) -> Any:
-    """transformers' CLIPTokenizer with CLIP's whole vocabulary, padding as SD 2.x does."""
+def load_tokenizer(merges: Path, pad: int = PAD) -> Any:
+    """transformers' CLIPTokenizer with CLIP's whole vocabulary, padding as SD 2.x does or with another token."""
     from transformers import CLIPTokenizer
 
     with TemporaryDirectory() as folder:
-        write_tokenizer(merges, Path(folder))
+        write_tokenizer(merges, Path(folder), pad)
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

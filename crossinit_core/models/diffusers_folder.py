@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..families import UNCLIP, USE_KNOWN_FAMILY, for_inpainting, other_family, special_version
 from ..text import quoted
 
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler/scheduler_config.json")
 
-_CHECKPOINTS = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_)?(?:model|pytorch_model)(?:\.(?P<variant>[A-Za-z_]\w*))?"
     r"(?:-\d{5}-of-\d{5})?(?:\.(?P<late>[A-Za-z_]\w*))?\.(?P<suffix>safetensors|bin)"
@@ -20,23 +20,21 @@ _POINTER = b"version https://git-lfs"
 _OTHERS = {
     "text_encoder_2": "Stable Diffusion XL, SD3 or Flux",
     "transformer": "SD3, Flux or another transformer model",
-    "image_encoder": "SD 2.1 unCLIP",
-    "image_normalizer": "SD 2.1 unCLIP",
+    "image_encoder": UNCLIP,
+    "image_normalizer": UNCLIP,
     "prior": "a two-stage model",
 }
 
 
 def check_folder(folder: Path) -> None:
     """Raises FileNotFoundError if the folder is not a diffusers model, and ValueError if it is one of another family, a
-    checkpoint file, a hub's id, or a download that is not complete."""
+    file, a hub's id, or a download that is not complete."""
     shown = quoted(folder, 200)
     if folder.is_file():
-        if folder.suffix.lower() in _CHECKPOINTS:
-            raise ValueError(
-                f"'{shown}' is a checkpoint file, but a model folder in diffusers' layout is expected. Use the file in "
-                "ComfyUI, or make a folder of it with diffusers' convert_original_stable_diffusion_to_diffusers.py."
-            )
-        raise ValueError(f"'{shown}' is a file, but a model folder in diffusers' layout is expected.")
+        raise ValueError(
+            f"'{shown}' is a file, but a model is expected: a folder in diffusers' layout, or a checkpoint that ends in "
+            ".safetensors or .ckpt."
+        )
     if not folder.exists() and re.fullmatch(r"[\w.-]+[/\\][\w.-]+", str(folder)) and not folder.parent.exists():
         raise FileNotFoundError(
             f"'{shown}' is not a diffusers model folder: there is none of that name here. If it is a model's name on a hub, "
@@ -44,7 +42,7 @@ def check_folder(folder: Path) -> None:
         )
     for part, family in _OTHERS.items():
         if (folder / part).exists():
-            raise ValueError(f"'{shown}' is not Stable Diffusion 1.x or 2.x, but {family}. Use a model of that family.")
+            raise ValueError(f"'{shown}' {other_family(family)}. {USE_KNOWN_FAMILY}")
     if folder.is_dir() and not any(folder.iterdir()):
         raise FileNotFoundError(f"'{shown}' is not a diffusers model folder: it is empty. Download the model again.")
     for part in PARTS:
@@ -55,18 +53,12 @@ def check_folder(folder: Path) -> None:
     config = read_object(folder / "unet/config.json")
     channels = config.get("in_channels", 4)
     if channels != 4:
-        raise ValueError(
-            f"The UNet takes {quoted(channels, 20)} channels: an inpainting or editing model. Use the base model of its family."
-        )
+        raise ValueError(f"'{shown}' {special_version(for_inpainting(quoted(channels, 20)))}.")
     if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
-        raise ValueError(
-            f"'{shown}' is SD 2.1 unCLIP or another model that wants a picture or a class beside the text, which is not "
-            "supported. Use the base model of its family."
-        )
+        what = f"{UNCLIP} or another model that wants a picture or a class beside the text"
+        raise ValueError(f"'{shown}' {special_version(what)}.")
     if config.get("addition_embed_type") is not None:
-        raise ValueError(
-            f"'{shown}' is of the SDXL family (its refiner, perhaps), not Stable Diffusion 1.x or 2.x. Use one of these."
-        )
+        raise ValueError(f"'{shown}' {other_family('of the SDXL family (its refiner, perhaps)')}. {USE_KNOWN_FAMILY}")
 
 
 def weights_variant(part: Path) -> dict[str, Any]:

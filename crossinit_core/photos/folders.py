@@ -2,14 +2,16 @@
 
 A mask lies beside its photo under one of `MASK_ENDINGS` (`anna-masklabel.png` beside `anna.jpg`: OneTrainer,
 `modules/dataLoader/mixin/DataLoaderText2ImageMixin.py`), or under its photo's name in a folder called `masks` or `anna_mask`
-(kohya's sd-scripts, `docs/masked_loss_README.md`). Folders in folders are searched too, such as kohya's `10_anna person`;
-what is hidden is left alone.
+(kohya's sd-scripts, `docs/masked_loss_README.md`). So has a photo that is given by its own name. Folders in folders are
+searched too, such as kohya's `10_anna person`, whose count is not used; what is hidden is left alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +49,7 @@ BESIDE_PHOTOS = frozenset(
 )
 """What lies beside photos: captions, settings, caches. It is not opened."""
 _SYSTEM_FOLDERS = ("__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found")
+_REPEATS = re.compile(r"[1-9][0-9]*_.+", re.DOTALL)
 _MOST_NAMES = 4
 
 
@@ -71,6 +74,11 @@ def read_photos(paths: Sequence[Path], resolution: int, say: Callable[[str], Non
     files, beside = _files(paths, say)
     named = {path.absolute() for path in paths}
     masks, photos = _masks_and_photos(files, named, say)
+    alone = [photo for photo in photos if photo.absolute() in named and photo not in masks]
+    for photo, found in _masks_of_named(alone):
+        say(f"Using '{quoted(found, 200)}' as the mask of '{quoted(photo.name, 100)}'")
+        masks[photo] = found
+    _say_repeats(photos, say)
     if beside:
         names = ", ".join(f"'{quoted(file.name, 60)}'" for file in beside[:_MOST_NAMES])
         more = f" and {len(beside) - _MOST_NAMES} more" if len(beside) > _MOST_NAMES else ""
@@ -183,6 +191,43 @@ def _masks_and_photos(
             )
     order = {file: place for place, file in enumerate(files)}
     return of, sorted(photos, key=order.__getitem__)
+
+
+def _masks_of_named(photos: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """The masks that lie where a folder's would, of photos that were given by their own names."""
+    for photo in photos:
+        home = photo.absolute().parent
+        places = [home]
+        with contextlib.suppress(OSError):
+            places += sorted(place for place in home.iterdir() if _key(place.name) in MASK_FOLDERS)
+        with contextlib.suppress(OSError):
+            wanted = {_key(home.name) + ending for ending in MASK_FOLDER_ENDINGS}
+            places += sorted(place for place in home.parent.iterdir() if _key(place.name) in wanted)
+        for place in places:
+            entries: list[Path] = []
+            with contextlib.suppress(OSError):
+                entries = sorted(
+                    entry for entry in place.iterdir() if not entry.name.startswith(".") and entry.is_file()
+                )
+            of = [
+                entry
+                for entry in entries
+                if entry.suffix.lower() not in BESIDE_PHOTOS
+                and (place != home or _key(entry.stem).endswith(MASK_ENDINGS))
+                and _owners(entry, [photo.absolute()])
+            ]
+            if of:
+                yield photo, of[0]
+                break
+
+
+def _say_repeats(photos: Iterable[Path], say: Callable[[str], None]) -> None:
+    folders = {photo.absolute().parent.name for photo in photos}
+    if counted := sorted(name for name in folders if _REPEATS.fullmatch(name)):
+        say(
+            f"The number before '_' in a folder's name, as in '{quoted(counted[0], 60)}', is not used: every photo counts the "
+            "same."
+        )
 
 
 def _in_mask_folder(file: Path, named: set[Path]) -> bool:

@@ -98,17 +98,18 @@ def save_learned_token(
             f"one of {', '.join(fitting)}."
         )
     tensors = LAYOUTS[layout].content(token.vectors, token.name)
+    metadata = _clean(token.metadata)
     if suffix == ".safetensors":
-        write_atomically(path, save(tensors, dict(token.metadata)), replace=replace)
+        write_atomically(path, save(tensors, metadata), replace=replace)
     elif layout == "a1111":
         content = {
             "string_to_token": {"*": 265},
             "string_to_param": tensors,
             "name": token.name,
-            "step": steps_of(token.metadata) or 0,
+            "step": steps_of(metadata) or 0,
             "sd_checkpoint": None,
-            "sd_checkpoint_name": token.metadata.get(CHECKPOINT) or None,
-            "crossinit": json.dumps(dict(token.metadata)),
+            "sd_checkpoint_name": metadata.get(CHECKPOINT) or None,
+            "crossinit": json.dumps(metadata),
         }
         write_atomically(path, _pickled(content), replace=replace)
     else:

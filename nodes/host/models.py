@@ -13,7 +13,7 @@ import comfy.supported_models
 import torch
 
 from ...crossinit_core.backbone import PredictionType
-from ...crossinit_core.families import TIMESTEPS, describe_width
+from ...crossinit_core.families import TIMESTEPS, UNCLIP, describe_width, other_family, special_version
 
 ENCODERS = {"clip_h": "sd2", "clip_l": "sd1"}
 """The text encoder's attribute on ComfyUI's CLIP -> our name of the base."""
@@ -61,7 +61,7 @@ def describe_model(model: Any) -> str:
     name = type(config).__name__
     family = {"SD15": "SD 1.x", "SD20": "SD 2.x"}.get(name, name)
     if "Unclip" in name:
-        return "SD 2.1 unCLIP"
+        return UNCLIP
     return f"{family} for inpainting" if getattr(unet, "in_channels", 4) == 9 else family
 
 
@@ -80,10 +80,10 @@ def check_model(model: Any, clip: Any) -> None:
     inner, found = model.model, describe_model(model)
     encoder, width = encoder_name(clip), clip_width(clip)
     if not isinstance(inner.model_config, tuple(FAMILY.values())):
-        raise ValueError(f"MODEL is {found}, which cannot learn a face with this method. {_USE_INSTEAD}")
+        raise ValueError(f"MODEL {other_family(found)}. {_USE_INSTEAD}")
     unet = inner.diffusion_model
     if unet.in_channels != 4 or inner.adm_channels or getattr(unet, "num_classes", None) is not None:
-        raise ValueError(f"MODEL is {found}, a special version. Use the base model of its family. {_USE_INSTEAD}")
+        raise ValueError(f"MODEL {special_version(found)}. {_USE_INSTEAD}")
     context = inner.model_config.unet_config["context_dim"]
     if context != width or not isinstance(inner.model_config, FAMILY[ENCODERS[encoder]]):
         raise ValueError(

@@ -24,7 +24,6 @@ from ..plain import attention as plain_attention
 from ..plain import causal_attention as plain_causal_attention
 from .attention_few_keys import AttendFew, few, scale_of_exp2, strides
 from .launch import launch
-from .layout import tiles
 
 VARYING = ["H", "LQ", "LK", "scale2", "scale"]
 """Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
@@ -133,7 +132,7 @@ class _Attend(Function):
         rows, keys, warps, stages = KEY_GRADIENTS[k.shape[1] < LONG]
         launch(
             key_gradients,
-            (tiles(k.shape[1], keys), batch * heads),
+            (triton.cdiv(k.shape[1], keys), batch * heads),
             q,
             k,
             v,

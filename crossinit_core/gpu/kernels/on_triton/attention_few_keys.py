@@ -26,7 +26,6 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .launch import launch
-from .layout import power_of_2, tiles
 
 VARYING = ["H", "LQ", "LK", "CHUNK", "scale2", "scale"]
 """Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
@@ -127,7 +126,7 @@ class AttendFew(Function):
             size = gradients.numel()
             launch(
                 add_chunks,
-                (tiles(size, ADDED),),
+                (triton.cdiv(size, ADDED),),
                 parts,
                 gradients,
                 chunks,
@@ -143,14 +142,14 @@ def _chunks(queries: int, rows: int, most: int) -> tuple[int, int]:
 
     Shapes alone decide: what is added up in which order is then the same on every GPU.
     """
-    blocks = tiles(queries, rows)
-    each = tiles(blocks, max(1, most))
-    return each * rows, tiles(blocks, each)
+    blocks = triton.cdiv(queries, rows)
+    each = triton.cdiv(blocks, max(1, most))
+    return each * rows, triton.cdiv(blocks, each)
 
 
 def _tiles(keys: int) -> tuple[int, int]:
     """Into how many rows keys are put: a power of two, or for a prompt two of them, with the fewest to spare."""
-    return (64, 16) if keys > 64 else (max(16, power_of_2(keys)), 0)
+    return (64, 16) if keys > 64 else (max(16, triton.next_power_of_2(keys)), 0)
 
 
 def strides(*tensors: Tensor) -> list[int]:

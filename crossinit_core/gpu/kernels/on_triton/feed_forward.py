@@ -16,7 +16,6 @@ from torch.autograd.function import once_differentiable
 
 from ..plain import product_of_geglu
 from .launch import launch
-from .layout import tiles
 
 VARYING = ["N"]
 """Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
@@ -52,7 +51,7 @@ class _Geglu(Function):
 
 
 def _tiles(rows: int, width: int) -> tuple[int, int]:
-    return tiles(rows, 8), tiles(width, 256)
+    return triton.cdiv(rows, 8), triton.cdiv(width, 256)
 
 
 @triton.jit
@@ -71,7 +70,7 @@ def geglu(h_ptr, y_ptr, N, F, BN: tl.constexpr, BF: tl.constexpr):
     rows = n.to(tl.int64)[:, None]
     a = tl.load(h_ptr + rows * (2 * F) + f[None, :], mask=mask, other=0.0).to(tl.float32)
     g = tl.load(h_ptr + rows * (2 * F) + F + f[None, :], mask=mask, other=0.0).to(tl.float32)
-    below, _ = gelu_and_slope(g)  # pyright: ignore[reportGeneralTypeIssues]
+    below, _ = gelu_and_slope(g)
     y = a * g * below
     tl.store(y_ptr + rows * F + f[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
 
@@ -87,6 +86,6 @@ def geglu_gradient(h_ptr, dy_ptr, dh_ptr, N, F, BN: tl.constexpr, BF: tl.constex
     a = tl.load(h_ptr + at, mask=mask, other=0.0).to(tl.float32)
     g = tl.load(h_ptr + at + F, mask=mask, other=0.0).to(tl.float32)
     dy = tl.load(dy_ptr + rows * F + f[None, :], mask=mask, other=0.0).to(tl.float32)
-    below, slope = gelu_and_slope(g)  # pyright: ignore[reportGeneralTypeIssues]
+    below, slope = gelu_and_slope(g)
     tl.store(dh_ptr + at, (dy * g * below).to(dh_ptr.dtype.element_ty), mask=mask)
     tl.store(dh_ptr + at + F, (dy * a * slope).to(dh_ptr.dtype.element_ty), mask=mask)

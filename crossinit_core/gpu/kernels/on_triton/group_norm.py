@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .launch import launch
-from .layout import BY_PIXELS, CHANNELS, by_pixels, floats, power_of_2, tiles
+from .layout import BY_PIXELS, CHANNELS, by_pixels, floats
 
 VARYING = ["HW", "ROWS", "S", "eps"]
 """Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
@@ -85,11 +85,11 @@ class _GroupNorm(Function):
             G=groups,
             SHIFT=shift is not None,
             PIECES=_PIECES,
-            BG=max(128, power_of_2(channels // groups)),
+            BG=max(128, triton.next_power_of_2(channels // groups)),
         )
         launch(
             group_apply,
-            (tiles(pixels, _PIXELS), blocks, batch),
+            (triton.cdiv(pixels, _PIXELS), blocks, batch),
             x,
             a,
             d,
@@ -154,11 +154,11 @@ class _GroupNorm(Function):
             pieces,
             G=ctx.groups,
             PIECES=_PIECES,
-            BG=max(128, power_of_2(channels // ctx.groups)),
+            BG=max(128, triton.next_power_of_2(channels // ctx.groups)),
         )
         launch(
             group_gradient_apply,
-            (tiles(pixels, _PIXELS), blocks, batch),
+            (triton.cdiv(pixels, _PIXELS), blocks, batch),
             x,
             dy,
             a,
@@ -181,10 +181,10 @@ class _GroupNorm(Function):
 
 def _pieces(batch: int, pixels: int, channels: int, tile: int, programs: int) -> tuple[int, int, int]:
     """Blocks of channels, pieces of pixels and the pixels of a piece."""
-    blocks = tiles(channels, CHANNELS)
-    pieces = min(_PIECES, tiles(pixels, tile), tiles(programs, batch * blocks))
-    rows = tiles(tiles(pixels, pieces), tile) * tile
-    return blocks, tiles(pixels, rows), rows
+    blocks = triton.cdiv(channels, CHANNELS)
+    pieces = min(_PIECES, triton.cdiv(pixels, tile), triton.cdiv(programs, batch * blocks))
+    rows = triton.cdiv(triton.cdiv(pixels, pieces), tile) * tile
+    return blocks, triton.cdiv(pixels, rows), rows
 
 
 @triton.jit(do_not_specialize=VARYING)

@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .launch import launch
-from .layout import BY_PIXELS, CHANNELS, by_pixels, tiles
+from .layout import BY_PIXELS, CHANNELS, by_pixels
 
 _MOVED = 32
 """Pixels of a tile, which is only moved."""
@@ -36,7 +36,7 @@ class _Interleave(Function):
         pixels = batch * 4 * height * width
         launch(
             interleave_places,
-            (tiles(pixels, _MOVED), tiles(channels, CHANNELS)),
+            (triton.cdiv(pixels, _MOVED), triton.cdiv(channels, CHANNELS)),
             x,
             bias,
             y,
@@ -60,7 +60,7 @@ class _Interleave(Function):
         pixels = batch * (height + 1) * (width + 1)
         launch(
             interleave_places_gradient,
-            (tiles(pixels, _MOVED), tiles(channels, CHANNELS), 4),
+            (triton.cdiv(pixels, _MOVED), triton.cdiv(channels, CHANNELS), 4),
             dy,
             dx,
             dy.stride(0),

@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from .launch import launch
-from .layout import floats, power_of_2, tiles
+from .layout import floats
 
 VARYING = ["N", "eps"]
 """Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
@@ -47,7 +47,7 @@ class _AddLayerNorm(Function):
         block, many = _rows(width)
         launch(
             layer_norm_of_sum,
-            (tiles(rows, many),),
+            (triton.cdiv(rows, many),),
             x,
             x if residual is None else residual.contiguous(),
             weight,
@@ -87,7 +87,7 @@ class _AddLayerNorm(Function):
             dresidual = torch.empty_like(total, dtype=ctx.residual_dtype) if two else dx
             launch(
                 layer_norm_of_sum_gradient,
-                (tiles(rows, many),),
+                (triton.cdiv(rows, many),),
                 total,
                 dy,
                 dy if dtotal is None else dtotal.contiguous(),
@@ -111,7 +111,7 @@ class _AddLayerNorm(Function):
 
 def _rows(width: int) -> tuple[int, int]:
     """The block that holds a row, and how many rows a program takes."""
-    block = power_of_2(width)
+    block = triton.next_power_of_2(width)
     return block, max(1, 2048 // block)
 
 

@@ -11,16 +11,6 @@ CHANNELS = 64
 """Channels of a tile."""
 
 
-def tiles(count: int, size: int) -> int:
-    """How many tiles of a size cover so much. `triton.cdiv` says the same, but its type is not that of an integer."""
-    return -(-count // size)
-
-
-def power_of_2(number: int) -> int:
-    """The lowest power of 2 that is not below a positive number: `triton.next_power_of_2`, with the type of an integer."""
-    return 1 << (number - 1).bit_length()
-
-
 def by_pixels(x: Tensor) -> Tensor:
     """x (B, C, H, W) with a pixel's channels beside each other and pixels at equal distances, as in a part of some channels."""
     row = x.stride(3)

@@ -1,0 +1,1 @@
+"""What the commands of `cli` need beside the method: signals, arguments, sampling."""

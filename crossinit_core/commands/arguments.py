@@ -1,0 +1,66 @@
+"""Arguments as people write them: parsed and checked, each wrong one said in a line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+import torch
+
+from ..text import quoted
+from ..tokens.layouts import FORMATS
+
+_LONGEST_WORD = 80
+_LONGEST_ERROR = 420
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line of less than 600 characters, whatever was given."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        words = re.compile(rf"\S{{{_LONGEST_WORD},}}")
+        short = words.sub(lambda match: quoted(match[0], _LONGEST_WORD), message)
+        self.exit(2, f"{self.prog}: {quoted(short, _LONGEST_ERROR)} (--help lists what is possible)\n")
+
+
+def format_name(text: str) -> str:
+    """The name of a format in `layouts.FORMATS`, from the same in any case and with dashes."""
+    plain = " ".join(text.replace("-", " ").split()).casefold()
+    found = next((name for name in FORMATS if name.casefold() == plain), None)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"'{quoted(text, 60)}' is none of {', '.join(FORMATS)}")
+    return found
+
+
+def formats_help() -> str:
+    """The formats and who reads them, for the end of a help text."""
+    lines = [f"  {name.replace(' ', '-'):<30} {', '.join(known.readers)}" for name, known in FORMATS.items()]
+    return "\n".join(["formats, and who reads all vectors of them:", *lines])
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device of a name; the GPU, if there is one, for None. Raises ValueError if there is none of that name."""
+    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        device = torch.device("meta")
+    shown = quoted(wanted, 60)
+    if device.type not in ("cpu", "cuda", "mps", "xpu"):
+        raise ValueError(
+            f"--device is '{shown}', but cpu, cuda, cuda:N, mps or xpu is expected. Leave it out to use the GPU if there is "
+            "one."
+        )
+    module = getattr(torch, device.type)
+    if device.type != "cpu" and not module.is_available():
+        raise ValueError(f"--device is '{shown}', but torch finds no such GPU here. Use --device cpu.")
+    count = module.device_count()
+    if device.index is not None and device.index >= count:
+        raise ValueError(
+            f"--device is '{shown}', but torch finds {count} of them here, counted from 0. Use --device {device.type}."
+        )
+    return device

@@ -1,0 +1,165 @@
+"""Pictures of learned people: prompts with people in them, checked first and then sampled one by one."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..files import write_atomically
+from ..prompt_chunks import encode_prompt
+from ..prompts import PLACE, fill_places
+from ..text import check_text, quoted
+from ..tokens.learned_token import LearnedToken, suggest_token_name
+
+if TYPE_CHECKING:
+    from ..diffusers_backbone import DiffusersBackbone
+
+SIZES = (64, 4096)
+_MOST_STEPS = 1000
+_LONGEST_LINE = 580
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made; the defaults are the published ones. `resolution` None is the model's own."""
+
+    steps: int = 50
+    guidance: float = 7.5
+    seed: int = 0
+    count: int = 1
+    resolution: int | None = None
+
+    def check(self) -> None:
+        """Raises ValueError for a number that no picture can be made with."""
+        if min(self.steps, self.count) < 1 or not 0 <= self.seed < 2**63:
+            raise ValueError("--steps and --count must be at least 1, and --seed from 0 to 2^63 - 1.")
+        if self.seed + self.count > 2**63:
+            raise ValueError("--seed and --count together go beyond 2^63 - 1, the last seed. Use smaller ones.")
+        if self.steps > _MOST_STEPS:
+            raise ValueError(
+                f"--steps is {quoted(self.steps, 60)}, but the noise schedule has {_MOST_STEPS} steps. 50 is usual."
+            )
+        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 1000):
+            raise ValueError(f"--guidance is {self.guidance}, but a number from 0 to 1000 is expected. 7.5 is usual.")
+        size, (low, high) = self.resolution, SIZES
+        if size is not None and (not low <= size <= high or size % 8):
+            raise ValueError(
+                f"--resolution is {quoted(size, 60)}, but a multiple of 8 from {low} to {high} is expected, in pixels. Use 512 "
+                "or 768."
+            )
+
+
+@dataclass(frozen=True)
+class PlacedPrompt:
+    """A prompt, and the same as texts and numbers of people, in its order."""
+
+    text: str
+    pieces: tuple[str | int, ...]
+
+    @classmethod
+    def of(cls, prompt: str, names: Sequence[str]) -> PlacedPrompt:
+        """Raises as `prompts.fill_places` does."""
+        check_text(prompt, "The prompt")
+        people: list[int] = []
+
+        def write(index: int, _: object) -> str:
+            people.append(index)
+            return "\0"
+
+        pieces: list[str | int] = [*fill_places(prompt, names, write).split("\0")]
+        for position, person in enumerate(people):
+            pieces.insert(2 * position + 1, person)
+        return cls(prompt, tuple(pieces))
+
+
+def check_everybody_is_placed(
+    names: Sequence[str], prompts: Sequence[PlacedPrompt], say: Callable[[str], None]
+) -> None:
+    """`say` gets a line for each prompt that does not place every person. Raises ValueError for a person in no prompt."""
+    for index, name in enumerate(names):
+        if not any(index in prompt.pieces for prompt in prompts):
+            raise ValueError(
+                f"No prompt places '{quoted(name)}'. Write {{{quoted(name)}}} or {{{index + 1}}} where the person goes, or "
+                "leave the token out."
+            )
+    for number, prompt in enumerate(prompts, start=1):
+        absent = [quoted(name, 60) for index, name in enumerate(names) if index not in prompt.pieces]
+        if absent:
+            say(quoted(f"Prompt {number} does not place: {', '.join(absent)}.", _LONGEST_LINE))
+
+
+def sample(
+    backbone: DiffusersBackbone,
+    tokens: Sequence[LearnedToken],
+    prompts: Sequence[PlacedPrompt],
+    sampling: Sampling,
+    folder: Path,
+    dtype: torch.dtype,
+) -> Iterator[Path]:
+    """Write the pictures, each whole or not at all, and give their paths.
+
+    DPM-Solver++, as published. Each picture has a random generator of its own, so it does not depend on the others.
+    Raises OSError that names the picture and says what to do if one cannot be written.
+    """
+    pipeline = _pipeline(backbone)
+    nothing = encode_prompt(backbone, [])
+    for number, prompt in enumerate(prompts, start=1):
+        pieces = [piece if isinstance(piece, str) else tokens[piece].vectors for piece in prompt.pieces]
+        context = encode_prompt(backbone, pieces)
+        # Attention over the same tokens again gives the same as once: ComfyUI makes both as long in this way, too.
+        negative = nothing.repeat(1, context.shape[1] // nothing.shape[1], 1)
+        name = suggest_token_name(PLACE.sub("", prompt.text))[:80]
+        for seed in range(sampling.seed, sampling.seed + sampling.count):
+            picture = pipeline(
+                prompt_embeds=context.to(backbone.device, dtype),
+                negative_prompt_embeds=negative.to(backbone.device, dtype),
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance,
+                generator=torch.Generator().manual_seed(seed),
+                height=sampling.resolution,
+                width=sampling.resolution,
+            ).images[0]
+            path = _free(folder / f"{number:03d}-{name}-{seed}.png")
+            content = io.BytesIO()
+            picture.save(content, format="PNG")
+            try:
+                write_atomically(path, content.getvalue())
+            except OSError as error:
+                raise OSError(
+                    f"The picture '{quoted(path, 250)}' could not be written ({quoted(error.strerror or error)}). Those before "
+                    f"it are whole. Make room or choose another --out, then go on with --seed {seed}."
+                ) from error
+            yield path
+
+
+def _free(path: Path) -> Path:
+    """The path, or with a number at its end if there is a file already: pictures of earlier runs stay."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
+def _pipeline(backbone: DiffusersBackbone) -> Any:
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about the age of the model's own files
+        return StableDiffusionPipeline(
+            vae=backbone.vae,
+            text_encoder=backbone.text_encoder,
+            tokenizer=backbone.tokenizer,
+            unet=backbone.unet,
+            scheduler=DPMSolverMultistepScheduler.from_config(backbone.scheduler_config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
