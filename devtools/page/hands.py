@@ -26,24 +26,24 @@ class Placed:
 
 
 def edit(page: ComfyPage, node: str, name: str, value: Any) -> None:
-    """Set a widget, and click beside the nodes: then the page keeps what was before for Ctrl+Z."""
+    """Set a widget, with a click beside the nodes before and after: then the page keeps what was before for Ctrl+Z."""
+    _click_beside(page, 150)
     page.set_widget(node, name, value)
-    _click_beside(page)
+    _click_beside(page, 250)  # elsewhere: two clicks at one place open the search
 
 
 def undo(page: ComfyPage) -> None:
-    """Press Ctrl+Z, and wait until the graph has been made anew."""
+    """Press Ctrl+Z after an `edit`, and wait until the graph has been made anew."""
     page.page.evaluate("() => { app.graph.nodes[0].crossinitBefore = true }")
-    _click_beside(page)
     page.page.keyboard.press("Control+z")
     page.page.wait_for_function("() => app.graph.nodes.length && !app.graph.nodes.some(n => n.crossinitBefore)")
 
 
-def _click_beside(page: ComfyPage) -> None:
+def _click_beside(page: ComfyPage, above: int) -> None:
     box = page.page.locator("#graph-canvas").bounding_box()
     if box is None:
         raise PageError("The page shows no graph.")
-    page.page.mouse.click(box["x"] + box["width"] - 400, box["y"] + box["height"] - 150)
+    page.page.mouse.click(box["x"] + box["width"] - 400, box["y"] + box["height"] - above)
 
 
 def new_graph(page: ComfyPage) -> None:
