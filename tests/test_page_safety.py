@@ -116,6 +116,9 @@ def test_another_graph_of_the_same_nodes_has_their_lines(page: ComfyPage) -> Non
     _put(page, "good.safetensors")
     page.run()
     page.wait_for_text(LOAD, "good: 2 vectors")
+    page.page.evaluate("() => app.loadGraphData(app.graph.serialize(), false)")  # as Ctrl+Z makes the graph anew
+    _assert_lines(page)
+
     # ComfyUI has the results still.
     _put(page, "good.safetensors")
     page.run()
