@@ -37,11 +37,11 @@ def test_files_for_damage_are_read_whole(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_damaged_files_give_one_line(tmp_path: Path, seed: int) -> None:
-    for (name, content), _ in zip(damaged_files(seed), range(1000), strict=False):
+    for (name, content), _ in zip(damaged_files(seed), range(2500), strict=False):
         check(tmp_path / f"x{Path(name).suffix}", content)
 
 
-@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32), st.binary(max_size=64), st.floats(0, 1))
 def test_any_bytes_in_a_file_give_one_line(tmp_path: Path, name: str, seed: int, put: bytes, where: float) -> None:
     content = damaged(FILES[name], random.Random(seed))
@@ -49,7 +49,7 @@ def test_any_bytes_in_a_file_give_one_line(tmp_path: Path, name: str, seed: int,
     check(tmp_path / "x.pt", content[:place] + put + content[place + len(put) :])
 
 
-@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(
         [b"", b"\x80\x02", b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02"]

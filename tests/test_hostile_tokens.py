@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import pytest
 import torch
 
 from crossinit_core import load_learned_token
-from devtools.hostile.token_files import damaged_files, valid_files
+from devtools.hostile.token_files import damaged_files, picture, valid_files
 from tests.conftest import REPOSITORY
 
 CASES = Path(os.environ.get("CROSSINIT_CASES", REPOSITORY.parent / "shared" / "cases")) / "inputs"
@@ -57,6 +59,11 @@ def _many_members() -> bytes:
     return kept.getvalue()
 
 
+def _deep_picture() -> bytes:
+    text = b"tEXtsd-ti-embedding\0" + base64.b64encode(b"[" * 1_000_000)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "sparse": lambda: _torch({"<x>": torch.sparse_coo_tensor(torch.zeros(2, 1).long(), torch.ones(1), (2, 10**9))}),
     "complex": lambda: _torch({"<x>": torch.zeros(2, 8, dtype=torch.complex64)}),
@@ -87,6 +94,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "metadata that is no text": lambda: _safetensors('{"__metadata__":{"a":[1]}}'),
     "data behind the end": lambda: _safetensors(_entry("F32", [2, 8], 0, 64), bytes(65)),
     "a plain pickle": lambda: pickle.dumps({"a": 1}),
+    "a picture of lists": lambda: picture({"string_to_param": [[]] * 570_000}),
+    "a picture of megabytes": lambda: picture({"string_to_param": "9" * 5_000_000}),
+    "a picture of deep lists": lambda: _deep_picture(),
     "a picture": lambda: b"\x89PNG\r\n\x1a\n" + bytes(40),
     "nothing": lambda: b"",
 }

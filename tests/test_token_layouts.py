@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from crossinit_core import load_learned_token
+from devtools.hostile.token_files import picture
 from tests.ann import VECTORS
 
 FIRST, SECOND = VECTORS[0].clone(), VECTORS[1].clone()
@@ -89,3 +91,60 @@ def test_a_vector_inside_a_vocabulary_is_read_alone(tmp_path: Path) -> None:
     table = torch.randn(3000, 1024)
     torch.save({"ann_v0": table[10], "ann_v1": table[2999]}, tmp_path / "Ben.bin")
     assert torch.equal(load_learned_token(tmp_path / "Ben.bin").vectors, table[[10, 2999]])
+
+
+def _picture(path: Path, found: object) -> Path:
+    path.write_bytes(picture(found))
+    return path
+
+
+def test_a_picture_of_automatic1111_is_read(tmp_path: Path) -> None:
+    rows = VECTORS.tolist()
+    found = {"string_to_token": {"*": 265}, "string_to_param": {"*": {"TORCHTENSOR": rows}}, "name": "x", "step": 5}
+    token = load_learned_token(_picture(tmp_path / "ann.png", found))
+    assert torch.equal(token.vectors, VECTORS) and token.name == "ann"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[1.0, 2.0], [3.0]],
+        [["a"]],
+        [[None]],
+        [[]],
+        [],
+        [[10**400]],
+        [[float("nan")]],
+        [[1e300]],
+        5,
+        [[[1.0]]],
+        [[True]],
+        {},
+    ],
+)
+def test_a_broken_picture_gives_one_line(tmp_path: Path, rows: object) -> None:
+    path = _picture(tmp_path / "ann.png", {"string_to_param": {"*": {"TORCHTENSOR": rows}}})
+    with pytest.raises(ValueError, match=r"^'ann\.png'[ :]") as caught:
+        load_learned_token(path)
+    assert len(str(caught.value)) <= 600 and str(caught.value).isprintable()
+
+
+def test_a_cut_or_changed_picture_gives_one_line(tmp_path: Path) -> None:
+    found = {"string_to_param": {"*": {"TORCHTENSOR": VECTORS[:, :8].tolist()}}}
+    whole = _picture(tmp_path / "ann.png", found).read_bytes()
+    place = whole.index(b"sd-ti-embedding") + 60
+    for content in (
+        whole[:place],
+        whole[:place] + b"A" + whole[place + 1 :] if whole[place] != 65 else whole[:place] + b"B" + whole[place + 1 :],
+        whole[:8] + b"\xff\xff\xff\xfftEXtsd-ti-embedding\0" + bytes(50),
+    ):
+        (tmp_path / "ann.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"^'ann\.png'[ :]") as caught:
+            load_learned_token(tmp_path / "ann.png")
+        assert len(str(caught.value)) <= 600
+
+
+def test_a_picture_without_an_embedding_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "ann.png")
+    with pytest.raises(ValueError, match=r"is a picture \(PNG\), not a token file"):
+        load_learned_token(tmp_path / "ann.png")

@@ -6,6 +6,7 @@ tensors only those that are asked for are read. Nothing is mapped into memory: a
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -43,6 +44,12 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """`MAGIC_NUMBER` of PyTorch's torch/serialization.py."""
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_IN_PNG = b"tEXtsd-ti-embedding\0"
+_LONGEST_TEXT = 3 * 2**20
+"""Bytes of base64 in a picture: 75 vectors of width 1024 take 2.2 million."""
+
+_MOST_CHUNKS = 100_000
 _PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF"}
 _DTYPES = {name: dtype for dtype, name in REAL.items()}
 
@@ -65,7 +72,7 @@ DAMAGED = "is damaged or no token file"
 class Content:
     """What a file holds. `values` is a dictionary, list, or `StoredTensor`; `metadata` is that of a safetensors file."""
 
-    kind: Literal["safetensors", "zip", "pickle"]
+    kind: Literal["safetensors", "zip", "pickle", "picture"]
     values: Any
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -100,6 +107,8 @@ def read_container(file: BinaryIO) -> Content:
             return _safetensors(file)
         if start[:1] == b"\x80":
             return _legacy(file)
+        if start[:8] == _PNG and (found := _png(file)):
+            return found
         for magic, name in _PICTURES.items():
             if start.startswith(magic):
                 raise BadFileError(
@@ -111,6 +120,48 @@ def read_container(file: BinaryIO) -> Content:
         raise BadFileError(f"cannot be read ({quoted(error.strerror or type(error).__name__)})") from error
     except (RecursionError, MemoryError) as error:
         raise BadFileError(DAMAGED) from error
+
+
+def _png(file: BinaryIO) -> Content | None:
+    """An embedding of AUTOMATIC1111 in a picture: base64 of JSON. `embedding_from_b64` in Forge, textual_inversion.py."""
+    size, place = _size(file), len(_PNG)
+    for _ in range(_MOST_CHUNKS):
+        if place + 12 > size:
+            break
+        (length,) = struct.unpack(">I", _exactly(file, place, 4))
+        if length > len(_IN_PNG) and _exactly(file, place + 4, min(len(_IN_PNG), size - place - 4)) == _IN_PNG:
+            if length > _LONGEST_TEXT:
+                raise BadFileError(f"is no token file: the text in the picture takes {length / 2**20:.0f} MB")
+            chunk = _exactly(file, place + 4, length + 8)
+            if zlib.crc32(chunk[:-4]) != int.from_bytes(chunk[-4:], "big"):
+                raise BadFileError(DAMAGED)
+            try:
+                text = base64.b64decode(chunk[len(_IN_PNG) : -4], validate=True)
+                return Content("picture", json.loads(text, object_hook=_tensor_in_json))
+            except ValueError as error:
+                raise BadFileError(DAMAGED) from error
+        place += 12 + length
+    return None
+
+
+def _tensor_in_json(found: dict[str, Any]) -> Any:
+    rows = found.get("TORCHTENSOR")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
+        return found
+    shape = (len(rows), len(rows[0]))
+    numbers = [number for row in rows for number in row]
+    if any(len(row) != shape[1] for row in rows) or any(type(number) not in (int, float) for number in numbers):
+        raise BadFileError(f"{DAMAGED}: its vectors are not rows of numbers")
+    return StoredTensor(
+        torch.float64, shape, contiguous(shape), 0, lambda start, count: _doubles(numbers[start : start + count])
+    )
+
+
+def _doubles(numbers: list[float]) -> Tensor:
+    try:
+        return torch.tensor(numbers, dtype=torch.float64)
+    except (OverflowError, RuntimeError) as error:
+        raise BadFileError(f"{DAMAGED}: its vectors are not rows of numbers") from error
 
 
 def _exactly(file: BinaryIO, start: int, count: int) -> bytes:

@@ -4,7 +4,7 @@ Read, in this order, by the names of the tensors:
 
 | layout | written by |
 |---|---|
-| `string_to_param` | AUTOMATIC1111, the original textual inversion |
+| `string_to_param` | AUTOMATIC1111 (also as text in a PNG), the original textual inversion |
 | a list of dictionaries | read by ComfyUI (`load_embed` in comfy/sd1_clip.py) |
 | `emb_params` | kohya, invoke-training |
 | `emp_params` | OneTrainer; its `emp_params_out` stands behind the text encoder, where no prompt reaches |

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import random
 import struct
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save
 
 
@@ -42,7 +46,17 @@ def valid_files(width: int = 16) -> dict[str, bytes]:
     for name, content in others.items():
         files[f"{name}.pt"] = _pickled(content)
         files[f"{name}.bin"] = _pickled(content, zipped=False)
+    files["picture.png"] = picture({"string_to_param": {"*": {"TORCHTENSOR": vectors.tolist()}}, "name": "ann"})
     return files
+
+
+def picture(content: object) -> bytes:
+    """A picture with an embedding in its text, as AUTOMATIC1111 saves one."""
+    info = PngInfo()
+    info.add_text("sd-ti-embedding", base64.b64encode(json.dumps(content).encode()).decode())
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
 
 
 def _pickled(content: object, zipped: bool = True) -> bytes:
