@@ -158,8 +158,8 @@ def _pipeline(backbone: DiffusersBackbone) -> Any:
             text_encoder=backbone.text_encoder,
             tokenizer=backbone.tokenizer,
             unet=backbone.unet,
-            scheduler=DPMSolverMultistepScheduler.from_config(backbone.scheduler_config),
-            safety_checker=None,
-            feature_extractor=None,
+            scheduler=DPMSolverMultistepScheduler.from_config(backbone.scheduler_config),  # pyright: ignore[reportArgumentType]
+            safety_checker=None,  # pyright: ignore[reportArgumentType]
+            feature_extractor=None,  # pyright: ignore[reportArgumentType]
             requires_safety_checker=False,
         )

@@ -112,8 +112,8 @@ def load_checkpoint(path: Path, dtype: torch.dtype) -> dict[str, Any]:
                 (Path(folder) / part).mkdir()
                 (Path(folder) / part / "config.json").write_text(json.dumps(config), encoding="utf-8")
             options: dict[str, Any] = {"config": folder, "local_files_only": True, "torch_dtype": dtype}
-            unet = UNet2DConditionModel.from_single_file(dict(state), subfolder="unet", **options)
-            vae = AutoencoderKL.from_single_file(dict(state), subfolder="vae", **options)
+            unet = UNet2DConditionModel.from_single_file(dict(state), subfolder="unet", **options)  # pyright: ignore[reportArgumentType]
+            vae = AutoencoderKL.from_single_file(dict(state), subfolder="vae", **options)  # pyright: ignore[reportArgumentType]
         weights = _open_clip_weights(state) if open_clip else _clip_weights(state)
         text_encoder = CLIPTextModel(CLIPTextConfig(**_text_config(weights, open_clip)))
         own = text_encoder.state_dict()
@@ -133,7 +133,7 @@ def load_checkpoint(path: Path, dtype: torch.dtype) -> dict[str, Any]:
         ) from error
     return {
         "tokenizer": load_tokenizer(MERGES, pad=PAD if open_clip else EOS),
-        "text_encoder": text_encoder.to(dtype),
+        "text_encoder": text_encoder.to(dtype),  # pyright: ignore[reportArgumentType]
         "unet": unet,
         "vae": vae,
         "scheduler_config": {
