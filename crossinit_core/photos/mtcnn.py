@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -29,6 +30,9 @@ CLOSE_UP = 160
 CLOSE_UPS = (1.9, 2.2, 2.5)
 """Their sides, in widths of the face."""
 
+NO_BOXES = "non-empty list"
+"""In PyTorch's message when facenet-pytorch has no box left to look at."""
+
 TURNED = (45, -45, 90, -90, 135, -135, 180)
 """Degrees by which a photo without a face is looked at again."""
 
@@ -42,9 +46,14 @@ class MtcnnDetector:
     def __init__(self) -> None:
         try:
             from facenet_pytorch import MTCNN
+            from torchvision.ops import nms
 
-            self._network: Any = MTCNN(keep_all=True, min_face_size=SMALLEST_FACE, device="cpu")
-            self._close_up: Any = MTCNN(keep_all=True, min_face_size=CLOSE_UP // 4, device="cpu")
+            # The process may have another default device or dtype.
+            with torch.device("cpu"):
+                self._network: Any = MTCNN(keep_all=True, min_face_size=SMALLEST_FACE, device="cpu").float()
+                self._close_up: Any = MTCNN(keep_all=True, min_face_size=CLOSE_UP // 4, device="cpu").float()
+                # A torchvision for another PyTorch may load, and fail only here.
+                nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float32), torch.ones(1, dtype=torch.float32), 0.5)
         except ModuleNotFoundError as error:
             raise NoDetectorError(f"{error.name} is not installed") from error
         except Exception as error:  # such as a torchvision for another PyTorch, or another version of the package
@@ -156,9 +165,13 @@ class MtcnnDetector:
         if min(looked.size) < SMALLEST_FACE:
             return []
         try:
-            boxes, sure, points = (network or self._network).detect(looked, landmarks=True)
-        except (RuntimeError, IndexError, ValueError):
-            # facenet-pytorch 2.5.3 fails if its first network's boxes all lie outside of the picture: there is no face.
+            with torch.device("cpu"):
+                boxes, sure, points = (network or self._network).detect(looked, landmarks=True)
+        except RuntimeError as error:
+            # facenet-pytorch 2.5.3 fails if its boxes all lie outside of the picture: there is no face. All else, such as
+            # a lack of memory, is an error.
+            if NO_BOXES not in str(error):
+                raise
             return []
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
 
