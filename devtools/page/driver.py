@@ -86,14 +86,15 @@ class ComfyPage(PageNodes):
 
     def reload(self) -> None:
         """Load the page anew in the same browser, and leave the workflow that it opens."""
-        self._go()
+        self._go(first=False)
 
-    def _go(self) -> None:
+    def _go(self, first: bool = True) -> None:
         self.page.goto(self.url, wait_until="domcontentloaded")
         self.page.wait_for_function("() => window.app?.vueAppReady && app.extensionManager", timeout=120_000)
         self._wait_for_curtain()
-        # The page opens with a workflow, the first time with one whose models nobody has: wait for it, then leave it.
-        self.page.wait_for_function("() => app.graph?.nodes.length")
+        # The page opens with a workflow, the first time with one whose models nobody has: wait for it, then leave it. Later it
+        # may be a blank one.
+        self.page.wait_for_function("() => app.graph?.nodes.length" if first else "() => app.graph")
         self.command("Comfy.NewBlankWorkflow")
         self.page.wait_for_function("() => !app.graph.nodes.length")
         self._wait_for_curtain()
