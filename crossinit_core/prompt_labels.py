@@ -38,13 +38,15 @@ def labels_of_prompts(prompts: Iterable[str]) -> tuple[str, ...]:
     The same prompts give the same labels, and a prompt that is added at the end changes none before it.
     """
     taken: set[str] = set()
+    numbers: dict[str, int] = {}  # up to which each label's numbers are taken: thousands of prompts may have one
     labels = []
     for prompt in prompts:
         label = first = label_of_prompt(prompt)
-        number = 1
+        number = numbers.get(first, 1)
         while unicodedata.normalize("NFC", label.casefold()) in taken:
             number += 1
             label = f"{first}-{number}"
+        numbers[first] = number
         taken.add(unicodedata.normalize("NFC", label.casefold()))
         labels.append(label)
     return tuple(labels)

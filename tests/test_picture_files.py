@@ -297,7 +297,7 @@ except ValueError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is of Linux")
-@pytest.mark.parametrize("width", [13_000, 60_000])
+@pytest.mark.parametrize("width", [3_000, 13_000, 60_000])
 def test_a_bomb_is_refused_from_its_header(tmp_path: Path, width: int) -> None:
     """13,000 squared lie below Pillow's own limit."""
     packer = zlib.compressobj(9)

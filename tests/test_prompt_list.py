@@ -56,6 +56,10 @@ def test_no_two_labels_are_alike_on_windows_and_macos() -> None:
     assert not any(is_windows_device(label) for label in labels_of_prompts(["nul", "NUL", "aux"]))
 
 
+def test_twenty_thousand_equal_prompts_are_numbered() -> None:
+    assert labels_of_prompts(["a smile"] * 20_000)[-1] == "a-smile-20000"
+
+
 @pytest.fixture
 def node(pack: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The node, with an input folder of its own and no page to send text to."""

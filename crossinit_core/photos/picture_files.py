@@ -27,7 +27,9 @@ MOST_BYTES = 2**29
 MOST_PIXELS = 178_956_970
 """Pillow's own limit, twice `Image.MAX_IMAGE_PIXELS` as it comes; a host may have lifted that."""
 MANY_PIXELS = 40_000_000
-"""From here on a picture is refused if it is packed as no photo can be, and a JPEG may be decoded at half its size."""
+"""From here on a JPEG may be decoded at half its size."""
+FLAT_PIXELS = 4_000_000
+"""From here on a picture is refused if it is packed as no photo can be: what is smaller takes less than 200 MB."""
 MOST_PIXELS_PER_BYTE = 100
 """A JPEG of one colour has 64; packed PNG and WebP files of one colour have thousands."""
 LONGEST_TEXT = 2**19
@@ -121,7 +123,7 @@ def _pixels(content: bytes, smallest: int, enough: int | None) -> NDArray[Any]:
         width, height = picture.size
         if width * height > MOST_PIXELS:
             raise _RefusedError(_too_many(width * height))
-        if width * height > MANY_PIXELS and len(slim) * MOST_PIXELS_PER_BYTE < width * height:
+        if width * height > FLAT_PIXELS and len(slim) * MOST_PIXELS_PER_BYTE < width * height:
             raise _RefusedError(
                 f"claims {width} x {height} px in only {len(slim) >> 10} KB, as a decompression bomb does. "
                 "Use a photo, or save this picture smaller."
