@@ -330,13 +330,14 @@ def photos(folder: Path) -> Maker:
     """Small pictures in every format that Pillow writes here, broken."""
     from PIL import Image
 
-    from crossinit_core import load_photo
+    from crossinit_core.photos.images import load_training_photo
 
-    noise = random.Random(0).randbytes(40 * 30 * 4)
+    wide, high = 80, 70  # at least 64 px: what is smaller is refused before its pixels are read
+    noise = random.Random(0).randbytes(wide * high * 4)
     contents = []
     for mode, (suffix, options) in itertools.product(("RGB", "L", "RGBA", "P", "I;16", "F", "CMYK", "1"), _formats()):
-        length = 40 * 30 * {"RGB": 3, "RGBA": 4, "CMYK": 4, "F": 4, "I;16": 2}.get(mode, 1)
-        picture = Image.frombytes(mode, (40, 30), noise[: length if mode != "1" else 5 * 30])
+        length = wide * high * {"RGB": 3, "RGBA": 4, "CMYK": 4, "F": 4, "I;16": 2}.get(mode, 1)
+        picture = Image.frombytes(mode, (wide, high), noise[: length if mode != "1" else wide // 8 * high])
         buffer = io.BytesIO()
         try:
             picture.save(buffer, **options)
@@ -353,8 +354,9 @@ def photos(folder: Path) -> Maker:
         path.write_bytes(mutated(content, numbers, numbers.choice(contents)[1]))
 
         def use() -> None:
-            photo = load_photo(path)
-            assert photo.ndim == 4 and photo.shape[0] == 1 and photo.shape[3] == 3, f"a photo {tuple(photo.shape)}"
+            # As `train` reads it: of a picture that is right, however large, little is kept.
+            photo, size = load_training_photo(path, 64)
+            assert photo.shape == (1, 64, 64, 3) and min(size) >= 64, f"a photo {tuple(photo.shape)} of {size}"
             assert photo.isfinite().all() and 0 <= photo.min() <= photo.max() <= 1, "values outside 0..1"
 
         return Try(use)
