@@ -9,7 +9,8 @@ from typing import Any
 from . import ROOT
 
 KEPT = ROOT / "docs" / "measurements" / "reliability"
-PARTS = ("kill", "together", "places", "repeats", "server", "server-kill", "bombs", "fuzz")
+PARTS = ("kill", "together", "places", "repeats", "server", "server-kill", "bombs", "fuzz", "fuzz-again")
+"""`fuzz-again` is what had failed in `fuzz`, tried again with another seed after it was mended."""
 
 PROMISES = """\
 ## Nothing learned is lost
@@ -68,13 +69,16 @@ the same inputs again, and inputs that failed are kept in `failed/`."""
 
 
 def read(kept: Path) -> list[dict[str, Any]]:
-    """The records of all parts that are there, each with where it was made."""
+    """The records of all parts that are there, each with where it was made and what was remarked on it by hand."""
     found = []
     for part in PARTS:
         path = kept / f"{part}.json"
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
-            found += [{**record, "where": content["where"]} for record in content["records"]]
+            found += [
+                {**record, "where": content["where"], "remark": content.get("remark", "")}
+                for record in content["records"]
+            ]
     return found
 
 
@@ -131,4 +135,5 @@ def _said(value: Any) -> str:
 def _failures(records: list[dict[str, Any]]) -> list[str]:
     lines = [f"- {record['part']}: {problem}" for record in records for problem in record["failed"][:5]]
     cleaned = ["".join(c if c.isprintable() else "?" for c in line).replace("<", "&lt;") for line in lines]
-    return ["Failures, the first of each kind:", "\n".join(cleaned)] if lines else []
+    remarks = list(dict.fromkeys(record["remark"] for record in records if record["remark"]))
+    return ["Failures, the first of each kind:", "\n".join(cleaned), *remarks] if lines else []

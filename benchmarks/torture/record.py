@@ -21,10 +21,13 @@ class Record:
     failed: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     began: float = field(default_factory=time.time)
+    ended: float = 0.0
+    """When the last try ended; parts are written together."""
 
     def add(self, problem: str | None) -> None:
         """One try, and what went wrong with it."""
         self.tries += 1
+        self.ended = time.time()
         if problem:
             self.failures += 1
             if len(self.failed) < SHOWN:
@@ -33,5 +36,6 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """For a file."""
         content = asdict(self)
-        content["seconds"] = round(time.time() - content.pop("began"), 1)
+        began, ended = content.pop("began"), content.pop("ended")
+        content["seconds"] = round((ended or time.time()) - began, 1)
         return content
