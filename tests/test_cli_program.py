@@ -40,8 +40,15 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _hangup_as_usual() -> None:
+    """The tests may run under nohup, which children inherit."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def _start(place: Path, *command: object, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    if hasattr(signal, "SIGHUP") and "preexec_fn" not in options and before == ():
+        options["preexec_fn"] = _hangup_as_usual
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     arguments = [part if isinstance(part, bytes) else str(part) for part in (*before, sys.executable, *command)]
     return subprocess.Popen(arguments, cwd=place, env=environment, **pipes)

@@ -57,7 +57,7 @@ def send_event(name: str, detail: dict[str, Any], *, queueing: bool = False) -> 
 
     The texts in it are made harmless; an event of a run has its `prompt_id`.
     """
-    server = PromptServer.instance
+    server = getattr(PromptServer, "instance", None)  # a program may load nodes without a server
     client = _asking.get() if queueing else getattr(server, "client_id", None)
     if client is not None:
         safe = {key: harmless(value) if isinstance(value, str) else value for key, value in detail.items()}
@@ -68,7 +68,9 @@ def send_event(name: str, detail: dict[str, Any], *, queueing: bool = False) -> 
 
 def listen_to_queueing() -> None:
     """From now on each client is told what its nodes last said, and objections to its graph reach it alone."""
-    PromptServer.instance.add_on_prompt_handler(_on_prompt)
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.add_on_prompt_handler(_on_prompt)
 
 
 def _on_prompt(asked: dict[str, Any]) -> dict[str, Any]:
