@@ -59,7 +59,7 @@ def send_event(name: str, detail: dict[str, Any], *, queueing: bool = False) -> 
     """
     server = getattr(PromptServer, "instance", None)  # a program may load nodes without a server
     client = _asking.get() if queueing else getattr(server, "client_id", None)
-    if client is not None:
+    if server is not None and client is not None:
         safe = {key: harmless(value) if isinstance(value, str) else value for key, value in detail.items()}
         if not queueing:
             safe["prompt_id"] = get_progress_state().prompt_id
