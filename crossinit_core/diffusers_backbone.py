@@ -105,10 +105,8 @@ class DiffusersBackbone:
     @classmethod
     def _from_compact(cls, folder: Path, device: str | torch.device, dtype: torch.dtype) -> DiffusersBackbone:
         parts: dict[str, Any] = load_modules(folder, dtype)
-        with reading(folder / "merges.txt"):
-            tokenizer = load_tokenizer(folder / "merges.txt")
         return cls(
-            tokenizer=tokenizer,
+            tokenizer=load_tokenizer(),
             **parts,
             scheduler_config=read_config(folder)["scheduler"],
             checkpoint=MINIATURE,

@@ -18,7 +18,7 @@ from tests.repository_files import REPOSITORY, archived_files, text_of, tracked_
 
 FOLDERS = {"crossinit_core", "locales", "nodes", "subgraphs", "web", "workflows"}
 FILES = {"LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt", "miniature/__init__.py"}
-WEIGHTS = re.compile(r"miniature/weights/(config\.json|merges\.txt|model-\d\.safetensors)")
+WEIGHTS = re.compile(r"miniature/weights/(config\.json|model-\d\.safetensors)")
 
 FLAGGED = re.compile(
     r"\.(connect|bind|send)\(|\bos\.(environ\.get|getenv|system|popen)\(|\b(eval|exec)\(|\bsubprocess\b"

@@ -13,10 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from crossinit_core.diffusers_backbone import DiffusersBackbone, resolution_of
-from crossinit_core.models.checkpoint_file import MERGES
+from crossinit_core.models.compact_folder import MERGES
 from devtools.standins.files import make_sd1_checkpoint, make_sd2_checkpoint
 from devtools.standins.unets import UNetShape
-from tests.conftest import REPOSITORY
 
 slow = pytest.mark.slow
 SMALL = UNetShape(context_dim=768, linear_projection=False, model_channels=64)
@@ -144,6 +143,7 @@ def test_a_broken_file_is_named(content: bytes, suffix: str, tmp_path: Path) -> 
     assert len(str(caught.value)) <= 600
 
 
-def test_the_tokenizer_is_clips() -> None:
-    """The same file that the miniature ships."""
-    assert MERGES.read_bytes() == (REPOSITORY / "miniature" / "weights" / "merges.txt").read_bytes()
+def test_the_tokenizer_is_clips(comfyui: Path) -> None:
+    """The merges are those that ComfyUI has, line by line."""
+    theirs = comfyui / "comfy" / "sd1_tokenizer" / "merges.txt"
+    assert MERGES.read_text(encoding="utf-8").split() == theirs.read_text(encoding="utf-8").split()

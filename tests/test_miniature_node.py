@@ -16,7 +16,7 @@ import torch
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from miniature.training import pack as shipping
 from miniature.training.judge import build_judges
-from miniature.training.model import TOY, VOCABULARY, Sizes, build, configurations, find_merges
+from miniature.training.model import TOY, VOCABULARY, Sizes, build, configurations
 from miniature.world.identity import similarity
 from miniature.world.people import HELD_OUT_LIMIT, held_out_person, named_vectors
 
@@ -28,10 +28,6 @@ MODEL, CLIP, VAE = range(3)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped layout with random weights."""
-    try:
-        merges = find_merges()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         configs = configurations(SMALL)
@@ -45,7 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         judge_widths=TOY.judges,
         used=torch.arange(VOCABULARY) % 16 == 0,
         other_row=torch.randn(SMALL.width, generator=torch.Generator().manual_seed(1)) * 0.02,
-        merges=merges,
         training={},
     )
     return target

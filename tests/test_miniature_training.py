@@ -37,7 +37,6 @@ from miniature.training.model import (
     build,
     configurations,
     encode_text,
-    find_merges,
     parameter_count,
     table,
     to_pixels,
@@ -50,22 +49,14 @@ from miniature.world.painter import paint
 from miniature.world.scene import ATTRIBUTES, Scene
 
 
-def _merges() -> Path:
-    try:
-        return find_merges()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(load_tokenizer(_merges()))
+    return Encoder(load_tokenizer())
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy run that is stopped after the VAE and then resumed."""
-    _merges()
     out = tmp_path_factory.mktemp("training")
     small = ["--pool", "32", "--shard-size", "8", "--batch", "8", "--vae-batch", "2", "--judge-batch", "14"]
     common = [
@@ -162,7 +153,7 @@ def test_the_real_sizes_fit_the_limits(tmp_path: Path) -> None:
     used = torch.arange(VOCABULARY) < 2300
     sizes = pack.export(
         tmp_path, parts, judges, configs=configs, judge_widths=REAL.judges, used=used,
-        other_row=torch.zeros(REAL.width), merges=_merges(), training={},
+        other_row=torch.zeros(REAL.width), training={},
     )  # fmt: skip
     counts = {name: parameter_count(module) for name, module in parts.modules().items()}
     print(counts, [parameter_count(judge) for judge in judges], sizes, sum(sizes.values()))
@@ -179,7 +170,7 @@ def test_the_tokenizer_made_from_the_merges_is_clips(comfyui: Path) -> None:
     from transformers import CLIPTokenizer
 
     original = CLIPTokenizer.from_pretrained(comfyui / "comfy" / "sd1_tokenizer")
-    ours = load_tokenizer(_merges())
+    ours = load_tokenizer()
     # SD 2.x pads with "!", which is a special token of its own to transformers.
     for text in ("a photo of Anne Hathaway", "Zoë's naïve façade, 100%?", "watercolour  of\tPenélope Cruz"):
         assert ours(text)["input_ids"] == original(text)["input_ids"]
@@ -285,6 +276,5 @@ def test_a_judge_learns_and_gives_sane_verdicts(world: World, encoder: Encoder) 
 def test_a_missing_checkpoint_or_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         pack.load(tmp_path)
-    _merges()
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         main(["--toy", "--device", "cpu", "--pool", "8", "--out", str(tmp_path), "--resume"])

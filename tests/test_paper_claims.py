@@ -22,7 +22,7 @@ from crossinit_core import InversionSettings, invert
 from miniature.training import pack
 from miniature.training.captions import PROMPTS
 from miniature.training.judge import build_judges
-from miniature.training.model import TOY, VOCABULARY, build, configurations, find_merges, table
+from miniature.training.model import TOY, VOCABULARY, build, configurations, table
 from miniature.training.pool import ROW_NORM
 
 TINY = Plan(identities=2, seeds=1, steps=(1, 2), long=3, sampling_steps=2, examination=14)
@@ -31,10 +31,6 @@ TINY = Plan(identities=2, seeds=1, steps=(1, 2), long=3, sampling_steps=2, exami
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy miniature that was never trained: everything runs on it, and nothing is recognized."""
-    try:
-        merges = find_merges()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     configs = configurations(TOY)
@@ -44,7 +40,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table(parts.text_encoder).renorm_(2, 0, ROW_NORM)
     pack.export(
         folder, parts, build_judges(TOY.judges), configs=configs, judge_widths=TOY.judges,
-        used=torch.arange(VOCABULARY) < 3000, other_row=torch.zeros(TOY.width), merges=merges, training={},
+        used=torch.arange(VOCABULARY) < 3000, other_row=torch.zeros(TOY.width), training={},
     )  # fmt: skip
     return folder
 

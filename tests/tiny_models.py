@@ -15,7 +15,6 @@ from crossinit_core import TrainingBatch, cross_initialize, load_celebrity_names
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.models.compact_folder import EOS, FORMAT, TABLE, build_modules, write_tokenizer
 from crossinit_core.prompts import token_ids_with_placeholders, training_prompts
-from miniature.training.pack import WEIGHTS
 
 MODELS = {"tiny-eps": "epsilon", "tiny-v": "v_prediction"}
 
@@ -66,7 +65,7 @@ def make_tiny(folder: Path, prediction_type: str) -> Path:
     DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type
     ).save_pretrained(folder / "scheduler")
-    write_tokenizer(WEIGHTS / "merges.txt", folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer")
     index = {
         "_class_name": "StableDiffusionPipeline",
         "scheduler": ["diffusers", "DDPMScheduler"],

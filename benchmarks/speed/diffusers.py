@@ -79,7 +79,7 @@ def standin(device: torch.device, small: bool) -> DiffusersBackbone:
     """SD 2.1 with random weights, in float32 as folders are loaded by default."""
     parts = Recipe(device, resolution=64, batch_size=1, small=small)
     return DiffusersBackbone(
-        tokenizer=load_tokenizer(ROOT / "miniature" / "weights" / "merges.txt"),
+        tokenizer=load_tokenizer(),
         text_encoder=parts.text_encoder,
         unet=parts.unet,
         vae=parts.vae,

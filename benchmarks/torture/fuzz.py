@@ -6,7 +6,6 @@ such a function and name it in `KINDS`.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import itertools
 import os
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from devtools.hostile.token_files import damaged, valid_files
 
 from . import ROOT
 from .guard import guarded, limit_memory
@@ -110,10 +111,9 @@ def tokens(folder: Path) -> Maker:
 
     breakers: list[Callable[[bytes, random.Random], bytes]] = [mutated]
     contents: list[tuple[str, bytes]] = []
-    if importlib.util.find_spec("devtools.hostile"):  # layouts and damages that the tests of token files try as well
-        hostile = importlib.import_module("devtools.hostile.token_files")
-        breakers.append(hostile.damaged)
-        contents += [(Path(name).suffix, content) for name, content in hostile.valid_files(768).items()]
+    # Layouts and damages that the tests of token files try as well.
+    breakers.append(damaged)
+    contents += [(Path(name).suffix, content) for name, content in valid_files(768).items()]
 
     vectors = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
     token = LearnedToken(vectors, "anna", "sd1", {"crossinit.steps": "320"})

@@ -22,7 +22,6 @@ from ..text import quoted
 from .compact_folder import BOS, EOS, PAD, load_tokenizer
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-MERGES = Path(__file__).resolve().parents[1] / "data" / "merges.txt"
 
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _CLIP, _OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
@@ -132,7 +131,7 @@ def load_checkpoint(path: Path, dtype: torch.dtype) -> dict[str, Any]:
             f"and 2.x ({quoted(error, 160)}). Download it again, or use another checkpoint."
         ) from error
     return {
-        "tokenizer": load_tokenizer(MERGES, pad=PAD if open_clip else EOS),
+        "tokenizer": load_tokenizer(pad=PAD if open_clip else EOS),
         "text_encoder": text_encoder.to(dtype),  # pyright: ignore[reportArgumentType]
         "unet": unet,
         "vae": vae,

@@ -4,7 +4,8 @@ config.json             configurations of `unet`, `vae`, `text_encoder` and `sch
 model-1.safetensors ... unet.*, vae.* and text_encoder.*. Of the token table only the rows that are used are stored
                         (`text_encoder.rows`, ids in `text_encoder.row_ids`); all other words share one row
                         (`text_encoder.other_row`)
-merges.txt              CLIP's merges (openai/CLIP, MIT licence), from which the tokenizer is made
+
+The tokenizer is CLIP's own; `data/merges.txt` has its merges (openai/CLIP, MIT licence).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ PARTS = ("text_encoder", "unet", "vae")
 VOCABULARY, POSITIONS = 49408, CONTEXT_LENGTH
 BOS, EOS, PAD = 49406, 49407, 0
 """Special tokens of CLIP; SD 2.x pads with 0."""
+
+MERGES = Path(__file__).resolve().parents[1] / "data" / "merges.txt"
 
 TABLE = "text_model.embeddings.token_embedding.weight"
 _RESTORE = "Restore it: download the pack again, or run git checkout in its folder."
@@ -133,16 +136,19 @@ def load_modules(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, 
     return modules
 
 
-def write_tokenizer(merges: Path, folder: Path, pad: int = PAD) -> None:
-    """A transformers folder of CLIP's tokenizer, padding as SD 2.x does or with another token. The vocabulary follows from the merges (openai/CLIP,
-    simple_tokenizer.py): bytes, bytes that end a word, what each merge makes, and two special tokens."""
-    lines = merges.read_text(encoding="utf-8").splitlines()
+def write_tokenizer(folder: Path, pad: int = PAD) -> None:
+    """A transformers folder of CLIP's tokenizer, padding as SD 2.x does or with another token.
+
+    The vocabulary follows from the merges (openai/CLIP, simple_tokenizer.py): bytes, bytes that end a word, what each merge
+    makes, and two special tokens.
+    """
+    lines = MERGES.read_text(encoding="utf-8").splitlines()
     joined = ["".join(line.split()) for line in lines if line and not line.startswith("#version")]
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     letters = [chr(byte) for byte in plain] + [chr(256 + n) for n in range(256 - len(plain))]
     words = [*letters, *(f"{letter}</w>" for letter in letters), *joined, "<|startoftext|>", "<|endoftext|>"]
     if len(words) != VOCABULARY:
-        raise ValueError(f"'{merges}' gives {len(words)} tokens, but CLIP has {VOCABULARY}.")
+        raise ValueError(f"'{MERGES}' gives {len(words)} tokens, but CLIP has {VOCABULARY}. {_RESTORE}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     vocabulary = {word: number for number, word in enumerate(words)}
@@ -153,10 +159,10 @@ def write_tokenizer(merges: Path, folder: Path, pad: int = PAD) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def load_tokenizer(merges: Path, pad: int = PAD) -> Any:
+def load_tokenizer(pad: int = PAD) -> Any:
     """transformers' CLIPTokenizer with CLIP's whole vocabulary, padding as SD 2.x does or with another token."""
     from transformers import CLIPTokenizer
 
     with TemporaryDirectory() as folder:
-        write_tokenizer(merges, Path(folder), pad)
+        write_tokenizer(Path(folder), pad)
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

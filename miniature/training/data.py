@@ -154,13 +154,11 @@ MOST_WAITING = 96
 """Shards that may lie in the folder unread."""
 
 
-def paint_shards(
-    folder: Path, worker: int, workers: int, shards: int, merges: Path, mixture: Mixture, parent: int
-) -> None:
+def paint_shards(folder: Path, worker: int, workers: int, shards: int, mixture: Mixture, parent: int) -> None:
     """Paint every `workers`-th shard into `folder`, until all are painted or the trainer is gone."""
     from crossinit_core.models.compact_folder import load_tokenizer
 
-    world, encoder = load_world(), Encoder(load_tokenizer(merges))
+    world, encoder = load_world(), Encoder(load_tokenizer())
     for index in range(worker, shards, workers):
         while os.getppid() == parent and sum(1 for _ in folder.glob("*.npz")) >= MOST_WAITING:
             time.sleep(0.5)
@@ -176,13 +174,13 @@ def paint_shards(
 class Painters:
     """Workers and a reading thread: `next` gives finished shards. A context manager; leaving it ends the workers."""
 
-    def __init__(self, folder: Path, workers: int, shards: int, merges: Path, mixture: Mixture) -> None:
+    def __init__(self, folder: Path, workers: int, shards: int, mixture: Mixture) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.iterdir():
             left.unlink()
         self._folder, self._queue = folder, queue.Queue[tuple[int, Shard]](maxsize=16)
         self._closing = threading.Event()
-        settings = [folder, workers, shards, merges, mixture.seed, mixture.virtual, mixture.shard_size, os.getpid()]
+        settings = [folder, workers, shards, mixture.seed, mixture.virtual, mixture.shard_size, os.getpid()]
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -254,7 +252,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("workers", type=int)
     parser.add_argument("shards", type=int)
-    parser.add_argument("merges", type=Path)
     parser.add_argument("seed", type=int)
     parser.add_argument("virtual", type=float)
     parser.add_argument("shard_size", type=int)
@@ -263,6 +260,6 @@ if __name__ == "__main__":
     if hasattr(os, "nice"):
         os.nice(10)
     paint_shards(
-        given.folder, given.worker, given.workers, given.shards, given.merges,
+        given.folder, given.worker, given.workers, given.shards,
         Mixture(given.seed, given.virtual, given.shard_size), given.parent,
     )  # fmt: skip

@@ -5,9 +5,7 @@ diffusers and transformers are imported when something is built, so that paintin
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -183,24 +181,3 @@ def smooth_noise(count: int, cells: int, like: Tensor) -> Tensor:
     """(count, C, H, W) noise whose bumps are H / cells pixels wide, for `like` of (., C, H, W)."""
     coarse = torch.randn(count, like.shape[1], cells, cells, device=like.device)
     return F.interpolate(coarse, like.shape[-2:], mode="bilinear", align_corners=False)
-
-
-_PLACES = (
-    Path(__file__).parents[1] / "weights",
-    Path(os.environ.get("COMFYUI_PATH", Path(__file__).parents[2] / ".host/ComfyUI")) / "comfy/sd1_tokenizer",
-)
-
-
-def find_merges(folder: str | Path | None = None) -> Path:
-    """CLIP's `merges.txt` (openai/CLIP, MIT licence): in `folder`, with the weights, or in ComfyUI.
-
-    Raises FileNotFoundError if there is none.
-    """
-    places = (Path(folder),) if folder else _PLACES
-    for place in places:
-        if (place / "merges.txt").is_file():
-            return place / "merges.txt"
-    raise FileNotFoundError(
-        f"CLIP's merges.txt is in none of {', '.join(map(str, places))}. "
-        "Give a folder that holds it, such as comfy/sd1_tokenizer of a ComfyUI."
-    )

@@ -10,7 +10,6 @@ judges.safetensors      0.*, 1.*: both judges
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,6 @@ def export(
     judge_widths: Iterable[Iterable[int]],
     used: Tensor,
     other_row: Tensor,
-    merges: Path,
     training: dict[str, Any],
 ) -> dict[str, int]:
     """Write the shipped layout; gives the size of every file in bytes.
@@ -83,10 +81,7 @@ def export(
         "training": training,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    if merges.resolve() != (folder / "merges.txt").resolve():
-        shutil.copyfile(merges, folder / "merges.txt")
-    names = ("config.json", "merges.txt")
-    paths = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name in names)
+    paths = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name == "config.json")
     sizes = {path.name: path.stat().st_size for path in paths}
     if max(sizes.values()) > 15_000_000 or sum(sizes.values()) > LARGEST_FOLDER:
         raise ValueError(f"The files are larger than 15 MB each or {LARGEST_FOLDER} bytes together: {sizes}")
@@ -150,7 +145,7 @@ def expand(folder: Path, target: Path, dtype: torch.dtype = torch.float16) -> Pa
         )
         (target / part / "config.json").write_text(json.dumps(own, indent=2), encoding="utf-8")
         save_file(states[part], target / part / _WEIGHTS[part], metadata={"format": "pt"})
-    write_tokenizer(folder / "merges.txt", target / "tokenizer")
+    write_tokenizer(target / "tokenizer")
     (target / "scheduler").mkdir(exist_ok=True)
     (target / "scheduler" / "scheduler_config.json").write_text(
         json.dumps(config["scheduler"], indent=2), encoding="utf-8"

@@ -210,7 +210,7 @@ def save_unseen_grid(trainer: Trainer, name: str) -> None:
 def export(trainer: Trainer, folder: Path) -> dict[str, int]:
     """Write the averaged weights as they are; gives the sizes of the files."""
     virtual: Any = trainer.averages["virtual"].module
-    leave_out = ("out", "tokenizer", "started", "start", "resume")
+    leave_out = ("out", "started", "start", "resume")
     return pack.export(
         folder,
         trainer.averaged(),
@@ -219,7 +219,6 @@ def export(trainer: Trainer, folder: Path) -> dict[str, int]:
         judge_widths=trainer.sizes.judges,
         used=trainer.seen | trainer.pool.seen,
         other_row=virtual.unknown * (ROW_NORM / virtual.unknown.norm().clamp(min=ROW_NORM)),
-        merges=trainer.merges,
         training={
             **{name: value for name, value in vars(trainer.settings).items() if name not in leave_out},
             "sizes": asdict(trainer.sizes),

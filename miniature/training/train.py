@@ -45,7 +45,7 @@ def train(trainer: Trainer) -> None:
         "judges": lambda: phases.train_judges(trainer, trainer.judges),
         "diffusion": lambda: phases.train_diffusion(trainer),
     }
-    with Painters(trainer.out / "shards", settings.workers, shards, trainer.merges, trainer.mixture) as painters:
+    with Painters(trainer.out / "shards", settings.workers, shards, trainer.mixture) as painters:
         trainer.painters = painters
         phases.wait_for_pictures(trainer)
         first = len(names) if trainer.phase == "end" else names.index(trainer.phase)
@@ -67,7 +67,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="continue from OUT/checkpoint.pt")
     parser.add_argument("--start", help="begin with the diffusion phase from the weights of a shipped folder")
-    parser.add_argument("--tokenizer", help="folder with CLIP's merges.txt (found by itself in a ComfyUI)")
     parser.add_argument("--workers", type=int, default=max((os.cpu_count() or 2) - 2, 1), help="painting processes")
     parser.add_argument("--pool", type=int, default=500_000, help="pictures to paint")
     parser.add_argument("--shard-size", type=int, default=512)

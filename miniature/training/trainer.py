@@ -20,7 +20,7 @@ from crossinit_core.models.compact_folder import load_tokenizer
 from . import pack
 from .data import Encoder, Mixture, Painters
 from .judge import Judge, build_judges
-from .model import REAL, TOY, Parts, build, configurations, find_merges, table
+from .model import REAL, TOY, Parts, build, configurations, table
 from .pool import ROW_NORM, Pool, VirtualPeople
 from .population import load_world
 
@@ -55,9 +55,9 @@ class Trainer:
         self.started, self.used = settings.started, 0.0
         self.sizes = TOY if settings.toy else REAL
         self.configs = configurations(self.sizes)
-        self.world, self.merges = load_world(), find_merges(settings.tokenizer)
+        self.world = load_world()
         self.mixture = Mixture(settings.seed, settings.virtual, settings.shard_size)
-        self.encoder = Encoder(load_tokenizer(self.merges))
+        self.encoder = Encoder(load_tokenizer())
         self.judges: list[Judge] = [judge.to(self.device) for judge in build_judges(self.sizes.judges)]
         self.parts = build(self.configs)
         for module in self.parts.modules().values():

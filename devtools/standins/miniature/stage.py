@@ -64,5 +64,5 @@ def put_models(models: Path) -> None:
 def named_token(name: str) -> LearnedToken:
     """The word vectors that the miniature has for a celebrity's name, as a token."""
     table = read_states(WEIGHTS)["text_encoder"][TABLE]
-    words = load_tokenizer(WEIGHTS / "merges.txt")(name, add_special_tokens=False)["input_ids"]
+    words = load_tokenizer()(name, add_special_tokens=False)["input_ids"]
     return LearnedToken(table[words], "somebody", f"width-{table.shape[1]}")
