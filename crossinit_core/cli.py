@@ -31,7 +31,7 @@ from .commands.arguments import Parser, chosen_device, format_name, formats_help
 from .commands.published_flags import refuse_published_flags
 from .commands.sampling import SIZES, PlacedPrompt, Sampling, check_everybody_is_placed, sample
 from .commands.signals import Screen, Terminated, leave_closed_output, signals_stop
-from .families import describe_width
+from .families import describe_widths
 from .files import check_can_write
 from .initialization import cross_initialize, cross_initialize_words
 from .learning.inversion import StepReport, invert
@@ -142,7 +142,7 @@ def generate(options: argparse.Namespace) -> None:
     dtype = DTYPES[resolve_precision(options.precision, device)]
     backbone = _backbone(options.model, device, dtype)
     for token in tokens:
-        token.check_fits(backbone.widths[0])
+        token.check_fits(backbone.widths)
     for path in sample(backbone, tokens, placed, sampling, options.out, dtype):
         print(path, flush=True)
 
@@ -180,7 +180,7 @@ def inspect(options: argparse.Namespace) -> None:
     for fact in facts:
         metadata = fact.pop("metadata")
         fact["norms"] = " ".join(map(str, fact["norms"]))
-        fact["width"] = f"{fact['width']} ({describe_width(fact['width'])})"
+        fact["width"] = f"{fact['width']} ({describe_widths((fact['width'],))})"
         for key, value in (*fact.items(), *metadata.items()):
             print(f"{quoted(key, 60):<28} {quoted(value, 500)}")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .backbone import FrozenModel, Posterior, PredictionType
-from .families import CONTEXT_LENGTH, MINIATURE, TIMESTEPS, base_of_width, for_inpainting, special_version
+from .families import CONTEXT_LENGTH, MINIATURE, TIMESTEPS, base_of_widths, for_inpainting, special_version
 from .gpu.self_tests import choose
 from .models.activation_memory import activation_memory
 from .models.checkpoint_file import is_checkpoint, load_checkpoint, read_checkpoint, resolution_of_checkpoint
@@ -56,7 +56,7 @@ class DiffusersBackbone:
         self.checkpoint = checkpoint
         self.scheduler_config = scheduler_config
         self.widths: tuple[int, ...] = (text_encoder.config.hidden_size,)
-        self.base = base_of_width(sum(self.widths))
+        self.base = base_of_widths(self.widths)
         self.resolution = _resolution(unet.config)
         # transformers 4 keeps the encoder one level down.
         self._text_model = getattr(self.text_encoder, "text_model", self.text_encoder)

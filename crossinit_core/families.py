@@ -1,9 +1,12 @@
-"""Model families: their names, how the width of their text encoders tells them apart, and what all of them share."""
+"""Model families: their names, how the widths of their text encoders tell them apart, and what all of them share."""
 
 from __future__ import annotations
 
-WIDTH_TO_BASE = {768: "sd1", 1024: "sd2", 256: "miniature"}
-BASE_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "miniature": "the drawn miniature"}
+from collections.abc import Sequence
+
+BASES: dict[tuple[int, ...], str] = {(768,): "sd1", (1024,): "sd2", (768, 1280): "sdxl", (256,): "miniature"}
+"""By the widths of the text encoders' token embeddings, in the order of a vector's columns."""
+BASE_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "miniature": "the drawn miniature"}
 
 MINIATURE = "crossinit-miniature"
 """The checkpoint's name of the miniature that is shipped."""
@@ -15,19 +18,26 @@ TIMESTEPS = 1000
 """Levels of noise in the schedule that the UNet was trained on; timesteps go from 0 to 999."""
 
 
-def base_of_width(width: int) -> str:
-    """`sd1` for 768, `sd2` for 1024, else `width-D`."""
-    return WIDTH_TO_BASE.get(width, f"width-{width}")
+def base_of_widths(widths: Sequence[int]) -> str:
+    """`sd1` for 768, `sd2` for 1024, `sdxl` for 768 and 1280, else `width-D` or `width-D+E`."""
+    return BASES.get(tuple(widths), f"width-{'+'.join(map(str, widths))}")
 
 
-def describe_width(width: int) -> str:
-    """The model family of a text encoder's width, for people."""
-    return BASE_NAMES.get(base_of_width(width), "SDXL's second encoder" if width == 1280 else "another family")
+def describe_widths(widths: Sequence[int]) -> str:
+    """The model family of the text encoders' widths, for people."""
+    if tuple(widths) == (1280,):
+        return "SDXL's second encoder"
+    return BASE_NAMES.get(base_of_widths(widths), "another family")
+
+
+def shown_widths(widths: Sequence[int]) -> str:
+    """`1024`, or `768 + 1280`."""
+    return " + ".join(map(str, widths))
 
 
 # What is said of models that cannot learn a face: the same words wherever a model is looked at.
 
-USE_KNOWN_FAMILY = "Use an SD 1.x or 2.x model."
+USE_KNOWN_FAMILY = "Use an SD 1.x, SD 2.x or SDXL model."
 UNCLIP = "SD 2.1 unCLIP"
 
 

@@ -57,7 +57,7 @@ class CrossInitReport(TakesTokens):
         if clip is not None:
             table = vocabulary(clip)
             for token in people:
-                token.check_fits(table.shape[1])
+                token.check_fits((table.shape[1],))
             norms = percentiles(table.norm(dim=1))
         picture = torch.from_numpy(draw_report(people, norms)).float()[None] / 255
         return io.NodeOutput(picture, describe_tokens(people, norms), ui=ui.PreviewImage(picture, cls=cls))

@@ -144,9 +144,9 @@ def test_a_token_can_be_copied_and_pickled(copied: Callable[[LearnedToken], Lear
 
 def test_a_token_says_which_checkpoint_it_needs() -> None:
     token = LearnedToken(VECTORS, "ann", "sd2")
-    token.check_fits(1024)
+    token.check_fits((1024,))
     with pytest.raises(ValueError, match=r"width 768 \(SD 1\.x\), but the token 'ann' .* width 1024 \(SD 2\.x\)"):
-        token.check_fits(768)
+        token.check_fits((768,))
     assert token.renamed("bob").name == "bob"
     assert torch.equal(token.renamed("bob").vectors, VECTORS)
 

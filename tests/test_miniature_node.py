@@ -140,7 +140,7 @@ def test_learning_in_the_graph_is_learning_on_the_command_line(
         assert token.metadata["modelspec.resolution"] == "128x128"
         assert "modelspec.architecture" not in token.metadata
         with pytest.raises(ValueError, match=r"width 1024 \(SD 2.x\).*learned on width 256 \(the drawn miniature\)"):
-            token.check_fits(1024)
+            token.check_fits((1024,))
 
 
 def test_the_command_line_learns_and_draws_with_it(folder: Path, tmp_path: Path) -> None:

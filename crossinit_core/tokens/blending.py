@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..angles import angles_of_units
 from ..errors import InputError
-from ..families import describe_width
+from ..families import describe_widths, shown_widths
 from .learned_token import LearnedToken, suggest_token_name
 from .metadata import BLEND, COSINE, DISTANCE, NORM, RESCALED, START_NORM, listed, numbers
 
@@ -34,7 +34,7 @@ def blend_tokens(
         raise ValueError(f"The weight is {weight}, but must be from 0 (the first token) to 1 (the second).")
     if method not in METHODS:
         raise ValueError(f"The method is '{method}', but must be one of {', '.join(METHODS)}.")
-    if first.width != second.width or first.base != second.base:
+    if first.widths != second.widths or first.base != second.base:
         raise ValueError(
             f"'{first.name}' was learned on {_family(first)}, but '{second.name}' on {_family(second)}. Only tokens of one "
             "family can be blended."
@@ -140,7 +140,7 @@ def _recorded_norms(token: LearnedToken) -> Tensor | None:
 
 
 def _family(token: LearnedToken) -> str:
-    return f"{describe_width(token.width)} (width {token.width})"
+    return f"{describe_widths(token.widths)} (width {shown_widths(token.widths)})"
 
 
 def _shape(vectors: Tensor) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from ..families import CONTEXT_LENGTH, describe_width
+from ..families import BASES, CONTEXT_LENGTH, describe_widths, shown_widths
 from ..files import is_windows_device
 from ..text import normal_form, quoted
 from .history import History
@@ -89,8 +89,9 @@ def _cut(name: str, room: int = 0) -> str:
 class LearnedToken:
     """A person as K word vectors.
 
-    `vectors` is (K, d) float32 on the CPU, d = 768 for SD 1.x and 1024 for SD 2.x. `base` is `sd1`, `sd2`,
-    or `width-D` for a model of another width. `metadata` holds provenance as strings; keys are
+    `vectors` is (K, d) float32 on the CPU; `widths` says how many of its columns are for each text encoder: (768,) for
+    SD 1.x, (1024,) for SD 2.x, (768, 1280) for SDXL. `base` is `sd1`, `sd2` or `sdxl`, or `width-D` for a model of another
+    width. `metadata` holds provenance as strings; keys are
     `modelspec.*` and `crossinit.*` as written to safetensors files. `history` is there for a token that was just learned;
     files do not keep it.
 
@@ -104,6 +105,8 @@ class LearnedToken:
     base: str
     metadata: Mapping[str, str] = field(default_factory=dict)
     history: History | None = None
+    widths: tuple[int, ...] = ()
+    """Empty: those of the base, or one encoder."""
 
     def __post_init__(self) -> None:
         vectors = self.vectors
@@ -117,27 +120,40 @@ class LearnedToken:
             vectors = vectors.detach().to("cpu", torch.float32).contiguous().clone()
         if not torch.isfinite(vectors).all():
             raise ValueError(f"The token '{quoted(self.name)}' holds values that are not numbers (NaN or infinite).")
+        widths = tuple(self.widths) or next(
+            (known for known, base in BASES.items() if base == self.base and sum(known) == vectors.shape[1]),
+            (vectors.shape[1],),
+        )
+        if sum(widths) != vectors.shape[1] or min(widths) < 1:
+            raise ValueError(f"A token of width {vectors.shape[1]} cannot be cut into {shown_widths(widths)}.")
+        object.__setattr__(self, "widths", widths)
         object.__setattr__(self, "name", check_token_name(self.name))
         object.__setattr__(self, "vectors", vectors)
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
     def __reduce__(self) -> tuple[type[LearnedToken], tuple[object, ...]]:
         """Copies and pickles go through the constructor: the metadata's read-only view can be neither."""
-        return LearnedToken, (self.vectors, self.name, self.base, dict(self.metadata), self.history)
+        return LearnedToken, (self.vectors, self.name, self.base, dict(self.metadata), self.history, self.widths)
 
     @property
     def width(self) -> int:
-        """d, the width of the text encoder that the token fits."""
+        """d, the sum of the widths of the text encoders that the token fits."""
         return self.vectors.shape[1]
 
     def renamed(self, name: str) -> LearnedToken:
         """The same vectors under another name."""
         return replace(self, name=name)
 
-    def check_fits(self, width: int) -> None:
-        """Raises ValueError if a text encoder of this width cannot use the token."""
-        if width != self.width:
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The columns of each text encoder: views (K, w) of `vectors`."""
+        return self.vectors.split(self.widths, dim=1)
+
+    def check_fits(self, widths: Sequence[int]) -> None:
+        """Raises ValueError if text encoders of these widths cannot use the token."""
+        if tuple(widths) != self.widths:
             raise ValueError(
-                f"CLIP has width {width} ({describe_width(width)}), but the token '{self.name}' was learned on width "
-                f"{self.width} ({describe_width(self.width)}). Use a model of that family, or another token."
+                f"CLIP has width {shown_widths(widths)} ({describe_widths(widths)}), but the token '{self.name}' was learned "
+                f"on width {shown_widths(self.widths)} ({describe_widths(self.widths)}). Use a model of that family, or "
+                "another token."
             )

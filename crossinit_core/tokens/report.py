@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..angles import angle_of_cosine
-from ..families import describe_width
+from ..families import describe_widths, shown_widths
 from . import metadata
 from .history import History
 from .learned_token import LearnedToken
@@ -56,7 +56,7 @@ def headline(token: LearnedToken) -> str:
 
 def family(token: LearnedToken) -> str:
     """The checkpoint that a token was learned on, or its kind."""
-    return token.metadata.get(metadata.CHECKPOINT) or describe_width(token.width)
+    return token.metadata.get(metadata.CHECKPOINT) or describe_widths(token.widths)
 
 
 def smoothing_window(steps: int) -> int:
@@ -109,7 +109,7 @@ def describe_norms(vectors: Tensor, digits: int = 1) -> str:
 def _facts(token: LearnedToken, vocabulary_norms: Sequence[float]) -> list[tuple[str, str]]:
     known, history = token.metadata, token.history
     many = "1 vector" if len(token.vectors) == 1 else f"{len(token.vectors)} vectors"
-    facts = [("what", f"{many} of width {token.width}, learned on {family(token)}")]
+    facts = [("what", f"{many} of width {shown_widths(token.widths)}, learned on {family(token)}")]
     settings = {
         "steps": None if (steps := steps_taken(token)) is None else str(steps),
         "learning rate": known.get(metadata.LEARNING_RATE),

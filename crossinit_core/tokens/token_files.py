@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..families import WIDTH_TO_BASE, base_of_width
+from ..families import BASES, base_of_widths
 from ..files import write_atomically
 from ..text import quoted
 from .containers import opened, read_container
@@ -53,7 +53,7 @@ def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedT
         return LearnedToken(
             vectors=vectors,
             name=_name_of(path) if name is None else name,
-            base=base_of_width(width) if width in WIDTH_TO_BASE else metadata.get(BASE) or base_of_width(width),
+            base=base_of_widths((width,)) if (width,) in BASES else metadata.get(BASE) or base_of_widths((width,)),
             metadata=metadata,
         )
     except ForeignCodeError as error:

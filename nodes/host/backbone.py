@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...crossinit_core.backbone import Posterior, PredictionType
-from ...crossinit_core.families import base_of_width
+from ...crossinit_core.families import base_of_widths
 from ...crossinit_core.gpu.modes import is_out_of_memory
 from ...crossinit_core.gpu.self_tests import choose
 from ...crossinit_core.models.activation_memory import activation_memory
@@ -28,7 +28,7 @@ from .models import (
     check_model,
     check_vae,
     checkpoint_name,
-    clip_width,
+    clip_widths,
     encoder_name,
     ignored_patches,
     own_resolution,
@@ -58,8 +58,8 @@ class ComfyBackbone:
         self._vae: Any = vae
         self._tokenizer = getattr(clip.tokenizer, self._encoder)
         self._text_prefix = f"{self._encoder}.transformer.text_model."
-        self.widths: tuple[int, ...] = (clip_width(clip),)
-        self.base = base_of_width(sum(self.widths))
+        self.widths: tuple[int, ...] = clip_widths(clip)
+        self.base = base_of_widths(self.widths)
         self.vocabulary_size: int = self._table().shape[0]
         self.bos: int = self._tokenizer.start_token
         self.eos: int = self._tokenizer.end_token

@@ -13,7 +13,7 @@ import comfy.supported_models
 import torch
 
 from ...crossinit_core.backbone import PredictionType
-from ...crossinit_core.families import TIMESTEPS, UNCLIP, describe_width, other_family, special_version
+from ...crossinit_core.families import TIMESTEPS, UNCLIP, describe_widths, shown_widths, other_family, special_version
 
 ENCODERS = {"clip_h": "sd2", "clip_l": "sd1"}
 """The text encoder's attribute on ComfyUI's CLIP -> our name of the base."""
@@ -50,9 +50,9 @@ def encoder_name(clip: Any) -> str:
     raise ValueError(f"CLIP is of {kind}, but this needs the single CLIP of SD 2.x or SD 1.x. {_USE_INSTEAD}")
 
 
-def clip_width(clip: Any) -> int:
-    """d of a CLIP: 768 on SD 1.x, 1024 on SD 2.x."""
-    return getattr(clip.cond_stage_model, encoder_name(clip)).transformer.get_input_embeddings().weight.shape[1]
+def clip_widths(clip: Any) -> tuple[int, ...]:
+    """The widths of a CLIP's text encoders: (768,) on SD 1.x, (1024,) on SD 2.x."""
+    return (getattr(clip.cond_stage_model, encoder_name(clip)).transformer.get_input_embeddings().weight.shape[1],)
 
 
 def describe_model(model: Any) -> str:
@@ -70,7 +70,7 @@ def check_layer(clip: Any) -> None:
     own = -2 if encoder_name(clip) == "clip_h" else -1
     if clip.layer_idx not in (None, own):
         raise ValueError(
-            f"CLIP stops at layer {clip.layer_idx}, but {describe_width(clip_width(clip))} was trained with layer {own}. "
+            f"CLIP stops at layer {clip.layer_idx}, but {describe_widths(clip_widths(clip))} was trained with layer {own}. "
             "Remove the CLIP Set Last Layer node before this one."
         )
 
@@ -78,16 +78,16 @@ def check_layer(clip: Any) -> None:
 def check_model(model: Any, clip: Any) -> None:
     """Raises ValueError that names a MODEL which cannot learn a face, or which does not belong to the CLIP."""
     inner, found = model.model, describe_model(model)
-    encoder, width = encoder_name(clip), clip_width(clip)
+    encoder, widths = encoder_name(clip), clip_widths(clip)
     if not isinstance(inner.model_config, tuple(FAMILY.values())):
         raise ValueError(f"MODEL {other_family(found)}. {_USE_INSTEAD}")
     unet = inner.diffusion_model
     if unet.in_channels != 4 or inner.adm_channels or getattr(unet, "num_classes", None) is not None:
         raise ValueError(f"MODEL {special_version(found)}. {_USE_INSTEAD}")
     context = inner.model_config.unet_config["context_dim"]
-    if context != width or not isinstance(inner.model_config, FAMILY[ENCODERS[encoder]]):
+    if context != sum(widths) or not isinstance(inner.model_config, FAMILY[ENCODERS[encoder]]):
         raise ValueError(
-            f"MODEL is {found} and attends to width {context}, but CLIP has width {width} ({describe_width(width)}). "
+            f"MODEL is {found} and attends to width {context}, but CLIP has width {shown_widths(widths)} ({describe_widths(widths)}). "
             "Connect MODEL and CLIP of the same checkpoint."
         )
     _check_plain_weights(model, "diffusion_model.", "MODEL")

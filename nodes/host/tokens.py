@@ -16,9 +16,9 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...crossinit_core import LearnedToken, load_learned_token
-from ...crossinit_core.families import base_of_width
+from ...crossinit_core.families import base_of_widths
 from ...crossinit_core.text import normal_form
-from .models import clip_width, encoder_name
+from .models import clip_widths, encoder_name
 
 _LARGEST_FOR_THE_HOST = 64 * 2**20
 
@@ -41,7 +41,7 @@ def clip_with_tokens(
     prompt. Raises ValueError if a token does not fit the CLIP.
     """
     for token in tokens.values():
-        token.check_fits(clip_width(clip))
+        token.check_fits(clip_widths(clip))
     name = encoder_name(clip)
     clone = clip.clone()
     clone.tokenizer = copy.copy(clip.tokenizer)
@@ -105,7 +105,7 @@ def vectors_in_prompts(path: Path, width: int) -> Tensor | None:
 
     The host's loader gets only files that hold a token and are not large: of others it believes what they declare.
     """
-    key = "clip_h" if base_of_width(width) == "sd2" else "clip_l"
+    key = "clip_h" if base_of_widths((width,)) == "sd2" else "clip_l"
     try:
         load_learned_token(path)
         if path.stat().st_size > _LARGEST_FOR_THE_HOST:
