@@ -13,7 +13,7 @@ import comfy.supported_models
 import torch
 
 from ...crossinit_core.backbone import PredictionType
-from ...crossinit_core.families import TIMESTEPS, UNCLIP, describe_widths, shown_widths, other_family, special_version
+from ...crossinit_core.families import TIMESTEPS, UNCLIP, describe_widths, other_family, shown_widths, special_version
 
 ENCODERS = {"clip_h": "sd2", "clip_l": "sd1"}
 """The text encoder's attribute on ComfyUI's CLIP -> our name of the base."""
