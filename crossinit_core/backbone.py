@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,6 +33,14 @@ class Posterior:
     vae: str = ""
 
 
+class Encoded(NamedTuple):
+    """What text encoders make of B prompts: the `context` (B, L, d) that the UNet attends to, and the `pooled` output (B, p)
+    that SDXL's UNet takes beside it."""
+
+    context: Tensor
+    pooled: Tensor | None = None
+
+
 class FrozenModel(Protocol):
     """A model whose weights are constants, ready for backpropagation to its inputs."""
 
@@ -49,12 +57,17 @@ class FrozenModel(Protocol):
         """Rows of the token-embedding table `E`: (...,) int64 -> (..., d) float32 on `device`."""
         ...
 
-    def encode(self, embeddings: Tensor) -> Tensor:
-        """`T(x)`: token embeddings (B, L, d) -> what the UNet attends to (B, L, d), differentiable."""
+    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
+        """`T(x)`: token embeddings (B, L, d) of prompts whose EOS is at `ends` (B,), differentiable."""
         ...
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """The UNet: (B, 4, h, w), (B,) int64, (B, L, d) -> (B, 4, h, w) float32, differentiable."""
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, encoded: Encoded, sizes: Tensor | None = None
+    ) -> Tensor:
+        """The UNet: (B, 4, h, w), (B,) int64, encoded prompts -> (B, 4, h, w) float32, differentiable.
+
+        SDXL needs the `sizes` (B, 6) too: see `learning.batches.TrainingBatch`.
+        """
         ...
 
     def fingerprint(self) -> str:
@@ -64,7 +77,7 @@ class FrozenModel(Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A Stable Diffusion 1.x or 2.x model: one CLIP text encoder, 4 latent channels."""
+    """A model of Stable Diffusion 1.x or 2.x, with one CLIP text encoder, or of the SDXL family, with two."""
 
     @property
     def device(self) -> torch.device:
@@ -72,7 +85,7 @@ class Backbone(Protocol):
         ...
 
     base: str
-    """`sd1`, `sd2` or `miniature`; `width-D` for a model of another width."""
+    """`sd1`, `sd2`, `sdxl` or `miniature`; `width-D` for a model of another width."""
     checkpoint: str
     """The checkpoint's name for the metadata, or an empty string if it is not known."""
     prediction_type: PredictionType
@@ -85,6 +98,9 @@ class Backbone(Protocol):
     bos: int
     eos: int
     pad: int
+    """The id that the first text encoder pads with behind EOS, and that prompts as token ids are padded with."""
+    pads: tuple[int, ...]
+    """The id that each text encoder pads with."""
 
     def tokenize(self, text: str) -> list[int]:
         """BPE token ids of a text, without BOS and EOS."""
@@ -94,8 +110,13 @@ class Backbone(Protocol):
         """Rows of `E`, (n,) int64 -> (n, d) float32 on the CPU."""
         ...
 
-    def encode(self, embeddings: Tensor) -> Tensor:
-        """`T(x)` without gradient: (B, L, d) -> (B, L, d), float32 on the CPU."""
+    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
+        """`T(x)` without gradient: token embeddings (B, L, d) of prompts whose EOS is at `ends` (B,); float32 on the CPU."""
+        ...
+
+    def last_states(self, embeddings: Tensor) -> Tensor:
+        """What each encoder's last layer and final LayerNorm give, without gradient: (B, L, d) -> (B, L, d) float32 on the
+        CPU. On SD 1.x and 2.x that is the context."""
         ...
 
     def alphas_cumprod(self) -> Tensor:

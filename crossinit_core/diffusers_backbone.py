@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backbone import FrozenModel, Posterior, PredictionType
-from .families import CONTEXT_LENGTH, MINIATURE, TIMESTEPS, base_of_widths, for_inpainting, special_version
+from .backbone import Encoded, FrozenModel, Posterior, PredictionType
+from .families import (
+    CONTEXT_LENGTH,
+    MINIATURE,
+    TIMESTEPS,
+    base_of_widths,
+    for_inpainting,
+    shown_widths,
+    special_version,
+)
+from .gpu.kernels import PLAIN, Kernels
 from .gpu.self_tests import choose
 from .models.activation_memory import activation_memory
+from .models.added_conditions import SIZES, added_conditions
 from .models.checkpoint_file import is_checkpoint, load_checkpoint, read_checkpoint, resolution_of_checkpoint
-from .models.clip_text import FrozenText, encode_clip, training_dtype
+from .models.clip_text import ClipText, FrozenText, training_dtype
 from .models.compact_folder import is_compact, load_modules, load_tokenizer, read_config
 from .models.diffusers_folder import check_folder, read_object, weights_variant
 from .models.fingerprint import weights_fingerprint
@@ -29,9 +39,11 @@ from .photos.images import RESOLUTION_RANGE, RESOLUTION_STEP
 from .precision import DTYPES, Precision, resolve_precision
 from .text import quoted
 
+_FAMILIES = "SD 1.x, SD 2.x or SDXL"
+
 
 class DiffusersBackbone:
-    """Stable Diffusion 1.x or 2.x in diffusers' layout. Make one with `from_pretrained`.
+    """Stable Diffusion 1.x, 2.x or SDXL in diffusers' layout. Make one with `from_pretrained`.
 
     `fused` says whether learning runs on private copies whose blocks are computed by fused operations: on a GPU, unless it
     is turned off. On a CPU they save no time, and diffusers' own code repeats published runs.
@@ -47,22 +59,30 @@ class DiffusersBackbone:
         scheduler_config: dict[str, Any],
         checkpoint: str = "",
         device: str | torch.device = "cpu",
+        tokenizer_2: Any = None,
+        text_encoder_2: Any = None,
     ) -> None:
+        """`tokenizer_2` and `text_encoder_2`, which has a projection, are SDXL's."""
         self.device = torch.device(device)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.tokenizer_2 = tokenizer, tokenizer_2
         self.text_encoder = text_encoder.to(self.device).train(False).requires_grad_(False)
+        self.text_encoder_2 = text_encoder_2
+        if text_encoder_2 is not None:
+            self.text_encoder_2 = text_encoder_2.to(self.device).train(False).requires_grad_(False)
         self.unet = unet.to(self.device).train(False).requires_grad_(False)
         self.vae = vae.to(self.device).train(False).requires_grad_(False)
         self.checkpoint = checkpoint
         self.scheduler_config = scheduler_config
-        self.widths: tuple[int, ...] = (text_encoder.config.hidden_size,)
+        self._encoders = [encoder for encoder in (self.text_encoder, self.text_encoder_2) if encoder is not None]
+        self.widths: tuple[int, ...] = tuple(encoder.config.hidden_size for encoder in self._encoders)
         self.base = base_of_widths(self.widths)
         self.resolution = _resolution(unet.config)
-        # transformers 4 keeps the encoder one level down.
-        self._text_model = getattr(self.text_encoder, "text_model", self.text_encoder)
         self._check()
-        self.vocabulary_size: int = self._table.shape[0]
-        self.bos, self.eos, self.pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+        self._text = _frozen_text(self._encoders, [_text_model(encoder) for encoder in self._encoders])
+        self.vocabulary_size: int = _table(self.text_encoder).shape[0]
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self.pads: tuple[int, ...] = tuple(one.pad_token_id for one in (tokenizer, tokenizer_2) if one is not None)
+        self.pad: int = self.pads[0]
         self.prediction_type: PredictionType = _prediction_type(scheduler_config)
         self._abar = _alphas_cumprod(scheduler_config)
         self.fused = self.device.type == "cuda"
@@ -74,8 +94,8 @@ class DiffusersBackbone:
         """Load from a local folder, in diffusers' layout or in that of the miniature, or from a checkpoint file
         (.safetensors, .ckpt); nothing is downloaded.
 
-        Raises FileNotFoundError if the folder is not a diffusers model, and ValueError if the model is not SD 1.x
-        or 2.x.
+        Raises FileNotFoundError if the folder is not a diffusers model, and ValueError if the model is not SD 1.x, SD 2.x
+        or SDXL.
         """
         folder = Path(folder)
         if is_compact(folder):
@@ -84,22 +104,26 @@ class DiffusersBackbone:
             return cls(**load_checkpoint(folder, dtype), checkpoint=folder.stem, device=device)
 
         from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
         check_folder(folder)
         scheduler = read_object(folder / "scheduler/scheduler_config.json")
         options: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
-        with reading(folder / "tokenizer"):
-            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-            tokenizer("a word", add_special_tokens=False)
+        second: dict[str, Any] = {}
+        if (folder / "text_encoder_2").exists():
+            second = {
+                "tokenizer_2": _load_tokenizer(folder / "tokenizer_2"),
+                "text_encoder_2": _load(CLIPTextModelWithProjection, folder / "text_encoder_2", options),
+            }
         return cls(
-            tokenizer=tokenizer,
+            tokenizer=_load_tokenizer(folder / "tokenizer"),
             text_encoder=_load(CLIPTextModel, folder / "text_encoder", options),
             unet=_load(UNet2DConditionModel, folder / "unet", options),
             vae=_load(AutoencoderKL, folder / "vae", options),
             scheduler_config=scheduler,
             checkpoint=folder.name,
             device=device,
+            **second,
         )
 
     @classmethod
@@ -119,12 +143,18 @@ class DiffusersBackbone:
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Rows of the token table, (n,) int64 -> (n, d) float32 on the CPU."""
-        return self._table[token_ids.to(self.device)].float().cpu()
+        return self._text.embed(token_ids.to(self.device)).cpu()
 
     @torch.no_grad()
-    def encode(self, embeddings: Tensor) -> Tensor:
-        """`T(x)` without gradient, (B, L, d) -> (B, L, d) float32 on the CPU."""
-        return self._encode(embeddings.to(self.device, self.text_encoder.dtype)).float().cpu()
+    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
+        """`T(x)` without gradient: token embeddings (B, L, d) of prompts whose EOS is at `ends` (B,); float32 on the CPU."""
+        context, pooled = self._text.encode(embeddings.to(self.device, self.text_encoder.dtype), ends.to(self.device))
+        return Encoded(context.float().cpu(), None if pooled is None else pooled.float().cpu())
+
+    @torch.no_grad()
+    def last_states(self, embeddings: Tensor) -> Tensor:
+        """(B, L, d) -> (B, L, d) float32 on the CPU: through each encoder's last layer and final LayerNorm."""
+        return self._text.last_states(embeddings.to(self.device, self.text_encoder.dtype)).float().cpu()
 
     def alphas_cumprod(self) -> Tensor:
         """abar of the noise schedule, (1000,) float32 on the CPU."""
@@ -134,8 +164,10 @@ class DiffusersBackbone:
     def posterior(self, images: Tensor) -> Posterior:
         """The VAE posterior of (N, H, W, 3) images in 0..1, scaled. One image at a time, to save memory."""
         means, stds = [], []
+        # SDXL's VAE overflows in float16.
+        vae = private_copy(self.vae, lambda name: torch.float32) if self.vae.dtype == torch.float16 else self.vae
         for image in images.movedim(-1, 1).split(1):
-            distribution = self.vae.encode(image.to(self.device, self.vae.dtype) * 2 - 1).latent_dist
+            distribution = vae.encode(image.to(self.device, vae.dtype) * 2 - 1).latent_dist
             means.append(distribution.mean.float().cpu())
             stds.append(distribution.std.float().cpu())
         scale = self.vae.config.scaling_factor
@@ -151,7 +183,7 @@ class DiffusersBackbone:
         Fused blocks need copies of UNet and text encoder: 2.4 GB for SD 2.1 in half precision.
         """
         dtype = DTYPES[resolve_precision(precision, self.device)]
-        copied = [self.unet, self._text_model] if self.fused else [] if self.unet.dtype == dtype else [self.unet]
+        copied = [self.unet, *self._encoders] if self.fused else [] if self.unet.dtype == dtype else [self.unet]
         numbers = sum(weight.numel() for part in copied for weight in part.parameters())
         return numbers * dtype.itemsize + activation_memory(samples, resolution, dtype, gradient_checkpointing)
 
@@ -183,47 +215,65 @@ class DiffusersBackbone:
             unet.disable_gradient_checkpointing()
             unet.train(False)
 
-    @property
-    def _table(self) -> Tensor:
-        return self._text_model.embeddings.token_embedding.weight
-
-    def _encode(self, embeddings: Tensor) -> Tensor:
-        model = self._text_model
-        return encode_clip(
-            embeddings,
-            model.embeddings.position_embedding.weight,
-            model.encoder.layers,
-            model.final_layer_norm,
-            self.text_encoder.config.num_attention_heads,
-        )
-
     def _check(self) -> None:
-        """Raises ValueError for parts that are not those of SD 1.x or 2.x, or do not belong together."""
+        """Raises ValueError for parts that are not those of SD 1.x, SD 2.x or SDXL, or do not belong together."""
         channels, context = self.unet.config.in_channels, self.unet.config.cross_attention_dim
         if channels != 4:
             raise ValueError(f"The model {special_version(for_inpainting(quoted(channels, 20)))}.")
         if context != sum(self.widths):
             raise ValueError(
-                f"The text encoder has width {sum(self.widths)}, but the UNet attends to width {quoted(context, 60)}: the parts "
-                "do not belong together, or the model is not SD 1.x or 2.x."
+                f"The text encoder has width {shown_widths(self.widths)}, but the UNet attends to width {quoted(context, 60)}: "
+                f"the parts do not belong together, or the model is not {_FAMILIES}."
             )
+        self._check_conditions()
         scale = self.vae.config.scaling_factor
         if self.vae.config.latent_channels != 4 or not isinstance(scale, int | float) or not math.isfinite(scale):
             raise ValueError(
                 f"The VAE makes {quoted(self.vae.config.latent_channels, 20)} latent channels, scaled by {quoted(scale, 40)}, but "
-                "4 and a number were expected: it does not belong to SD 1.x or 2.x."
+                f"4 and a number were expected: it does not belong to {_FAMILIES}."
             )
-        length = self._text_model.embeddings.position_embedding.weight.shape[0]
-        if length != CONTEXT_LENGTH:
+        tokenizers = [one for one in (self.tokenizer, self.tokenizer_2) if one is not None]
+        if len(tokenizers) != len(self._encoders):
             raise ValueError(
-                f"The text encoder reads {length} tokens, but {CONTEXT_LENGTH} were expected: it is not that of SD 1.x or 2.x."
+                f"The model has {len(tokenizers)} tokenizers for {len(self._encoders)} text encoders. Download it again, whole."
             )
-        special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
-        rows = self._table.shape[0]
-        if not all(isinstance(token, int) and 0 <= token < rows for token in special) or len(self.tokenizer) > rows:
+        for encoder, tokenizer in zip(self._encoders, tokenizers, strict=True):
+            length = _text_model(encoder).embeddings.position_embedding.weight.shape[0]
+            if length != CONTEXT_LENGTH:
+                raise ValueError(
+                    f"The text encoder reads {length} tokens, but {CONTEXT_LENGTH} were expected: it is not that of {_FAMILIES}."
+                )
+            special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+            rows = _table(encoder).shape[0]
+            if not all(isinstance(token, int) and 0 <= token < rows for token in special) or len(tokenizer) > rows:
+                raise ValueError(
+                    f"The tokenizer has {len(tokenizer)} tokens, with {quoted(special, 60)} for start, end and padding, but "
+                    f"the text encoder {rows}: the parts do not belong together. Download the model again."
+                )
+        # Prompts are cut and closed by the first; the second reads the same ids.
+        if len({(one.bos_token_id, one.eos_token_id, len(one)) for one in tokenizers}) > 1 or (
+            len({_table(encoder).shape[0] for encoder in self._encoders}) > 1
+        ):
+            raise ValueError("The model's two tokenizers have other tokens. Download the model again, whole.")
+
+    def _check_conditions(self) -> None:
+        """Raises ValueError if the UNet wants other things beside the prompt than its text encoders give."""
+        config = self.unet.config
+        wanted = getattr(config, "addition_embed_type", None)
+        if len(self.widths) == 1 and wanted is None:
+            return
+        if len(self.widths) != 2 or wanted != "text_time":
             raise ValueError(
-                f"The tokenizer has {len(self.tokenizer)} tokens, with {quoted(special, 60)} for start, end and padding, but "
-                f"the text encoder {rows}: the parts do not belong together. Download the model again."
+                f"The model has {len(self.widths)} text encoder{'s' * (len(self.widths) > 1)}, and its UNet takes "
+                f"'{quoted(wanted, 40)}' beside the prompt: it is not {_FAMILIES}, but perhaps a refiner. Use the base model."
+            )
+        projection = getattr(self.text_encoder_2, "text_projection", None)
+        pooled = 0 if projection is None else projection.weight.shape[0]
+        expected = pooled + SIZES * (config.addition_time_embed_dim or 0)
+        if projection is None or config.projection_class_embeddings_input_dim != expected:
+            raise ValueError(
+                f"The UNet takes {quoted(config.projection_class_embeddings_input_dim, 20)} numbers beside the prompt, but the "
+                f"second text encoder and the sizes give {expected}: the parts do not belong together, or the model is a refiner."
             )
 
 
@@ -235,19 +285,25 @@ class _DiffusersModel:
     ) -> None:
         self._backbone, self._unet = backbone, unet
         self.device, self.dtype = backbone.device, dtype
-        self._text_dtype = backbone.text_encoder.dtype
+        self._text, self._text_dtype = backbone._text, backbone.text_encoder.dtype
         self._fingerprint = _fingerprint(backbone)
         self.signature: Hashable = (self._fingerprint, dtype, self._text_dtype, "diffusers", gradient_checkpointing)
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        return self._backbone._table[token_ids].float()
+        return self._text.embed(token_ids)
 
-    def encode(self, embeddings: Tensor) -> Tensor:
-        return self._backbone._encode(embeddings.to(self._text_dtype)).float()
+    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
+        context, pooled = self._text.encode(embeddings.to(self._text_dtype), ends)
+        return Encoded(context.float(), None if pooled is None else pooled.float())
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, encoded: Encoded, sizes: Tensor | None = None
+    ) -> Tensor:
         return self._unet(
-            noisy_latents.to(self.dtype), timesteps, encoder_hidden_states=context.to(self.dtype)
+            noisy_latents.to(self.dtype),
+            timesteps,
+            encoder_hidden_states=encoded.context.to(self.dtype),
+            added_cond_kwargs=added_conditions(encoded, sizes, self.dtype),
         ).sample.float()
 
     def fingerprint(self) -> str:
@@ -263,8 +319,10 @@ class _FusedModel:
         self.device, self.dtype = backbone.device, dtype
         self._fingerprint = _fingerprint(backbone)
         kernels = choose(self.device, dtype)
-        text = private_copy(backbone._text_model, lambda name: training_dtype(name, dtype))
-        self._text: FrozenText | None = FrozenText(text, backbone.text_encoder.config.num_attention_heads, kernels)
+        models = [
+            private_copy(_text_model(one), lambda name: training_dtype(name, dtype)) for one in backbone._encoders
+        ]
+        self._text: FrozenText | None = _frozen_text(backbone._encoders, models, kernels)
         self._unet: FusedUNet | None = FusedUNet(backbone.unet, dtype, kernels, gradient_checkpointing)
         self.signature: Hashable = (self._fingerprint, dtype, kernels.name, self._unet.signature)
 
@@ -272,13 +330,15 @@ class _FusedModel:
         assert self._text is not None
         return self._text.embed(token_ids)
 
-    def encode(self, embeddings: Tensor) -> Tensor:
+    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
         assert self._text is not None
-        return self._text.encode(embeddings)
+        return self._text.encode(embeddings, ends)
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, encoded: Encoded, sizes: Tensor | None = None
+    ) -> Tensor:
         assert self._unet is not None
-        return self._unet(noisy_latents, timesteps, context)
+        return self._unet(noisy_latents, timesteps, encoded, sizes)
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -292,7 +352,8 @@ class _FusedModel:
 
 def _fingerprint(backbone: DiffusersBackbone) -> str:
     """Of the weights as they were loaded, not of a copy in another precision."""
-    return weights_fingerprint((*backbone.text_encoder.named_parameters(), *backbone.unet.named_parameters()))
+    parts = (*backbone._encoders, backbone.unet)
+    return weights_fingerprint(named for part in parts for named in part.named_parameters())
 
 
 def resolution_of(folder: str | Path) -> int:
@@ -313,6 +374,36 @@ def _load(kind: Any, part: Path, options: dict[str, Any]) -> Any:
     variant = weights_variant(part)
     with reading(part):
         return kind.from_pretrained(part, **options, **variant)
+
+
+def _load_tokenizer(part: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    with reading(part):
+        tokenizer = CLIPTokenizer.from_pretrained(part, local_files_only=True)
+        tokenizer("a word", add_special_tokens=False)
+    return tokenizer
+
+
+def _text_model(encoder: Any) -> Any:
+    """transformers 4 keeps the encoder one level down."""
+    return getattr(encoder, "text_model", encoder)
+
+
+def _table(encoder: Any) -> Tensor:
+    return _text_model(encoder).embeddings.token_embedding.weight
+
+
+def _frozen_text(encoders: Sequence[Any], models: Sequence[Any], kernels: Kernels | None = None) -> FrozenText:
+    """`E` and `T(x)` over `models`, the text models of `encoders` or, for fused `kernels`, private copies of them."""
+    parts = [
+        ClipText(model, encoder.config.num_attention_heads, kernels or PLAIN, packed=kernels is not None)
+        for encoder, model in zip(encoders, models, strict=True)
+    ]
+    if len(parts) == 1:
+        return FrozenText(parts)
+    projection = encoders[1].text_projection.weight.detach()
+    return FrozenText(parts, projection.clone() if kernels else projection)
 
 
 def _resolution(config: Any) -> int:

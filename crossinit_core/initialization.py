@@ -8,22 +8,33 @@ celebrity becomes the *input* embedding of the learned token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .backbone import Backbone
 from .families import CONTEXT_LENGTH
+from .models.prompt_embeddings import padding_row
 from .prompts import MAX_VECTORS
 
+StartStates = Literal["last", "context"]
+START_STATES: tuple[StartStates, ...] = ("last", "context")
+"""Which output of a text encoder learning starts at. `last`: the last layer with the final LayerNorm, as published (for SDXL
+by kunheek/dti, exps/xinit_sdxl.py). `context`: what the UNet attends to, which on SDXL is the layer before the last, without a
+norm. On SD 1.x and 2.x both are the same."""
 
-def cross_initialize(backbone: Backbone, names: Sequence[str], vectors: int = 2) -> Tensor:
+
+def cross_initialize(
+    backbone: Backbone, names: Sequence[str], vectors: int = 2, *, states: StartStates = "last"
+) -> Tensor:
     """`v0` from names: the text encoder's output for the mean embedding of the names' tokens.
 
-    Returns (K, d) float32 on the CPU, K = `vectors`.
+    Returns (K, d) float32 on the CPU, K = `vectors`. See `StartStates` for `states`; each of SDXL's text encoders gives its
+    own columns.
     Raises ValueError if K is not 1..8, or no name has K tokens.
     """
-    return _output_for(backbone, celebrity_mean(backbone, names, vectors))
+    return _output_for(backbone, celebrity_mean(backbone, names, vectors), states)
 
 
 def celebrity_mean(backbone: Backbone, names: Sequence[str], vectors: int = 2) -> Tensor:
@@ -47,13 +58,15 @@ def celebrity_mean(backbone: Backbone, names: Sequence[str], vectors: int = 2) -
     return torch.stack([backbone.embed(torch.tensor(column)).float().mean(dim=0) for column in columns])
 
 
-def cross_initialize_words(backbone: Backbone, words: str, vectors: int | None = None) -> Tensor:
+def cross_initialize_words(
+    backbone: Backbone, words: str, vectors: int | None = None, *, states: StartStates = "last"
+) -> Tensor:
     """`v0` from words such as "human face": the text encoder's output for them.
 
-    K is the number of BPE tokens of the words. Returns (K, d) float32 on the CPU.
+    K is the number of BPE tokens of the words. Returns (K, d) float32 on the CPU; `states` as for `cross_initialize`.
     Raises ValueError if K is not 1..8, or is not `vectors` although `vectors` is given.
     """
-    return _output_for(backbone, lookup_words(backbone, words, vectors))
+    return _output_for(backbone, lookup_words(backbone, words, vectors), states)
 
 
 def lookup_words(backbone: Backbone, words: str, vectors: int | None = None) -> Tensor:
@@ -78,13 +91,19 @@ def lookup_words(backbone: Backbone, words: str, vectors: int | None = None) -> 
     return backbone.embed(torch.tensor(ids)).float()
 
 
-def _output_for(backbone: Backbone, means: Tensor) -> Tensor:
+def _output_for(backbone: Backbone, means: Tensor, states: StartStates) -> Tensor:
     """T([E[BOS], m_1 .. m_K, E[EOS], E[PAD] ...])[1 : 1+K]."""
+    if states not in START_STATES:
+        raise ValueError(f"states is '{states}', but must be one of {', '.join(START_STATES)}.")
     count = len(means)
-    tail = [backbone.eos] + [backbone.pad] * (CONTEXT_LENGTH - count - 2)
-    fixed = backbone.embed(torch.tensor([backbone.bos, *tail])).float()
-    sequence = torch.cat([fixed[:1], means, fixed[1:]])
-    return backbone.encode(sequence[None])[0, 1 : 1 + count].float().clone()
+    bos, eos = backbone.embed(torch.tensor([backbone.bos, backbone.eos])).float().split(1)
+    padding = padding_row(backbone.embed, backbone.widths, backbone.pads, torch.device("cpu"))
+    sequence = torch.cat([bos, means, eos, padding.expand(CONTEXT_LENGTH - count - 2, -1)])[None]
+    if states == "last":
+        found = backbone.last_states(sequence)
+    else:
+        found = backbone.encode(sequence, torch.tensor([1 + count])).context
+    return found[0, 1 : 1 + count].float().clone()
 
 
 def _check_vectors(vectors: int) -> None:

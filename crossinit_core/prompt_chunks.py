@@ -8,7 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .backbone import Encoded
 from .families import CONTEXT_LENGTH
+from .models.prompt_embeddings import padding_row
 from .prompts import Vocabulary
 
 MAX_WORD_LENGTH = 8
@@ -19,24 +21,31 @@ MAX_WORD_LENGTH = 8
 class TextEncoder(Vocabulary, Protocol):
     """What turns token ids into vectors and these into the UNet's context; every `Backbone` is one."""
 
+    widths: tuple[int, ...]
+    pads: tuple[int, ...]
+
     def embed(self, token_ids: Tensor) -> Tensor:
         """Rows of the token table, (n,) int64 -> (n, d) float32."""
         ...
 
-    def encode(self, embeddings: Tensor) -> Tensor:
-        """(B, 77, d) -> (B, 77, d) float32."""
+    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
+        """Token embeddings (B, 77, d) and the places (B,) of EOS -> context (B, 77, d) and pooled output, float32."""
         ...
 
 
-def encode_prompt(words: TextEncoder, pieces: Sequence[str | Tensor]) -> Tensor:
-    """The context of a prompt, (1, 77 n, d) float32 on the CPU, for the n chunks that it takes.
+def encode_prompt(words: TextEncoder, pieces: Sequence[str | Tensor]) -> Encoded:
+    """The context of a prompt, (1, 77 n, d) float32 on the CPU, for the n chunks that it takes, and on SDXL the pooled output
+    of the first chunk, as in ComfyUI.
 
     `pieces` are the prompt in its order: texts, and the vectors (K, d) of people. Chunks are cut, closed, padded and
     joined as ComfyUI does (comfy/sd1_clip.py, `SDTokenizer.tokenize_with_weights`, `ClipTokenWeightEncoder`).
     """
     groups = [_rows(words, piece) for piece in pieces if not isinstance(piece, str) or piece]
-    chunks = _chunks(groups, *words.embed(torch.tensor([words.bos, words.eos, words.pad])).split(1))
-    return torch.cat([words.encode(chunk[None]) for chunk in chunks], dim=1)
+    bos, eos = words.embed(torch.tensor([words.bos, words.eos])).split(1)
+    padding = padding_row(words.embed, words.widths, words.pads, torch.device("cpu"))[None]
+    chunks = _chunks(groups, bos, eos, padding)
+    encoded = [words.encode(chunk[None], torch.tensor([end])) for chunk, end in chunks]
+    return Encoded(torch.cat([part.context for part in encoded], dim=1), encoded[0].pooled)
 
 
 def _rows(words: TextEncoder, piece: str | Tensor) -> Tensor:
@@ -46,8 +55,8 @@ def _rows(words: TextEncoder, piece: str | Tensor) -> Tensor:
     return words.embed(torch.tensor(words.tokenize(piece), dtype=torch.int64))
 
 
-def _chunks(groups: Sequence[Tensor], bos: Tensor, eos: Tensor, pad: Tensor) -> list[Tensor]:
-    """The groups (n, d) in chunks (77, d), each with BOS, EOS and padding."""
+def _chunks(groups: Sequence[Tensor], bos: Tensor, eos: Tensor, pad: Tensor) -> list[tuple[Tensor, int]]:
+    """The groups (n, d) in chunks (77, d), each with BOS, EOS and padding, and the place of its EOS."""
     room = CONTEXT_LENGTH - 2
     chunks: list[list[Tensor]] = [[]]
     used = 0
@@ -63,4 +72,8 @@ def _chunks(groups: Sequence[Tensor], bos: Tensor, eos: Tensor, pad: Tensor) -> 
                 group = group[room - used :]
             chunks.append([])
             used = 0
-    return [torch.cat([bos, *parts, eos, pad.expand(room - sum(map(len, parts)), -1)]) for parts in chunks]
+    closed = []
+    for parts in chunks:
+        length = sum(map(len, parts))
+        closed.append((torch.cat([bos, *parts, eos, pad.expand(room - length, -1)]), 1 + length))
+    return closed

@@ -12,7 +12,7 @@ from ..crossinit_core.tokens.report import describe_tokens
 from ..crossinit_core.tokens.report_figure import draw_report
 from ..crossinit_core.tokens.vocabulary import percentiles
 from .errors import tells_errors
-from .host.backbone import vocabulary
+from .host.backbone import tables
 from .sockets import CATEGORY, SEARCH_ALIASES
 from .token_inputs import TakesTokens, connected, tokens_input
 
@@ -55,9 +55,9 @@ class CrossInitReport(TakesTokens):
         people = connected(tokens)
         norms: tuple[float, ...] = ()
         if clip is not None:
-            table = vocabulary(clip)
+            found = [table.to("cpu", torch.float32, copy=True) for table in tables(clip)]
             for token in people:
-                token.check_fits((table.shape[1],))
-            norms = percentiles(table.norm(dim=1))
+                token.check_fits([table.shape[1] for table in found])
+            norms = tuple(norm for table in found for norm in percentiles(table.norm(dim=1)))
         picture = torch.from_numpy(draw_report(people, norms)).float()[None] / 255
         return io.NodeOutput(picture, describe_tokens(people, norms), ui=ui.PreviewImage(picture, cls=cls))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from crossinit_core.backbone import Encoded
 from crossinit_core.diffusers_backbone import DiffusersBackbone, resolution_of
 from crossinit_core.models.compact_folder import MERGES
 from devtools.standins.files import make_sd1_checkpoint, make_sd2_checkpoint
@@ -59,8 +60,8 @@ def test_it_is_the_model_that_comfyui_makes_of_it(
         ids = torch.nn.functional.pad(ids, (0, 77 - len(ids)), value=ours.pad)
         assert torch.equal(ours.embed(ids), theirs.embed(ids))
         # ComfyUI keeps text encoders in half precision.
-        context = ours.encode(ours.embed(ids)[None])
-        torch.testing.assert_close(theirs.encode(theirs.embed(ids)[None]), context, atol=2e-2, rtol=2e-2)
+        context = ours.last_states(ours.embed(ids)[None])
+        torch.testing.assert_close(theirs.last_states(theirs.embed(ids)[None]), context, atol=2e-2, rtol=2e-2)
         torch.testing.assert_close(ours.alphas_cumprod(), theirs.alphas_cumprod(), atol=1e-5, rtol=1e-4)
         photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(ours.posterior(photo).mean, theirs.posterior(photo).mean, atol=1e-2, rtol=1e-2)
@@ -68,7 +69,7 @@ def test_it_is_the_model_that_comfyui_makes_of_it(
         predicted = []
         for backbone in (ours, theirs):
             with backbone.training(precision="fp32", gradient_checkpointing=False) as frozen:
-                predicted.append(frozen.predict(latents, torch.tensor([500]), context).cpu())
+                predicted.append(frozen.predict(latents, torch.tensor([500]), Encoded(context)).cpu())
     torch.testing.assert_close(*predicted, atol=1e-3, rtol=1e-3)
 
 

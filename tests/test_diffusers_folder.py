@@ -46,6 +46,11 @@ def _edit(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
+def _refiner(folder: Path) -> None:
+    for part in ("text_encoder", "tokenizer"):
+        (folder / part).rename(folder / f"{part}_2")
+
+
 def _empty(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
@@ -55,7 +60,9 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "unCLIP": (lambda f: _edit(f / "unet/config.json", class_embed_type="projection"), "unCLIP"),
     "refiner": (lambda f: _edit(f / "unet/config.json", addition_embed_type="text_time"), "SDXL family"),
     "inpainting": (lambda f: _edit(f / "unet/config.json", in_channels=9), "takes 9 channels"),
-    "two encoders": (lambda f: (f / "text_encoder_2").mkdir(), "Stable Diffusion XL"),
+    "half of SDXL": (lambda f: (f / "text_encoder_2").mkdir(), "'tokenizer_2' is missing"),
+    "refiner of SDXL": (_refiner, "the refiner of SDXL"),
+    "SD3": (lambda f: (f / "text_encoder_3").mkdir(), "SD3"),
     "transformer": (lambda f: (f / "transformer").mkdir(), "SD3, Flux"),
     "empty": (_empty, "it is empty"),
     "no vae": (lambda f: shutil.rmtree(f / "vae"), "'vae' is missing"),

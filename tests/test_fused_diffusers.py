@@ -16,6 +16,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 from crossinit_core import InversionSettings, invert
+from crossinit_core.backbone import Encoded
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.gpu.kernels import PLAIN
 from crossinit_core.gpu.self_tests import values_and_gradients
@@ -83,7 +84,7 @@ def test_a_fused_unet_gives_what_diffusers_gives(
     def own(noisy: Tensor, context: Tensor) -> Tensor:
         return unet(noisy, times, encoder_hidden_states=context).sample
 
-    found = values_and_gradients(lambda noisy, context: fused(noisy, times, context), inputs)
+    found = values_and_gradients(lambda noisy, context: fused(noisy, times, Encoded(context)), inputs)
     for ours, truth in zip(found, values_and_gradients(own, inputs), strict=True):
         torch.testing.assert_close(ours, truth, atol=1e-5 * float(truth.abs().max()), rtol=0)
 
@@ -113,7 +114,9 @@ def test_a_block_that_diffusers_computes_otherwise_stays_diffusers(
     assert not any("forward" in vars(part) for part in copy._unet.modules())
     noisy, context, times = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 24), torch.tensor([500])
     expected = unet(noisy, times, encoder_hidden_states=context).sample
-    torch.testing.assert_close(copy(noisy, times, context), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    torch.testing.assert_close(
+        copy(noisy, times, Encoded(context)), expected, atol=1e-5 * float(expected.abs().max()), rtol=0
+    )
 
 
 def test_attention_with_an_adapter_is_left_to_it(unet: UNet2DConditionModel) -> None:
@@ -127,7 +130,9 @@ def test_attention_with_an_adapter_is_left_to_it(unet: UNet2DConditionModel) -> 
     assert not any(type(part).__name__ == "Transformer2DModel" for part in fused._changed)
     noisy, context, times = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 24), torch.tensor([500])
     expected = unet(noisy, times, encoder_hidden_states=context).sample
-    torch.testing.assert_close(fused(noisy, times, context), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    torch.testing.assert_close(
+        fused(noisy, times, Encoded(context)), expected, atol=1e-5 * float(expected.abs().max()), rtol=0
+    )
 
 
 @pytest.fixture

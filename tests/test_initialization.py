@@ -29,7 +29,7 @@ def test_the_encoder_is_the_models_own(backbone: DiffusersBackbone) -> None:
     ids = backbone.tokenizer("a photo of a person", padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
         expected = backbone.text_encoder(ids).last_hidden_state
-    torch.testing.assert_close(backbone.encode(backbone.embed(ids)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.last_states(backbone.embed(ids)), expected, atol=1e-5, rtol=0)
 
 
 def test_each_place_has_its_mean(backbone: DiffusersBackbone) -> None:

@@ -88,7 +88,9 @@ def test_comfyui_computes_what_diffusers_does(parts: tuple[Any, Any, Any], diffu
     own = diffusers.tokenizer(text, padding="max_length", max_length=77)["input_ids"]
     assert ids == own and ids[-1] == 0
     context = clip.encode_from_tokens(clip.tokenize(text))
-    torch.testing.assert_close(context, diffusers.encode(diffusers.embed(torch.tensor(ids))[None]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        context, diffusers.last_states(diffusers.embed(torch.tensor(ids))[None]), atol=1e-4, rtol=0
+    )
 
     generator = torch.Generator().manual_seed(0)
     latents, times = torch.randn(2, 4, 16, 16, generator=generator), torch.tensor([3, 977])

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from crossinit_core.backbone import Encoded
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.prompt_chunks import encode_prompt
 
@@ -20,12 +21,14 @@ class _Seen:
     def __init__(self, backbone: DiffusersBackbone) -> None:
         self.tokenize = backbone.tokenize
         self.bos, self.eos, self.pad, self.vocabulary_size = backbone.bos, backbone.eos, backbone.pad, 49408
+        self.widths: tuple[int, ...] = (1,)
+        self.pads: tuple[int, ...] = (backbone.pad,)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         return token_ids[:, None].double()
 
-    def encode(self, embeddings: Tensor) -> Tensor:
-        return embeddings
+    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
+        return Encoded(embeddings, ends)
 
 
 def _person(count: int) -> Tensor:
@@ -38,7 +41,7 @@ def backbone(tiny_models: Path) -> DiffusersBackbone:
 
 
 def _ids(backbone: DiffusersBackbone, *pieces: str | Tensor) -> list[list[int]]:
-    return encode_prompt(_Seen(backbone), pieces).long().reshape(-1, 77).tolist()
+    return encode_prompt(_Seen(backbone), pieces).context.long().reshape(-1, 77).tolist()
 
 
 def test_a_person_after_many_words_is_kept(backbone: DiffusersBackbone) -> None:
@@ -65,8 +68,8 @@ def test_short_prompts_are_encoded_as_before(backbone: DiffusersBackbone) -> Non
     ids = backbone.tokenizer("a photo of a woman", padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
         expected = backbone.text_encoder(ids).last_hidden_state
-    torch.testing.assert_close(encode_prompt(backbone, ["a photo of a woman"]), expected, atol=1e-5, rtol=1e-5)
-    assert encode_prompt(backbone, []).shape == (1, 77, 32)
+    torch.testing.assert_close(encode_prompt(backbone, ["a photo of a woman"]).context, expected, atol=1e-5, rtol=1e-5)
+    assert encode_prompt(backbone, []).context.shape == (1, 77, 32)
 
 
 @pytest.mark.parametrize(
@@ -94,4 +97,4 @@ def test_comfyui_encodes_it_the_same(
     finally:
         tokenizer.embedding_directory = folder
     found = encode_prompt(backbone, [before, vectors, after])
-    torch.testing.assert_close(found, expected.float().cpu(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.context, expected.float().cpu(), atol=1e-5, rtol=1e-5)

@@ -47,7 +47,7 @@ class Watched:
         with self._backbone.training(**options) as model:
             predict = model.predict
 
-            def watched(noisy: Tensor, *more: Tensor) -> Tensor:
+            def watched(noisy: Tensor, *more: Any) -> Tensor:
                 self.samples.append(len(noisy))
                 return self._around(predict(noisy, *more), model.dtype, len(self.samples))
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from ..backbone import Encoded
 from ..files import write_atomically
 from ..prompt_chunks import encode_prompt
 from ..prompts import PLACE, fill_places
@@ -112,14 +114,12 @@ def sample(
     nothing = encode_prompt(backbone, [])
     for number, prompt in enumerate(prompts, start=1):
         pieces = [piece if isinstance(piece, str) else tokens[piece].vectors for piece in prompt.pieces]
-        context = encode_prompt(backbone, pieces)
-        # Attention over the same tokens again gives the same as once: ComfyUI makes both as long in this way, too.
-        negative = nothing.repeat(1, context.shape[1] // nothing.shape[1], 1)
+        encoded = encode_prompt(backbone, pieces)
+        conditioning = _conditioning(encoded, nothing, backbone.device, dtype)
         name = suggest_token_name(PLACE.sub("", prompt.text))[:80]
         for seed in range(sampling.seed, sampling.seed + sampling.count):
             picture = pipeline(
-                prompt_embeds=context.to(backbone.device, dtype),
-                negative_prompt_embeds=negative.to(backbone.device, dtype),
+                **conditioning,
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
                 generator=torch.Generator().manual_seed(seed),
@@ -148,11 +148,32 @@ def _free(path: Path) -> Path:
     return free
 
 
+def _conditioning(encoded: Encoded, nothing: Encoded, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The pipelines' arguments for a prompt, and for nothing in the place of a negative one."""
+    # Attention over the same tokens again gives the same as once: ComfyUI makes both as long in this way, too.
+    repeated = nothing.context.repeat(1, encoded.context.shape[1] // nothing.context.shape[1], 1)
+    given = {"prompt_embeds": encoded.context, "negative_prompt_embeds": repeated}
+    if encoded.pooled is not None and nothing.pooled is not None:
+        given |= {"pooled_prompt_embeds": encoded.pooled, "negative_pooled_prompt_embeds": nothing.pooled}
+    return {name: tensor.to(device, dtype) for name, tensor in given.items()}
+
+
 def _pipeline(backbone: DiffusersBackbone) -> Any:
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about the age of the model's own files
+        if backbone.text_encoder_2 is not None:
+            return StableDiffusionXLPipeline(
+                vae=backbone.vae,
+                text_encoder=backbone.text_encoder,
+                text_encoder_2=backbone.text_encoder_2,
+                tokenizer=backbone.tokenizer,
+                tokenizer_2=backbone.tokenizer_2,
+                unet=backbone.unet,
+                scheduler=DPMSolverMultistepScheduler.from_config(backbone.scheduler_config),  # pyright: ignore[reportArgumentType]
+                add_watermarker=False,
+            )
         return StableDiffusionPipeline(
             vae=backbone.vae,
             text_encoder=backbone.text_encoder,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..backbone import Backbone, Posterior
 from ..families import CONTEXT_LENGTH, TIMESTEPS
+from ..models.added_conditions import SIZES
 from ..photos.images import latent_masks, training_images
 from ..prompts import token_ids_with_placeholders, training_prompts
 from .generator_state import check_generator_state
@@ -34,6 +35,9 @@ class TrainingBatch:
     latents and noise (B, 4, h, w) float32, latents scaled as the UNet sees them; timesteps (B,) int64 in
     0..999; prompt_token_ids (B, 77) int64, in which the id V + k stands for learned vector k; mask, if given,
     (B, 1, h, w) float32 weights in 0..1.
+
+    sizes (B, 6) float32 is for SDXL: original height and width, top and left of the crop, target height and width, in
+    pixels. There the prompt token ids are CLIP-L's, and each text encoder pads in its own way behind EOS.
     """
 
     latents: Tensor
@@ -41,21 +45,22 @@ class TrainingBatch:
     timesteps: Tensor
     prompt_token_ids: Tensor
     mask: Tensor | None = None
+    sizes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """Latents, noise, timesteps, prompt token ids and mask."""
-        return self.latents, self.noise, self.timesteps, self.prompt_token_ids, self.mask
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Latents, noise, timesteps, prompt token ids, mask and sizes."""
+        return self.latents, self.noise, self.timesteps, self.prompt_token_ids, self.mask, self.sizes
 
     def split(self, size: int) -> Iterator[TrainingBatch]:
         """The batch in pieces of at most `size` samples."""
         for start in range(0, len(self), size):
             piece = slice(start, start + size)
-            mask = None if self.mask is None else self.mask[piece]
+            mask, sizes = (None if tensor is None else tensor[piece] for tensor in (self.mask, self.sizes))
             latents, noise, timesteps, prompt_token_ids = (tensor[piece] for tensor in self.tensors()[:4])
-            yield TrainingBatch(latents, noise, timesteps, prompt_token_ids, mask)
+            yield TrainingBatch(latents, noise, timesteps, prompt_token_ids, mask, sizes)
 
     def ready(self, pin: bool) -> TrainingBatch:
         """The batch in the types above, in tensors that may be saved for a backward pass.
@@ -75,6 +80,7 @@ class TrainingBatch:
             make(self.timesteps, torch.int64),
             make(self.prompt_token_ids, torch.int64),
             None if self.mask is None else make(self.mask, torch.float32),
+            None if self.sizes is None else make(self.sizes, torch.float32),
         )
 
 
@@ -103,7 +109,7 @@ class PhotoBatches:
 
     `photos` and `mirrored` are the VAE posteriors of N photos and of their mirror images, `prompts` (P, 77) the
     tokenized training prompts, `masks` (N, 1, h, w) or None. Latents are a fresh sample of the posterior in each
-    batch; a photo is mirrored with probability `flip_probability`.
+    batch; a photo is mirrored with probability `flip_probability`. `sizes` (6,), if given, are those of each sample.
     """
 
     def __init__(
@@ -116,7 +122,9 @@ class PhotoBatches:
         flip_probability: float,
         seed: int,
         masks: Tensor | None = None,
+        sizes: Tensor | None = None,
     ) -> None:
+        self._sizes = sizes
         self._mean = torch.stack([photos.mean, mirrored.mean], dim=1)
         self._std = torch.stack([photos.std, mirrored.std], dim=1)
         self._masks = None if masks is None else torch.stack([masks, masks.flip(-1)], dim=1)
@@ -141,6 +149,7 @@ class PhotoBatches:
             timesteps=torch.randint(0, TIMESTEPS, (count,), generator=g),
             prompt_token_ids=self._prompts[torch.randint(0, len(self._prompts), (count,), generator=g)],
             mask=None if self._masks is None else self._masks[photo, flip],
+            sizes=None if self._sizes is None else self._sizes.repeat(count, 1),
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -177,10 +186,11 @@ class PhotoBatches:
 
 
 class GivenBatches:
-    """An iterator of the caller's TrainingBatches, checked as they come; `ids` is the number of prompt token ids."""
+    """An iterator of the caller's TrainingBatches, checked as they come; `ids` is the number of prompt token ids, and `eos`
+    the one that ends each prompt. `sized` says whether the model needs sizes."""
 
-    def __init__(self, batches: Iterable[TrainingBatch], ids: int) -> None:
-        self._source, self._ids = iter(batches), ids
+    def __init__(self, batches: Iterable[TrainingBatch], ids: int, eos: int, *, sized: bool = False) -> None:
+        self._source, self._ids, self._eos, self._sized = iter(batches), ids, eos, sized
         self._sample: tuple[int, ...] | None = None
         self._digest = hashlib.sha256()
 
@@ -211,12 +221,24 @@ class GivenBatches:
             ("timesteps", batch.timesteps, shape[:1]),
             ("prompt token ids", batch.prompt_token_ids, (shape[0], CONTEXT_LENGTH)),
             ("a mask", batch.mask, (shape[0], 1, *shape[2:])),
+            ("sizes", batch.sizes, (shape[0], SIZES)),
         )
         for name, part, expected in parts:
             if part is not None and tuple(part.shape) != expected:
                 raise ValueError(
                     f"A batch has latents of shape {shape} and {name} of shape {tuple(part.shape)}, expected {expected}."
                 )
+        if self._sized and batch.sizes is None:
+            raise ValueError(
+                "A batch has no sizes, but this model needs them: (B, 6), original height and width, top and left of the crop, "
+                "target height and width, in pixels."
+            )
+        if self._sized and not bool((batch.prompt_token_ids == self._eos).any(dim=1).all()):
+            raise ValueError(
+                f"A batch has a prompt without EOS (id {self._eos}), where this model reads the whole prompt."
+            )
+        if batch.sizes is not None and not bool(batch.sizes.isfinite().all()):
+            raise ValueError("A batch has sizes that are not finite (NaN or infinite).")
         if not (batch.latents.isfinite().all() and batch.noise.isfinite().all()):
             raise ValueError("A batch has latents or noise that are not finite (NaN or infinite).")
         if batch.mask is not None and not bool((batch.mask.flatten(1).sum(1) > 0).all()):
@@ -302,7 +324,8 @@ def _check_range(name: str, values: Tensor, count: int, meaning: str) -> None:
 
 
 def _add_to(digest: hashlib._Hash, batch: TrainingBatch) -> None:
-    for part in batch.tensors():
+    parts = batch.tensors()
+    for part in parts[:5] if batch.sizes is None else parts:  # as before there were sizes
         digest.update(b"none" if part is None else f"{part.dtype} {tuple(part.shape)}".encode())
         if part is not None:
             digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -317,6 +340,7 @@ def batches_from_photos(
 ) -> tuple[PhotoBatches, bytes]:
     """The batches, and a digest of the pixels and masks that they come from."""
     resolution = settings.resolution or backbone.resolution
+    sized = len(backbone.widths) > 1
     photos = training_images(images, resolution)
     weights = None
     if masks is not None:
@@ -346,5 +370,7 @@ def batches_from_photos(
         flip_probability=settings.flip_probability,
         seed=settings.seed,
         masks=weights,
+        # A photo is cut and scaled before it is learned, and to be drawn like a whole picture of that size.
+        sizes=torch.tensor([resolution, resolution, 0.0, 0.0, resolution, resolution]) if sized else None,
     )
     return batches, digest.digest()

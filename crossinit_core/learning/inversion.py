@@ -21,6 +21,7 @@ from torch import Tensor
 from ..angles import mean_angle
 from ..backbone import Backbone, FrozenModel
 from ..errors import InputError
+from ..families import shown_widths
 from ..gpu.modes import Determinism, gradients_enabled, leave_it_to, old_objects_left_alone
 from ..gpu.peak_memory import PeakMemory
 from ..precision import precision_of, safer_precision
@@ -116,7 +117,7 @@ def invert(
     began = time.perf_counter()
     quick = old_objects_left_alone()
     with quick, gradients_enabled(), leave_it_to(backbone.device), Determinism() as determinism, PeakMemory() as memory:
-        start = _checked_start(v0, sum(backbone.widths))
+        start = _checked_start(v0, backbone.widths)
         notes: list[str] = []
 
         def tell(note: str) -> None:
@@ -129,7 +130,12 @@ def invert(
         resume_file = ResumeFile(folder, settings, tell, read=resume)
         source: BatchSource
         if images is None:
-            source = GivenBatches(batches or (), backbone.vocabulary_size + len(start))
+            source = GivenBatches(
+                batches or (),
+                backbone.vocabulary_size + len(start),
+                backbone.eos,
+                sized=len(backbone.widths) > 1,
+            )
             data = source.digest_of_first()
         else:
             source, data = batches_from_photos(backbone, len(start), settings, images, masks)
@@ -145,7 +151,7 @@ def invert(
             raise
     seconds = time.perf_counter() - began
     facts = {**run.facts, **(metadata or {})}
-    token = LearnedToken(run.state.vectors, name, backbone.base, facts, _history(run, images, seconds))
+    token = LearnedToken(run.state.vectors, name, backbone.base, facts, _history(run, images, seconds), backbone.widths)
     result = InversionResult(
         token,
         list(run.state.losses),
@@ -236,15 +242,16 @@ def _history(run: Run, images: Tensor | Sequence[Tensor] | None, seconds: float)
     )
 
 
-def _checked_start(v0: Tensor, width: int) -> Tensor:
+def _checked_start(v0: Tensor, widths: tuple[int, ...]) -> Tensor:
     if not isinstance(v0, Tensor) or v0.ndim != 2 or not 1 <= len(v0) <= MAX_VECTORS:
         shape = tuple(v0.shape) if isinstance(v0, Tensor) else type(v0).__name__
         raise InputError(
             f"The initialization must be 1 to {MAX_VECTORS} vectors of shape (K, d), but is {shape}.", "start"
         )
-    if v0.shape[1] != width:
+    if v0.shape[1] != sum(widths):
+        encoders = "text encoder has" if len(widths) == 1 else "text encoders have"
         raise InputError(
-            f"The initialization has width {v0.shape[1]}, but this model's text encoder has width {width}. "
+            f"The initialization has width {v0.shape[1]}, but this model's {encoders} width {shown_widths(widths)}. "
             "Compute it with the same model.",
             "start",
         )

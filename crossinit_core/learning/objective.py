@@ -6,6 +6,8 @@ their frozen start. Everything here is float32 whatever the UNet computes in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +45,7 @@ def denoised(noisy_latents: Tensor, prediction: Tensor, abar: Tensor, prediction
     """The estimate of z that follows from a prediction: what the model "sees" at this step."""
     abar = abar[:, None, None, None]
     if prediction_type == "epsilon":
+        abar = abar.clamp_min(1e-8)  # a schedule that ends in pure noise says nothing of z there
         return (noisy_latents - (1 - abar).sqrt() * prediction) / abar.sqrt()
     return abar.sqrt() * noisy_latents - (1 - abar).sqrt() * prediction
 
@@ -65,3 +68,10 @@ def distance(vectors: Tensor, start: Tensor) -> Tensor:
     The 1e-6 is `pairwise_distance`'s own; without it the gradient at v = v0 would be undefined.
     """
     return F.pairwise_distance(vectors, start, p=2).mean()
+
+
+def squared_distance(vectors: Tensor, start: Tensor, widths: Sequence[int]) -> Tensor:
+    """The mean of (v - v0)^2 over each text encoder's columns, added up: a scalar, the regularizer of the published SDXL form
+    before lambda (kunheek/dti, exps/xinit_sdxl.py). `widths` are those of the encoders."""
+    parts = zip(vectors.split(list(widths), dim=1), start.split(list(widths), dim=1), strict=True)
+    return torch.stack([F.mse_loss(part, before) for part, before in parts]).sum()

@@ -11,6 +11,8 @@ from ..precision import PRECISIONS, Precision
 from ..prompts import SUBJECT, TEMPLATES
 
 MemoryMode = Literal["auto", "normal", "low"]
+Regularizer = Literal["distance", "squared"]
+REGULARIZERS: tuple[Regularizer, ...] = ("distance", "squared")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "normal", "low")
 
 
@@ -19,7 +21,8 @@ class InversionSettings:
     """How to learn. The defaults are the published full run (320 steps at batch 8).
 
     `learning_rate` is the one that AdamW gets: the published 0.000625 times the batch of 8. `regularization` is
-    lambda. `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
+    lambda, and `regularizer` what it weighs: the mean `distance` of the vectors from their start, as published, or the
+    `squared` one of the published SDXL form. `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
     whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resolution` is the size in pixels
     at which photos are learned; None means the model's own. `resume_every` is the number of steps between resume
     files, which are written every ten seconds in any case. `memory` is `auto` (checkpointing and smaller pieces only if
@@ -43,6 +46,7 @@ class InversionSettings:
     resume_every: int = 20
     memory: MemoryMode = "auto"
     cuda_graph: bool = True
+    regularizer: Regularizer = "distance"
 
     def check(self) -> None:
         """Raises ValueError for the first setting that is out of range: its name, its value, what is expected."""
@@ -67,6 +71,8 @@ class InversionSettings:
             raise ValueError(f"precision is '{self.precision}', but must be one of {', '.join(PRECISIONS)}.")
         if self.memory not in MEMORY_MODES:
             raise ValueError(f"memory is '{self.memory}', but must be one of {', '.join(MEMORY_MODES)}.")
+        if self.regularizer not in REGULARIZERS:
+            raise ValueError(f"regularizer is '{self.regularizer}', but must be one of {', '.join(REGULARIZERS)}.")
         if self.resolution is not None:
             check_resolution(self.resolution)
 
@@ -84,7 +90,9 @@ class InversionSettings:
 
     def identity(self) -> dict[str, object]:
         """The settings that decide the result, for the fingerprint of a run."""
-        apart = ("steps", "micro_batch_size", "gradient_checkpointing", "resume_every", "memory", "cuda_graph")
+        apart = {"steps", "micro_batch_size", "gradient_checkpointing", "resume_every", "memory", "cuda_graph"}
+        # Newer than some resume files, which go on if it is left alone.
+        apart |= {name for name in ("regularizer",) if getattr(self, name) == getattr(InversionSettings, name)}
         return {key: value for key, value in asdict(self).items() if key not in apart}
 
 
@@ -95,6 +103,22 @@ PRESETS: dict[str, InversionSettings] = {
 }
 """`full` is the published run. The publication does not give the learning rate of its fast run: `fast` has the smallest that
 came near to the best in docs/paper-claims.md, and `fast-published` has that of the full run."""
+
+_SDXL = InversionSettings(
+    steps=400, batch_size=4, learning_rate=0.02, resolution=768, flip_probability=0.0, regularizer="squared"
+)
+SDXL_PRESETS: dict[str, InversionSettings] = {
+    "full": _SDXL,
+    "fast": replace(_SDXL, steps=50, learning_rate=0.04),
+    "fast-published": replace(_SDXL, steps=50),
+}
+"""`full` is the published run for SDXL (kunheek/dti, exps/xinit_sdxl.py). There is no published short one: `fast` has twice
+the rate for an eighth of the steps, in between SD's proportions, and was not measured on a real checkpoint."""
+
+
+def presets_of(base: str) -> dict[str, InversionSettings]:
+    """The presets of a model family, by its `base`."""
+    return SDXL_PRESETS if base == "sdxl" else PRESETS
 
 
 def _at_least(name: str, value: int, least: int, hint: str) -> None:

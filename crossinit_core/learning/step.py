@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..backbone import Backbone, FrozenModel, PredictionType
 from ..gpu.graphs import Recorder
+from ..models.prompt_embeddings import ends_of, pad, padding_row
 from . import objective
 from .batches import TrainingBatch
 from .optimizers import make_optimizer
@@ -72,6 +73,11 @@ class Step:
         self._vocabulary_size = backbone.vocabulary_size
         self._prediction_type: PredictionType = backbone.prediction_type
         device = model.device
+        self._widths, self._eos = backbone.widths, backbone.eos
+        # One encoder alone finds its own padding in the prompts.
+        self._padding: Tensor | None = None
+        if len(backbone.widths) > 1:
+            self._padding = padding_row(model.embed, backbone.widths, backbone.pads, device)
         self._abar = backbone.alphas_cumprod().to(device)
         self._start = start.to(device)
         self._v = torch.nn.Parameter(self._start.clone())
@@ -139,15 +145,19 @@ class Step:
         timesteps: Tensor,
         prompt_token_ids: Tensor,
         mask: Tensor | None,
+        sizes: Tensor | None,
     ) -> None:
         """Add the gradient of the diffusion loss of some samples; each counts `share`."""
         vectors = self._leaf()
         abar = self._abar[timesteps]
         noisy = objective.add_noise(latents, noise, abar)
         target = objective.prediction_target(latents, noise, abar, self._prediction_type)
+        ends = ends_of(prompt_token_ids, self._eos)
         embedded = self._model.embed(prompt_token_ids.clamp_max(self._vocabulary_size - 1))
-        context = self._model.encode(objective.splice(vectors, embedded, prompt_token_ids, self._vocabulary_size))
-        prediction = self._model.predict(noisy, timesteps, context)
+        if self._padding is not None:
+            embedded = pad(embedded, ends, self._padding)
+        embedded = objective.splice(vectors, embedded, prompt_token_ids, self._vocabulary_size)
+        prediction = self._model.predict(noisy, timesteps, self._model.encode(embedded, ends), sizes)
         loss = objective.diffusion_loss(prediction, target, mask).sum() * share
         (gradient,) = torch.autograd.grad(loss * self._scale, vectors)
         with torch.no_grad():
@@ -161,7 +171,10 @@ class Step:
         """Add the regularizer's gradient, and let the optimizer change the vectors, unless a number is not finite."""
         vectors = self._leaf()
         distance = objective.distance(vectors, self._start)
-        (pull,) = torch.autograd.grad(self._settings.regularization * distance, vectors)
+        regularizer = distance
+        if self._settings.regularizer == "squared":
+            regularizer = objective.squared_distance(vectors, self._start, self._widths)
+        (pull,) = torch.autograd.grad(self._settings.regularization * regularizer, vectors)
         changed = [self._v, *self._optimizer.state.values(), *self._optimizer.counters]
         with torch.no_grad():
             self._gradient.div_(self._scale).add_(pull)

@@ -12,14 +12,17 @@ from ..text import quoted
 
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler/scheduler_config.json")
 
+SECOND_PARTS = ("tokenizer_2", "text_encoder_2")
+"""What SDXL has beside them."""
+
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_)?(?:model|pytorch_model)(?:\.(?P<variant>[A-Za-z_]\w*))?"
     r"(?:-\d{5}-of-\d{5})?(?:\.(?P<late>[A-Za-z_]\w*))?\.(?P<suffix>safetensors|bin)"
 )
 _POINTER = b"version https://git-lfs"
 _OTHERS = {
-    "text_encoder_2": "Stable Diffusion XL, SD3 or Flux",
     "transformer": "SD3, Flux or another transformer model",
+    "text_encoder_3": "SD3",
     "image_encoder": UNCLIP,
     "image_normalizer": UNCLIP,
     "prior": "a two-stage model",
@@ -45,10 +48,13 @@ def check_folder(folder: Path) -> None:
             raise ValueError(f"'{shown}' {other_family(family)}. {USE_KNOWN_FAMILY}")
     if folder.is_dir() and not any(folder.iterdir()):
         raise FileNotFoundError(f"'{shown}' is not a diffusers model folder: it is empty. Download the model again.")
-    for part in PARTS:
+    has_two = any((folder / part).exists() for part in SECOND_PARTS)
+    if has_two and not (folder / "text_encoder").exists():
+        raise ValueError(f"'{shown}' {special_version('the refiner of SDXL')}.")
+    for part in (*PARTS, *(SECOND_PARTS if has_two else ())):
         if not (folder / part).exists():
             raise FileNotFoundError(f"'{shown}' is not a diffusers model folder: '{part}' is missing.")
-    for part in ("text_encoder", "unet", "vae"):
+    for part in ("text_encoder", "unet", "vae", *(["text_encoder_2"] if has_two else [])):
         weights_variant(folder / part)
     config = read_object(folder / "unet/config.json")
     channels = config.get("in_channels", 4)
@@ -57,7 +63,7 @@ def check_folder(folder: Path) -> None:
     if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
         what = f"{UNCLIP} or another model that wants a picture or a class beside the text"
         raise ValueError(f"'{shown}' {special_version(what)}.")
-    if config.get("addition_embed_type") is not None:
+    if config.get("addition_embed_type") is not None and not has_two:
         raise ValueError(f"'{shown}' {other_family('of the SDXL family (its refiner, perhaps)')}. {USE_KNOWN_FAMILY}")
 
 

@@ -18,9 +18,11 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
+from ..backbone import Encoded
 from ..gpu.kernels import Kernels
 from ..gpu.kernels.enlargement import can_be_folded
 from ..gpu.kernels.frozen_layers import can_convolve, convolve
+from .added_conditions import added_conditions
 from .fusing import FusedBlock, checkpoint_blocks, fuse, restore
 from .private_copy import private_copy
 from .unet_blocks import (
@@ -48,10 +50,18 @@ class FusedUNet:
         self.signature = (kernels.name if fused else "diffusers", gradient_checkpointing)
         """See `FrozenModel.signature`."""
 
-    def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """(B, 4, h, w), (B,), (B, L, d) -> (B, 4, h, w) float32, differentiable."""
+    def __call__(
+        self, noisy_latents: Tensor, timesteps: Tensor, encoded: Encoded, sizes: Tensor | None = None
+    ) -> Tensor:
+        """(B, 4, h, w), (B,), prompts -> (B, 4, h, w) float32, differentiable; SDXL needs `sizes` (B, 6) too."""
         noisy = noisy_latents.to(self._dtype).contiguous(memory_format=self._memory_format)
-        (out,) = self._unet(noisy, timesteps, encoder_hidden_states=context.to(self._dtype), return_dict=False)
+        (out,) = self._unet(
+            noisy,
+            timesteps,
+            encoder_hidden_states=encoded.context.to(self._dtype),
+            added_cond_kwargs=added_conditions(encoded, sizes, self._dtype),
+            return_dict=False,
+        )
         return out.float()
 
     def close(self) -> None:

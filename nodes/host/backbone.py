@@ -15,21 +15,22 @@ import comfy.model_management as mm
 import torch
 from torch import Tensor
 
-from ...crossinit_core.backbone import Posterior, PredictionType
+from ...crossinit_core.backbone import Encoded, Posterior, PredictionType
 from ...crossinit_core.families import base_of_widths
 from ...crossinit_core.gpu.modes import is_out_of_memory
 from ...crossinit_core.gpu.self_tests import choose
 from ...crossinit_core.models.activation_memory import activation_memory
+from ...crossinit_core.models.clip_text import FrozenText
 from ...crossinit_core.models.fingerprint import weights_fingerprint
 from ...crossinit_core.precision import DTYPES, Precision, resolve_precision
-from .copies import TextEncoder, UNet, image_encoder
+from .copies import PROJECTION, TEXT_MODEL, UNet, image_encoder, text_encoders
 from .models import (
     check_layer,
     check_model,
     check_vae,
     checkpoint_name,
     clip_widths,
-    encoder_name,
+    encoder_names,
     ignored_patches,
     own_resolution,
     prediction_type,
@@ -40,14 +41,14 @@ log = logging.getLogger(__name__)
 
 
 class ComfyBackbone:
-    """Stable Diffusion 1.x or 2.x as ComfyUI has it loaded.
+    """Stable Diffusion 1.x, 2.x or SDXL as ComfyUI has it loaded.
 
     `clip` alone is enough to compute an initialization; learning needs `model`, and `vae` if it learns from
     images. Raises ValueError that names what was connected if it is something else.
     """
 
     def __init__(self, model: Any, clip: Any, vae: Any = None) -> None:
-        self._encoder = encoder_name(clip)
+        self._encoders = encoder_names(clip)
         check_layer(clip)
         if model is not None:
             check_model(model, clip)
@@ -56,14 +57,15 @@ class ComfyBackbone:
         self._model: Any = model
         self._clip: Any = clip
         self._vae: Any = vae
-        self._tokenizer = getattr(clip.tokenizer, self._encoder)
-        self._text_prefix = f"{self._encoder}.transformer.text_model."
+        tokenizers = [getattr(clip.tokenizer, name) for name in self._encoders]
+        self._tokenizer = tokenizers[0]
         self.widths: tuple[int, ...] = clip_widths(clip)
         self.base = base_of_widths(self.widths)
-        self.vocabulary_size: int = self._table().shape[0]
+        self.vocabulary_size: int = self._tables()[0].shape[0]
         self.bos: int = self._tokenizer.start_token
         self.eos: int = self._tokenizer.end_token
-        self.pad: int = self._tokenizer.pad_token
+        self.pads: tuple[int, ...] = tuple(tokenizer.pad_token for tokenizer in tokenizers)
+        self.pad: int = self.pads[0]
         self.prediction_type: PredictionType = "epsilon" if model is None else prediction_type(model)
         self.checkpoint = checkpoint_name(clip.patcher if model is None else model)
         self.resolution = own_resolution(clip.patcher if model is None else model, self.base, self.prediction_type)
@@ -94,19 +96,19 @@ class ComfyBackbone:
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Rows of the token table, (n,) int64 -> (n, d) float32 on the CPU."""
-        table = self._table()
-        return table[token_ids.to(table.device)].to("cpu", torch.float32, copy=True)
+        rows = [table[token_ids.to(table.device)].to("cpu", torch.float32, copy=True) for table in self._tables()]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-1)
 
-    def encode(self, embeddings: Tensor) -> Tensor:
-        """`T(x)` without gradient, (B, L, d) -> (B, L, d) float32 on the CPU."""
-        device = self._clip.patcher.load_device
-        _make_room(device, _size(self._clip.patcher.model))
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                encoder = TextEncoder(self._clip, self._encoder, Weights(self._clip.patcher, self._text_prefix), device)
-                return encoder.encode(embeddings.to(device, torch.float32, copy=True)).cpu()
-        finally:
-            mm.soft_empty_cache()
+    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
+        """`T(x)` without gradient: token embeddings (B, L, d) of prompts whose EOS is at `ends` (B,); float32 on the CPU."""
+        with self._text_on_device() as text:
+            context, pooled = text.encode(_fresh(embeddings, text), ends.to(text.device))
+            return Encoded(context.cpu(), None if pooled is None else pooled.cpu())
+
+    def last_states(self, embeddings: Tensor) -> Tensor:
+        """(B, L, d) -> (B, L, d) float32 on the CPU: through each encoder's last layer and final LayerNorm."""
+        with self._text_on_device() as text:
+            return text.last_states(_fresh(embeddings, text)).cpu()
 
     def alphas_cumprod(self) -> Tensor:
         """abar of the MODEL's noise schedule, (1000,) float32 on the CPU."""
@@ -149,16 +151,17 @@ class ComfyBackbone:
         if ignored := ignored_patches(self._model):
             log.info("Learning uses MODEL's weights with its LoRAs; its %s do not take part.", ", ".join(ignored))
         _make_room(device, self._copies_size(dtype))
-        text, unet = Weights(self._clip.patcher, self._text_prefix), Weights(self._model, "diffusion_model.")
+        text, unet = self._text_weights(), Weights(self._model, "diffusion_model.")
         kernels = choose(device, dtype)
+        parts = (*text.values(), unet)
         model = _ComfyModel(
-            text=TextEncoder(self._clip, self._encoder, text, device, dtype, kernels),
+            text=text_encoders(self._clip, text, self._projection(), device, dtype, kernels),
             unet=UNet(self._model.model, unet, device, dtype, kernels, gradient_checkpointing),
-            fingerprint=weights_fingerprint((*text.items(), *unet.items())),
+            fingerprint=weights_fingerprint(named for part in parts for named in part.items()),
             device=device,
             dtype=dtype,
         )
-        del text, unet
+        del text, unet, parts
         try:
             yield model
         finally:
@@ -169,8 +172,29 @@ class ComfyBackbone:
         """Bytes of the private copies of text encoder and UNet."""
         return _size(self._model.model, dtype) + _size(self._clip.patcher.model, dtype)
 
-    def _table(self) -> Tensor:
-        return Weights(self._clip.patcher, f"{self._text_prefix}embeddings.token_embedding.")["weight"]
+    def _tables(self) -> list[Tensor]:
+        return tables(self._clip)
+
+    def _text_weights(self) -> dict[str, Weights]:
+        """By the encoders' names."""
+        return {name: Weights(self._clip.patcher, f"{name}.{TEXT_MODEL}") for name in self._encoders}
+
+    def _projection(self) -> Tensor | None:
+        """Of SDXL's second encoder."""
+        if len(self._encoders) == 1:
+            return None
+        return Weights(self._clip.patcher, f"{self._encoders[-1]}.{PROJECTION}")["weight"]
+
+    @contextmanager
+    def _text_on_device(self) -> Iterator[FrozenText]:
+        """The text encoders in float32 where the graph encodes its prompts, without gradients."""
+        device = self._clip.patcher.load_device
+        _make_room(device, _size(self._clip.patcher.model))
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                yield text_encoders(self._clip, self._text_weights(), self._projection(), device)
+        finally:
+            mm.soft_empty_cache()
 
     def _encode_image(self, image: Tensor, encoder: Any, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the unscaled posterior of (1, H, W, 3), float32 on the CPU."""
@@ -189,20 +213,23 @@ class ComfyBackbone:
         return mean, torch.zeros_like(mean)
 
 
-def vocabulary(clip: Any) -> Tensor:
-    """(V, d) float32 on the CPU, the token table of a CLIP, whichever layer it stops at. Raises ValueError as `encoder_name`."""
-    table = Weights(clip.patcher, f"{encoder_name(clip)}.transformer.text_model.embeddings.token_embedding.")["weight"]
-    return table.to("cpu", torch.float32, copy=True)
+def tables(clip: Any) -> list[Tensor]:
+    """The token table (V, d) of each text encoder of a CLIP, the host's own tensors, whichever layer it stops at.
+
+    Raises ValueError as `encoder_names`.
+    """
+    prefixes = [f"{name}.{TEXT_MODEL}embeddings.token_embedding." for name in encoder_names(clip)]
+    return [Weights(clip.patcher, prefix)["weight"] for prefix in prefixes]
 
 
 class _ComfyModel:
     """The `FrozenModel` of a run."""
 
     def __init__(
-        self, *, text: TextEncoder, unet: UNet, fingerprint: str, device: torch.device, dtype: torch.dtype
+        self, *, text: FrozenText, unet: UNet, fingerprint: str, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.device, self.dtype = device, dtype
-        self._text: TextEncoder | None = text
+        self._text: FrozenText | None = text
         self._unet: UNet | None = unet
         self._fingerprint = fingerprint
         self.signature = (fingerprint, dtype, unet.signature)
@@ -211,13 +238,15 @@ class _ComfyModel:
         assert self._text is not None
         return self._text.embed(token_ids)
 
-    def encode(self, embeddings: Tensor) -> Tensor:
+    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
         assert self._text is not None
-        return self._text.encode(embeddings)
+        return self._text.encode(embeddings, ends)
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, encoded: Encoded, sizes: Tensor | None = None
+    ) -> Tensor:
         assert self._unet is not None
-        return self._unet(noisy_latents, timesteps, context)
+        return self._unet(noisy_latents, timesteps, encoded, sizes)
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -227,6 +256,11 @@ class _ComfyModel:
         if self._unet is not None:
             self._unet.close()
         self._text = self._unet = None
+
+
+def _fresh(tensor: Tensor, text: FrozenText) -> Tensor:
+    """A copy on the device in float32, without the flag of inference mode."""
+    return tensor.to(text.device, torch.float32, copy=True)
 
 
 def _make_room(device: torch.device, size: float) -> None:

@@ -7,7 +7,7 @@ lowvram keep weights in buffers that are overwritten before a backward pass read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,36 +16,52 @@ import comfy.ops
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, attention_pytorch
 from comfy.ldm.modules.diffusionmodules.model import Encoder
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock, Timestep
 from torch import Tensor, nn
 
+from ...crossinit_core.backbone import Encoded
 from ...crossinit_core.gpu.kernels import PLAIN, Kernels
-from ...crossinit_core.models.clip_text import FrozenText, training_dtype
+from ...crossinit_core.models.clip_text import ClipText, FrozenText, training_dtype
 from ...crossinit_core.models.fusing import checkpoint_blocks, restore
 from .fused import fuse_blocks
 from .weights import Weights, plain_copies
 
+TEXT_MODEL = "transformer.text_model."
+PROJECTION = "transformer.text_projection."
+"""Below an encoder of ComfyUI's CLIP."""
 
-class TextEncoder(FrozenText):
-    """`T(x)` and `E` of a CLIP on a device. Matrix products are in `dtype`, sums and norms in float32."""
 
-    def __init__(
-        self,
-        clip: Any,
-        encoder_name: str,
-        weights: Weights,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        kernels: Kernels = PLAIN,
-    ) -> None:
-        encoder = getattr(clip.cond_stage_model, encoder_name)
+def text_encoders(
+    clip: Any,
+    weights: Mapping[str, Weights],
+    projection: Tensor | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    kernels: Kernels = PLAIN,
+) -> FrozenText:
+    """`T(x)` and `E` of a CLIP on a device. Matrix products are in `dtype`, sums and norms in float32.
+
+    `weights` are those of the text model of each encoder by its name; `projection` is that of SDXL's second one.
+    """
+    encoders = []
+    for name, own in weights.items():
+        encoder = getattr(clip.cond_stage_model, name)
         source = encoder.transformer.text_model
-        model = _text_model(source, weights, device, dtype)
-        # SD 2.x reads the last layer but one; its final LayerNorm follows all the same.
-        layer, index, *_ = encoder.options_default
-        layers = model.encoder.layers
-        del layers[len(layers) if layer == "last" else index % len(layers) + 1 :]
-        super().__init__(model, source.encoder.layers[0].self_attn.heads, kernels)
+        model = _text_model(source, own, device, dtype)
+        if len(weights) == 1:
+            # SD 2.x reads the last layer but one; its final LayerNorm follows all the same.
+            layer, index, *_ = encoder.options_default
+            layers = model.encoder.layers
+            del layers[len(layers) if layer == "last" else index % len(layers) + 1 :]
+        encoders.append(ClipText(model, source.encoder.layers[0].self_attn.heads, kernels, packed=True))
+    if projection is not None:
+        with torch.inference_mode(False), torch.no_grad():
+            projection = projection.to(device, dtype, copy=True)
+    return FrozenText(encoders, projection)
+
+
+SIZE_CHANNELS = 256
+"""Channels of sinusoids for each of SDXL's six sizes (`SDXL.embedder` in comfy/model_base.py)."""
 
 
 class UNet:
@@ -66,18 +82,36 @@ class UNet:
         self._unet = type(model.diffusion_model)(**config, device="meta", operations=comfy.ops.disable_weight_init)
         _fill(self._unet, lambda: weights.copies(device, lambda name: dtype))
         fused = fuse_blocks(self._unet, kernels, _options())
+        # The sinusoids of SDXL's sizes are the model's own; they have no weights.
+        self._embed_sizes = Timestep(SIZE_CHANNELS)
         self._memory_format = kernels.memory_format if fused else torch.contiguous_format
         blocks = [part for part in self._unet.modules() if isinstance(part, (ResBlock, SpatialTransformer))]
         self._changed = [*fused, *(checkpoint_blocks(blocks) if gradient_checkpointing else [])]
         self.signature = (kernels.name if fused else "ComfyUI", gradient_checkpointing)
         """See `FrozenModel.signature`."""
 
-    def __call__(self, noisy_latents: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """(B, 4, h, w), (B,), (B, L, d) -> (B, 4, h, w) float32, differentiable."""
+    def __call__(
+        self, noisy_latents: Tensor, timesteps: Tensor, encoded: Encoded, sizes: Tensor | None = None
+    ) -> Tensor:
+        """(B, 4, h, w), (B,), prompts -> (B, 4, h, w) float32, differentiable; SDXL needs `sizes` (B, 6) too."""
         dtype = self._dtype
         noisy = noisy_latents.to(dtype).contiguous(memory_format=self._memory_format)
-        out = self._unet(noisy, timesteps.float(), context=context.to(dtype), transformer_options=_options())
+        out = self._unet(
+            noisy,
+            timesteps.float(),
+            context=encoded.context.to(dtype),
+            y=self._conditions(encoded.pooled, sizes),
+            transformer_options=_options(),
+        )
         return out.float()
+
+    def _conditions(self, pooled: Tensor | None, sizes: Tensor | None) -> Tensor | None:
+        """What SDXL's UNet takes beside the context, (B, p + 6 * 256): as `SDXL.encode_adm` in comfy/model_base.py."""
+        if pooled is None:
+            return None
+        assert sizes is not None
+        embedded = self._embed_sizes(sizes.flatten()).view(len(sizes), -1)
+        return torch.cat([pooled, embedded.to(pooled)], dim=1).to(self._dtype)
 
     def close(self) -> None:
         """Break reference cycles, so that the memory goes at once and not at some collection."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.clip_model
 import comfy.model_sampling
+import comfy.sdxl_clip
 import comfy.supported_models
 import torch
 
@@ -18,7 +19,11 @@ from ...crossinit_core.families import TIMESTEPS, UNCLIP, describe_widths, other
 ENCODERS = {"clip_h": "sd2", "clip_l": "sd1"}
 """The text encoder's attribute on ComfyUI's CLIP -> our name of the base."""
 
-FAMILY = {"sd1": comfy.supported_models.SD15, "sd2": comfy.supported_models.SD20}
+FAMILY = {
+    "sd1": comfy.supported_models.SD15,
+    "sd2": comfy.supported_models.SD20,
+    "sdxl": comfy.supported_models.SDXL,
+}
 
 ORIGIN = "crossinit_origin"
 """The attachment of a ModelPatcher that holds its `Origin`."""
@@ -50,9 +55,18 @@ def encoder_name(clip: Any) -> str:
     raise ValueError(f"CLIP is of {kind}, but this needs the single CLIP of SD 2.x or SD 1.x. {_USE_INSTEAD}")
 
 
+def encoder_names(clip: Any) -> tuple[str, ...]:
+    """The attributes of the text encoders on ComfyUI's CLIP: SDXL has two."""
+    stage = getattr(clip, "cond_stage_model", None)
+    if type(stage) is comfy.sdxl_clip.SDXLClipModel:
+        return ("clip_l", "clip_g")
+    return (encoder_name(clip),)
+
+
 def clip_widths(clip: Any) -> tuple[int, ...]:
     """The widths of a CLIP's text encoders: (768,) on SD 1.x, (1024,) on SD 2.x."""
-    return (getattr(clip.cond_stage_model, encoder_name(clip)).transformer.get_input_embeddings().weight.shape[1],)
+    encoders = [getattr(clip.cond_stage_model, name) for name in encoder_names(clip)]
+    return tuple(encoder.transformer.get_input_embeddings().weight.shape[1] for encoder in encoders)
 
 
 def describe_model(model: Any) -> str:
@@ -67,7 +81,7 @@ def describe_model(model: Any) -> str:
 
 def check_layer(clip: Any) -> None:
     """Raises ValueError if CLIP Set Last Layer chose another layer than the model was trained with."""
-    own = -2 if encoder_name(clip) == "clip_h" else -1
+    own = -1 if encoder_names(clip) == ("clip_l",) else -2
     if clip.layer_idx not in (None, own):
         raise ValueError(
             f"CLIP stops at layer {clip.layer_idx}, but {describe_widths(clip_widths(clip))} was trained with layer {own}. "
@@ -78,20 +92,22 @@ def check_layer(clip: Any) -> None:
 def check_model(model: Any, clip: Any) -> None:
     """Raises ValueError that names a MODEL which cannot learn a face, or which does not belong to the CLIP."""
     inner, found = model.model, describe_model(model)
-    encoder, widths = encoder_name(clip), clip_widths(clip)
+    encoders, widths = encoder_names(clip), clip_widths(clip)
+    sdxl = len(encoders) > 1
     if not isinstance(inner.model_config, tuple(FAMILY.values())):
         raise ValueError(f"MODEL {other_family(found)}. {_USE_INSTEAD}")
     unet = inner.diffusion_model
-    if unet.in_channels != 4 or inner.adm_channels or getattr(unet, "num_classes", None) is not None:
+    if unet.in_channels != 4 or (not sdxl and (inner.adm_channels or getattr(unet, "num_classes", None) is not None)):
         raise ValueError(f"MODEL {special_version(found)}. {_USE_INSTEAD}")
     context = inner.model_config.unet_config["context_dim"]
-    if context != sum(widths) or not isinstance(inner.model_config, FAMILY[ENCODERS[encoder]]):
+    if context != sum(widths) or not isinstance(inner.model_config, FAMILY["sdxl" if sdxl else ENCODERS[encoders[0]]]):
         raise ValueError(
             f"MODEL is {found} and attends to width {context}, but CLIP has width {shown_widths(widths)} ({describe_widths(widths)}). "
             "Connect MODEL and CLIP of the same checkpoint."
         )
     _check_plain_weights(model, "diffusion_model.", "MODEL")
-    _check_plain_weights(clip.patcher, f"{encoder}.", "CLIP")
+    for encoder in encoders:
+        _check_plain_weights(clip.patcher, f"{encoder}.", "CLIP")
     for patcher, socket in ((model, "MODEL"), (clip.patcher, "CLIP")):
         if any("lora" in key for key in getattr(patcher, "injections", {})):
             raise ValueError(
@@ -134,6 +150,8 @@ def own_resolution(patcher: Any, base: str, prediction: PredictionType) -> int:
     """The size in pixels of the pictures that a model was trained on. Of SD 2.x, the 768 px one predicts v."""
     if origin := patcher.get_attachment(ORIGIN):
         return origin.resolution
+    if base == "sdxl":
+        return 1024
     return 768 if (base, prediction) == ("sd2", "v_prediction") else 512
 
 

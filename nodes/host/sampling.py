@@ -11,8 +11,9 @@ import torch
 from comfy.k_diffusion.sampling import sample_dpmpp_2m
 from torch import Tensor
 
-from ...crossinit_core.backbone import FrozenModel
+from ...crossinit_core.backbone import Encoded, FrozenModel
 from ...crossinit_core.learning import objective
+from ...crossinit_core.models.prompt_embeddings import ends_of, pad, padding_row
 from ...crossinit_core.prompts import fill_places, token_ids_with_placeholders
 from .backbone import ComfyBackbone
 from .progress import stop_if_cancelled
@@ -26,7 +27,8 @@ class PromptSampler:
     def __init__(self, backbone: ComfyBackbone, prompt: str, vectors: int, *, steps: int, seed: int) -> None:
         """`prompt` has a {} for the person. Raises ValueError if it has none, or if it is too long."""
         self._sampling = backbone.model_sampling
-        self._vocabulary_size = backbone.vocabulary_size
+        self._vocabulary_size, self._eos = backbone.vocabulary_size, backbone.eos
+        self._widths, self._pads = backbone.widths, backbone.pads
         self._steps, self._seed = steps, seed
         # What the miniature was made for, and what is usual for Stable Diffusion.
         self._guidance = 3.0 if backbone.base == "miniature" else 7.0
@@ -41,14 +43,19 @@ class PromptSampler:
     @torch.no_grad()
     def latents(self, model: FrozenModel, vectors: Tensor, shape: torch.Size) -> Tensor:
         """(1, 4, h, w) on the model's device, as the UNet sees them, for vectors (K, d)."""
-        context = self._context(model, vectors.to(model.device))
+        encoded = self._encoded(model, vectors.to(model.device))
+        height, width = (8 * side for side in shape[2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=model.device).expand(
+            2, -1
+        )
         sampling, guidance = self._sampling, self._guidance
 
         def denoised(noisy: Tensor, sigma: Tensor) -> Tensor:
             # Cancel works before each call of the model, not only between steps of learning.
             stop_if_cancelled()
             twice, sigmas = noisy.expand(2, -1, -1, -1), sigma.expand(2)
-            output = model.predict(sampling.calculate_input(sigmas, twice), sampling.timestep(sigmas).long(), context)
+            noisy_input, timesteps = sampling.calculate_input(sigmas, twice), sampling.timestep(sigmas).long()
+            output = model.predict(noisy_input, timesteps, encoded, sizes)
             without, with_person = sampling.calculate_denoised(sigmas, output, twice).split(1)
             return without + guidance * (with_person - without)
 
@@ -57,8 +64,10 @@ class PromptSampler:
         start = sampling.noise_scaling(sigmas[0], noise, torch.zeros_like(noise), max_denoise=True)
         return sample_dpmpp_2m(denoised, start, sigmas, disable=True)
 
-    def _context(self, model: FrozenModel, vectors: Tensor) -> Tensor:
-        """What the UNet attends to, (2, 77, d): without and with the person."""
+    def _encoded(self, model: FrozenModel, vectors: Tensor) -> Encoded:
+        """Two prompts: without and with the person."""
         token_ids = self._token_ids.to(model.device)
+        ends = ends_of(token_ids, self._eos)
         embedded = model.embed(token_ids.clamp_max(self._vocabulary_size - 1))
-        return model.encode(objective.splice(vectors, embedded, token_ids, self._vocabulary_size))
+        embedded = pad(embedded, ends, padding_row(model.embed, self._widths, self._pads, model.device))
+        return model.encode(objective.splice(vectors, embedded, token_ids, self._vocabulary_size), ends)
