@@ -13,6 +13,7 @@ from ..crossinit_core import (
     cross_initialize_words,
     lookup_words,
 )
+from ..crossinit_core.initialization import StartStates
 from ..crossinit_core.prompts import MAX_VECTORS
 from ..crossinit_core.text import quoted
 from ..crossinit_core.tokens.metadata import started_from_names, started_from_words
@@ -36,6 +37,20 @@ _METHOD = io.Combo.Input(
     tooltip=(
         f"'{CROSS}' sends the start through the text encoder, which is what makes learning fast and editable. "
         f"'{PLAIN}' leaves that out: worse, and only there to compare."
+    ),
+)
+
+LAST, SEEN = "last layer", "what the UNet sees"
+_STATES: dict[str, StartStates] = {LAST: "last", SEEN: "context"}
+_LAYER = io.Combo.Input(
+    "layer",
+    options=[*_STATES],
+    default=LAST,
+    optional=True,
+    advanced=True,
+    tooltip=(
+        f"For SDXL: where the start is taken from the text encoders. '{LAST}' is the published way, '{SEEN}' the layer before "
+        "it. On SD 1.x and 2.x both are the same."
     ),
 )
 
@@ -68,17 +83,23 @@ class CrossInitInitialize(io.ComfyNode):
                     ),
                 ),
                 _METHOD,
+                _LAYER,
             ],
             outputs=[_OUTPUT],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, clip: Any, names: CelebrityNames, vectors: int, method: str = CROSS) -> io.NodeOutput:
-        start = cross_initialize if method == CROSS else celebrity_mean
-        v0 = start(ComfyBackbone(None, clip), names.names, vectors)
+    def execute(
+        cls, clip: Any, names: CelebrityNames, vectors: int, method: str = CROSS, layer: str = LAST
+    ) -> io.NodeOutput:
+        backbone = ComfyBackbone(None, clip)
+        if method == CROSS:
+            v0 = cross_initialize(backbone, names.names, vectors, states=_STATES[layer])
+        else:
+            v0 = celebrity_mean(backbone, names.names, vectors)
         show_text(cls, f"{vectors} vectors from {len(names)} names, norm {describe_norms(v0)}")
-        return io.NodeOutput(CrossInit(v0, started_from_names(method, names)))
+        return io.NodeOutput(CrossInit(v0, started_from_names(_method(method, layer, backbone), names)))
 
 
 @tells_errors
@@ -101,6 +122,7 @@ class CrossInitInitializeWords(io.ComfyNode):
                     tooltip="A word or two for what you teach. Each token of them gives one vector, at most 8.",
                 ),
                 _METHOD,
+                _LAYER,
             ],
             outputs=[_OUTPUT],
             hidden=[io.Hidden.unique_id],
@@ -113,9 +135,18 @@ class CrossInitInitializeWords(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, clip: Any, words: str, method: str = CROSS) -> io.NodeOutput:
+    def execute(cls, clip: Any, words: str, method: str = CROSS, layer: str = LAST) -> io.NodeOutput:
         check_box(words, "words", LONGEST_LINE)
-        start = cross_initialize_words if method == CROSS else lookup_words
-        v0 = start(ComfyBackbone(None, clip), words)
+        backbone = ComfyBackbone(None, clip)
+        if method == CROSS:
+            v0 = cross_initialize_words(backbone, words, states=_STATES[layer])
+        else:
+            v0 = lookup_words(backbone, words)
         show_text(cls, f"'{quoted(words)}' gives {len(v0)} vectors, norm {describe_norms(v0)}")
-        return io.NodeOutput(CrossInit(v0, started_from_words(method, words)))
+        return io.NodeOutput(CrossInit(v0, started_from_words(_method(method, layer, backbone), words)))
+
+
+def _method(method: str, layer: str, backbone: ComfyBackbone) -> str:
+    """For the token's file; the layer only if it makes a difference."""
+    other = method == CROSS and layer == SEEN and len(backbone.widths) > 1
+    return f"{method} ({layer})" if other else method

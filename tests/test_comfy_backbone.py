@@ -38,6 +38,21 @@ def tiny(tiny_comfy: Any, tiny_models: Path) -> SimpleNamespace:
     return SimpleNamespace(model=model, clip=clip, vae=vae)
 
 
+@pytest.fixture(params=["SD 2.x", "SDXL"])
+def either(request: pytest.FixtureRequest, tiny: SimpleNamespace) -> SimpleNamespace:
+    """A fresh tiny model of a family, and a weight of the UNet and of each text encoder."""
+    unet = "diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"
+    text = "{}.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    if request.param == "SD 2.x":
+        return SimpleNamespace(**vars(tiny), weights=(unet.format(1), text.format("clip_h")))
+    from tests.tiny_sdxl import tiny_sdxl_clip, tiny_sdxl_model
+
+    folder = request.getfixturevalue("reference") / "tiny-xl"
+    weights = (unet.format(4), text.format("clip_l"), text.format("clip_g"))
+    # ComfyUI knows no VAE as narrow as that of the reference.
+    return SimpleNamespace(model=tiny_sdxl_model(folder), clip=tiny_sdxl_clip(folder), vae=tiny.vae, weights=weights)
+
+
 def backbone(pack: ModuleType, parts: SimpleNamespace) -> Any:
     return pack.nodes.host.backbone.ComfyBackbone(parts.model, parts.clip, parts.vae)
 
@@ -126,17 +141,17 @@ def test_a_photo_too_large_to_encode_is_encoded_by_comfyui(
     assert len(tried) == 2 and not by_comfyui.std.any()
 
 
-def test_the_graphs_models_are_as_before(pack: ModuleType, tiny: SimpleNamespace) -> None:
+def test_the_graphs_models_are_as_before(pack: ModuleType, either: SimpleNamespace) -> None:
     weights = {
         id(module): {key: value.clone() for key, value in module.state_dict().items()}
-        for module in (tiny.model.model, tiny.clip.cond_stage_model, tiny.vae.first_stage_model)
+        for module in (either.model.model, either.clip.cond_stage_model, either.vae.first_stage_model)
     }
-    before = [_output(tiny), copy.deepcopy(tiny.model.model_options), dict(tiny.model.object_patches)]
-    learn(pack, tiny)
-    after = [_output(tiny), tiny.model.model_options, tiny.model.object_patches]
+    before = [_output(either), copy.deepcopy(either.model.model_options), dict(either.model.object_patches)]
+    learn(pack, either)
+    after = [_output(either), either.model.model_options, either.model.object_patches]
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
-    for module in (tiny.model.model, tiny.clip.cond_stage_model, tiny.vae.first_stage_model):
+    for module in (either.model.model, either.clip.cond_stage_model, either.vae.first_stage_model):
         for key, value in module.state_dict().items():
             assert torch.equal(value, weights[id(module)][key]), key
             assert value.dtype == weights[id(module)][key].dtype
@@ -144,49 +159,47 @@ def test_the_graphs_models_are_as_before(pack: ModuleType, tiny: SimpleNamespace
         assert not any(weight.grad is not None for weight in module.parameters())
 
 
-def test_weights_that_were_loaded_in_inference_mode_do_no_harm(pack: ModuleType, tiny: SimpleNamespace) -> None:
-    expected = learn(pack, tiny).token.vectors
-    for module in (tiny.model.model, tiny.clip.cond_stage_model, tiny.vae.first_stage_model):
+def test_weights_that_were_loaded_in_inference_mode_do_no_harm(pack: ModuleType, either: SimpleNamespace) -> None:
+    expected = learn(pack, either).token.vectors
+    for module in (either.model.model, either.clip.cond_stage_model, either.vae.first_stage_model):
         for weight in module.parameters():
             weight.data = weight.data.clone()
-    assert next(tiny.model.model.diffusion_model.parameters()).data.is_inference()
-    assert torch.equal(learn(pack, tiny).token.vectors, expected)
+    assert next(either.model.model.diffusion_model.parameters()).data.is_inference()
+    assert torch.equal(learn(pack, either).token.vectors, expected)
 
 
-def test_the_same_seed_gives_the_same_token(pack: ModuleType, tiny: SimpleNamespace) -> None:
+def test_the_same_seed_gives_the_same_token(pack: ModuleType, either: SimpleNamespace) -> None:
     random_state = torch.get_rng_state()
-    first, second = learn(pack, tiny), learn(pack, tiny)
+    first, second = learn(pack, either), learn(pack, either)
     assert torch.equal(first.token.vectors, second.token.vectors)
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_a_lora_on_the_graphs_models_counts(pack: ModuleType, tiny: SimpleNamespace) -> None:
-    plain = learn(pack, tiny)
-    for patcher, key in (
-        (tiny.model, "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"),
-        (tiny.clip.patcher, "clip_h.transformer.text_model.encoder.layers.0.mlp.fc1.weight"),
-    ):
+def test_a_lora_on_the_graphs_models_counts(pack: ModuleType, either: SimpleNamespace) -> None:
+    plain = learn(pack, either)
+    for key in either.weights:
+        patcher = either.model if key.startswith("diffusion_model.") else either.clip.patcher
         patched = patcher.clone()
         shape = patcher.model.state_dict()[key].shape
         assert patched.add_patches({key: (0.05 * torch.ones(shape),)}), f"{key} is no weight of this model"
-        parts = SimpleNamespace(**vars(tiny))
-        if patcher is tiny.model:
+        parts = SimpleNamespace(**vars(either))
+        if patcher is either.model:
             parts.model = patched
         else:
-            parts.clip = tiny.clip.clone()
+            parts.clip = either.clip.clone()
             parts.clip.patcher = patched
         changed = learn(pack, parts)
         assert not torch.equal(changed.token.vectors, plain.token.vectors)
         assert changed.token.metadata["crossinit.base_hash"] != plain.token.metadata["crossinit.base_hash"]
-    assert torch.equal(learn(pack, tiny).token.vectors, plain.token.vectors)
+    assert torch.equal(learn(pack, either).token.vectors, plain.token.vectors)
 
 
 def test_cancel_stops_within_a_step_and_the_next_run_goes_on(
-    pack: ModuleType, tiny: SimpleNamespace, tmp_path: Path
+    pack: ModuleType, either: SimpleNamespace, tmp_path: Path
 ) -> None:
     import comfy.model_management as mm
 
-    expected = learn(pack, tiny, steps=4).token.vectors
+    expected = learn(pack, either, steps=4).token.vectors
     steps: list[int] = []
 
     def press_cancel(report: Any) -> None:
@@ -195,9 +208,9 @@ def test_cancel_stops_within_a_step_and_the_next_run_goes_on(
             mm.interrupt_current_processing()
 
     with pytest.raises(mm.InterruptProcessingException):
-        learn(pack, tiny, steps=4, on_step=press_cancel, resume_folder=tmp_path)
+        learn(pack, either, steps=4, on_step=press_cancel, resume_folder=tmp_path)
     assert steps == [1, 2]
-    resumed = learn(pack, tiny, steps=4, resume_folder=tmp_path)
+    resumed = learn(pack, either, steps=4, resume_folder=tmp_path)
     assert resumed.resumed_from == 2
     assert torch.equal(resumed.token.vectors, expected)
 
@@ -220,12 +233,15 @@ def test_a_host_attention_without_gradient_is_not_used(
 
 def _output(parts: SimpleNamespace) -> torch.Tensor:
     """What a prompt node and one UNet step give in the graph."""
-    context = parts.clip.encode_from_tokens(parts.clip.tokenize("a photo of a person"))
+    tokens = parts.clip.tokenize("a photo of a person")
+    context, pooled = parts.clip.encode_from_tokens(tokens, return_pooled=True)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     import comfy.model_management as mm
 
     mm.load_models_gpu([parts.model])
-    return parts.model.model.apply_model(latents, torch.tensor([3.0]), c_crossattn=context).clone()
+    model = parts.model.model
+    y = model.encode_adm(pooled_output=pooled, width=64, height=64, device="cpu") if model.adm_channels else None
+    return model.apply_model(latents, torch.tensor([3.0]), c_crossattn=context, y=y).clone()
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,22 @@ Their order is a contract: saved workflows hold the widgets' values by position.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from ...crossinit_core import PRESETS, InversionSettings
-from ...crossinit_core.learning.settings import MEMORY_MODES
+from ...crossinit_core.families import BASE_NAMES
+from ...crossinit_core.learning.settings import MEMORY_MODES, REGULARIZERS, presets_of
 from ...crossinit_core.precision import PRECISIONS
 from ..sockets import CrossInitSocket
 from .samples import SampleSettings
 
 CUSTOM = "custom"
+
+FAMILYS = "as published"
+"""The regularizer of the model's family."""
 
 NAME = "my-face"
 """What a person is called who was not given a name."""
@@ -26,7 +31,7 @@ _FULL = PRESETS["full"]
 def learn_inputs() -> list[io.Input]:
     """What everybody sets, then the optional and the advanced ones."""
     return [
-        io.Model.Input("model", tooltip="MODEL of a Stable Diffusion 2.x or 1.x checkpoint. LoRAs on it count."),
+        io.Model.Input("model", tooltip="MODEL of an SDXL, SD 2.x or SD 1.x checkpoint. LoRAs on it count."),
         io.Clip.Input("clip", tooltip="CLIP of the same checkpoint."),
         io.Vae.Input("vae", tooltip="VAE of the same checkpoint."),
         io.Image.Input(
@@ -42,8 +47,8 @@ def learn_inputs() -> list[io.Input]:
             options=[*PRESETS, CUSTOM],
             default="full",
             tooltip=(
-                "full: 320 steps, the best likeness. fast: 25 larger steps, a first impression. fast-published: 25 steps of "
-                "the published size. custom: the steps and the learning rate below."
+                "full: 320 steps, on SDXL 400; the best likeness. fast: 25 larger steps, on SDXL 50; a first impression. "
+                "fast-published: as many steps of the published size. custom: the steps and the learning rate below."
             ),
         ),
         io.Int.Input(
@@ -84,7 +89,7 @@ def _advanced_inputs() -> list[io.Input]:
             round=0.00001,
             optional=True,
             advanced=True,
-            tooltip="For preset 'custom'. The published method uses 0.005.",
+            tooltip="For preset 'custom'. The published method uses 0.005, on SDXL 0.02.",
         ),
         io.Float.Input(
             "regularization",
@@ -114,7 +119,10 @@ def _advanced_inputs() -> list[io.Input]:
             max=64,
             optional=True,
             advanced=True,
-            tooltip="Noisy copies of the photo in each step. The published method uses 8.",
+            tooltip=(
+                "Noisy copies of the photo in each step. The published method uses 8, and 4 on SDXL: there, a preset takes 4 "
+                "if this is left at 8."
+            ),
         ),
         io.Int.Input(
             "micro_batch_size",
@@ -158,8 +166,8 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "The photo is learned at this size in pixels. 0: the checkpoint's own, 512 for most and 768 for SD "
-                "2.1-768."
+                "The photo is learned at this size in pixels. 0: the preset's, which is 768 on SDXL, and else the "
+                "checkpoint's own: 512 for SD 1.x and 2.x, 768 for SD 2.1-768, 1024 for SDXL with preset 'custom'."
             ),
         ),
         io.Float.Input(
@@ -170,7 +178,10 @@ def _advanced_inputs() -> list[io.Input]:
             step=0.05,
             optional=True,
             advanced=True,
-            tooltip="How often the photo is mirrored. 0 keeps a parting or a mole on its side.",
+            tooltip=(
+                "How often the photo is mirrored. 0 keeps a parting or a mole on its side. On SDXL, a preset never mirrors if "
+                "this is left at 0.5."
+            ),
         ),
         io.Boolean.Input(
             "resume",
@@ -227,29 +238,53 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             tooltip="The person's name: of the saved file, after embedding: and between braces in prompts. No spaces.",
         ),
+        io.Combo.Input(
+            "regularizer",
+            options=[FAMILYS, *REGULARIZERS],
+            default=FAMILYS,
+            optional=True,
+            advanced=True,
+            tooltip=(
+                "What 'regularization' weighs: the distance of the vectors from their start, or its square. as published: "
+                "squared on SDXL, else distance."
+            ),
+        ),
     ]
 
 
 def settings_of(
+    base: str,
     preset: str,
     seed: int,
     micro_batch_size: int = 0,
-    steps: int = _FULL.steps,
-    learning_rate: float = _FULL.learning_rate,
     resolution: int = 0,
-    **alike: Any,
+    regularizer: str = FAMILYS,
+    **widgets: Any,
 ) -> InversionSettings:
-    """The settings of a run; `steps` and `learning_rate` count for the custom preset alone, zero is how a widget says None.
+    """The settings of a run on a model of the family `base`.
 
-    Those of the same name in both come in `alike`.
+    A preset is the family's own. Of the widgets, `steps` and `learning_rate` count for the custom preset alone, and the others
+    if they are not at their defaults; zero is how a widget says None.
     """
-    if preset != CUSTOM:
-        steps, learning_rate = PRESETS[preset].steps, PRESETS[preset].learning_rate
-    return InversionSettings(
-        steps=steps,
-        learning_rate=learning_rate,
-        micro_batch_size=micro_batch_size or None,
-        resolution=resolution or None,
-        seed=seed,
-        **alike,
+    published = presets_of(base)["full"]
+    given = {
+        "seed": seed,
+        "micro_batch_size": micro_batch_size or None,
+        "resolution": resolution or None,
+        "regularizer": published.regularizer if regularizer == FAMILYS else regularizer,
+        **widgets,
+    }
+    if preset == CUSTOM:
+        return InversionSettings(**given)
+    changed = {key: value for key, value in given.items() if value != getattr(InversionSettings, key)}
+    for key in ("steps", "learning_rate"):
+        changed.pop(key, None)
+    return replace(presets_of(base)[preset], **{**changed, "regularizer": given["regularizer"]})
+
+
+def described(settings: InversionSettings, base: str) -> str:
+    """What a family's settings are, for people: `SDXL: 400 steps, batch 4, 768 px, rate 0.02`."""
+    return (
+        f"{BASE_NAMES.get(base, base)}: {settings.steps} steps, batch {settings.batch_size}, {settings.resolution} px, "
+        f"rate {settings.learning_rate:g}"
     )

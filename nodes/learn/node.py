@@ -15,7 +15,7 @@ from ..host.folders import output_folder
 from ..sockets import CATEGORY, SEARCH_ALIASES, CrossInit, LearnedTokenSocket, single
 from ..texts import check_prompt
 from .display import Display
-from .inputs import NAME, learn_inputs, settings_of
+from .inputs import NAME, described, learn_inputs, settings_of
 from .samples import SamplePictures, SampleSettings
 
 WORTH_SAYING = 1.1
@@ -34,7 +34,7 @@ class CrossInitLearn(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Learns the person on a photo as a few word vectors, which then stand for that person in any prompt. "
-                "Needs a Stable Diffusion 2.x or 1.x checkpoint. Cancel keeps what was learned: the next run goes on."
+                "Needs an SDXL, SD 2.x or SD 1.x checkpoint. Cancel keeps what was learned: the next run goes on."
             ),
             search_aliases=SEARCH_ALIASES,
             # The photos may come as a list of different sizes, so this node takes whole lists.
@@ -83,14 +83,16 @@ def _learn(
     name: str = NAME,
     **widgets: Any,
 ) -> io.NodeOutput:
-    settings = settings_of(**widgets)
     check_prompt(sample_prompt, "sample_prompt")
     name = check_token_name(name.strip() or NAME)
     backbone = ComfyBackbone(model, clip, vae)
+    settings = settings_of(backbone.base, **widgets).sized(backbone.resolution)
     samples = SamplePictures(
         backbone, SampleSettings(sample_every, sample_prompt, sample_steps), len(cross_init.vectors), settings
     )
     display = Display(node, backbone, settings.steps, samples)
+    if backbone.base == "sdxl":
+        display.note(described(settings, backbone.base))
     remark = _enlarged(photos, settings.resolution or backbone.resolution)
     try:
         result = invert(
