@@ -16,7 +16,7 @@ from crossinit_core import InversionSettings, cross_initialize, cross_initialize
 from crossinit_core.backbone import Encoded
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.learning.batches import batches_from_photos
-from crossinit_core.learning.settings import PRESETS, presets_of
+from crossinit_core.learning.settings import PRESETS, Regularizer, presets_of
 from tests.tiny_sdxl import tiny_sdxl_clip, tiny_sdxl_model
 
 PHOTO = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(7))
@@ -101,11 +101,12 @@ def test_resume_files_of_before_still_belong() -> None:
 
 def test_both_regularizers_pull_towards_the_start(backbone: DiffusersBackbone) -> None:
     start = cross_initialize_words(backbone, "human face")
+    kinds: tuple[Regularizer, ...] = ("distance", "squared")
     runs = {
         (kind, weight): invert(
             backbone, start, replace(SMALL, steps=6, regularizer=kind, regularization=weight), images=PHOTO
         ).token.vectors
-        for kind in ("distance", "squared")
+        for kind in kinds
         for weight in (0.0, 10.0)
     }
     assert torch.equal(runs["distance", 0.0], runs["squared", 0.0])
