@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken, load_learned_token
+from ..crossinit_core.families import BASES, describe_widths, shown_widths
 from ..crossinit_core.files import check_can_write
 from ..crossinit_core.text import quoted
 from ..crossinit_core.tokens.layouts import FORMATS, Format
@@ -41,7 +42,7 @@ class CrossInitSave(io.ComfyNode):
             display_name="Save Learned Token",
             category=CATEGORY,
             description=(
-                "Saves the learned person into ComfyUI's embeddings folder, an 8 KB file, and returns the text to put into "
+                "Saves the learned person into ComfyUI's embeddings folder, a file of a few KB, and returns the text to put into "
                 "a prompt."
             ),
             search_aliases=SEARCH_ALIASES,
@@ -169,7 +170,9 @@ class CrossInitLoad(io.ComfyNode):
                 f"'{file}' is not in the embeddings folder. Press R to refresh the list, and choose another."
             )
         token = load_learned_token(found)
-        show_text(cls, f"{token.name}: {len(token.vectors)} vectors of width {token.width}")
+        count = f"{len(token.vectors)} vector{'s' * (len(token.vectors) > 1)}"
+        family = f" ({describe_widths(token.widths)})" if token.widths in BASES else ""
+        show_text(cls, f"{token.name}: {count} of width {shown_widths(token.widths)}{family}")
         return io.NodeOutput(token)
 
 
@@ -230,7 +233,7 @@ def _namesakes(name: str, token: LearnedToken) -> list[Path]:
 def _holds(path: Path, token: LearnedToken) -> bool:
     """Whether a file is this very token, and prompts read all of it."""
     try:
-        there = load_learned_token(path).vectors, vectors_in_prompts(path, token.width)
+        there = load_learned_token(path).vectors, vectors_in_prompts(path, token.widths)
     except Exception as error:  # nothing that lies in a folder may stop a save, whatever a reader makes of it
         log.info("%s is somebody else's (%s).", path, type(error).__name__)
         return False

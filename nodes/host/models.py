@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import comfy.clip_model
+import comfy.model_base
 import comfy.model_sampling
 import comfy.sdxl_clip
 import comfy.supported_models
 import torch
 
 from ...crossinit_core.backbone import PredictionType
-from ...crossinit_core.families import TIMESTEPS, UNCLIP, describe_widths, other_family, shown_widths, special_version
+from ...crossinit_core.families import (
+    TIMESTEPS,
+    UNCLIP,
+    describe_widths,
+    for_inpainting,
+    other_family,
+    shown_widths,
+    special_version,
+)
+from ...crossinit_core.text import quoted
 
-ENCODERS = {"clip_h": "sd2", "clip_l": "sd1"}
-"""The text encoder's attribute on ComfyUI's CLIP -> our name of the base."""
+ENCODERS = {("clip_h",): "sd2", ("clip_l",): "sd1", ("clip_l", "clip_g"): "sdxl"}
+"""The text encoders' attributes on ComfyUI's CLIP, in the order of a vector's columns -> our name of the base."""
 
 FAMILY = {
     "sd1": comfy.supported_models.SD15,
@@ -25,11 +36,39 @@ FAMILY = {
     "sdxl": comfy.supported_models.SDXL,
 }
 
+SIZES = 6 * 256
+"""Channels of the six sizes that SDXL's UNet gets beside the pooled output: `encode_adm` in comfy/model_base.py."""
+
 ORIGIN = "crossinit_origin"
 """The attachment of a ModelPatcher that holds its `Origin`."""
 
-_USE_INSTEAD = "Load a Stable Diffusion 2.x or 1.x checkpoint (for example v2-1_512-ema-pruned.safetensors)."
+_NAMES = {
+    "SD15": "SD 1.x",
+    "SD20": "SD 2.x",
+    "SD15_instructpix2pix": "SD 1.x",
+    "SD_X4Upscaler": "the SD 2.x upscaler",
+    "SDXL_instructpix2pix": "SDXL",
+    "SDXLRefiner": "the SDXL refiner",
+    "SSD1B": "SSD-1B",
+    "Segmind_Vega": "Segmind-Vega",
+    "KOALA_700M": "KOALA-700M",
+    "KOALA_1B": "KOALA-1B",
+}
+"""ComfyUI's classes of models (comfy/supported_models.py) under the names that people know."""
+
+_FAMILIES = "SDXL, SD 2.x or SD 1.x"
+_USE_INSTEAD = f"Load a checkpoint of {_FAMILIES} (for example sd_xl_base_1.0.safetensors)."
+_BOTH_ENCODERS = (
+    "SDXL needs both, clip_l and clip_g. Connect CLIP of an SDXL base checkpoint, or of a DualCLIPLoader of type sdxl."
+)
 _PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+"""Names of checkpoints are in camel case as often as not: `realvisxlV50_v50LightningBakedvae`."""
+
+_DISTILLED = {"lcm": "LCM", "dmd": "DMD2", "tcd": "TCD", "pcm": "PCM"}
+_AFTER_HYPER = ("", "sd", "sdxl", "xl", "lora", "fp16", "bakedvae", "baked", "vae")
+"""Hyper is a method of distillation, but the start of a word (hyper-realistic) too."""
 
 
 @dataclass(frozen=True)
@@ -40,43 +79,42 @@ class Origin:
     resolution: int
 
 
-def encoder_name(clip: Any) -> str:
-    """`clip_h` (SD 2.x) or `clip_l` (SD 1.x). Raises ValueError that names any other CLIP."""
+def encoder_names(clip: Any) -> tuple[str, ...]:
+    """The attributes of CLIP's text encoders: `clip_h` (SD 2.x), `clip_l` (SD 1.x), `clip_l` and `clip_g` (SDXL).
+
+    They are in the order of a vector's columns. Raises ValueError that names any other CLIP.
+    """
     if clip is None:
         raise ValueError("CLIP is empty: the checkpoint has no text encoder. Load it with a CLIP loader.")
     stage = clip.cond_stage_model
-    found = [name for name in ("clip_h", "clip_l", "clip_g") if hasattr(stage, name)]
-    name = getattr(stage, "clip_name", None)
-    if len(found) == 1 and found[0] in ENCODERS and name in ("h", "l"):
-        encoder = getattr(stage, found[0])
-        if isinstance(getattr(encoder, "transformer", None), comfy.clip_model.CLIPTextModel):
-            return found[0]
-    kind = "SDXL" if "clip_g" in found else type(stage).__name__
-    raise ValueError(f"CLIP is of {kind}, but this needs the single CLIP of SD 2.x or SD 1.x. {_USE_INSTEAD}")
-
-
-def encoder_names(clip: Any) -> tuple[str, ...]:
-    """The attributes of the text encoders on ComfyUI's CLIP: SDXL has two."""
-    stage = getattr(clip, "cond_stage_model", None)
-    if type(stage) is comfy.sdxl_clip.SDXLClipModel:
-        return ("clip_l", "clip_g")
-    return (encoder_name(clip),)
+    # Some families keep a place for an encoder that they were loaded without.
+    names = tuple(name for name in ("clip_h", "clip_l", "clip_g") if getattr(stage, name, None) is not None)
+    alone = names == (f"clip_{getattr(stage, 'clip_name', None)}",)
+    if names in ENCODERS and (alone or isinstance(stage, comfy.sdxl_clip.SDXLClipModel)):
+        encoders = [getattr(getattr(stage, name), "transformer", None) for name in names]
+        if all(isinstance(encoder, comfy.clip_model.CLIPTextModel) for encoder in encoders):
+            return names
+    if isinstance(stage, comfy.sdxl_clip.SDXLRefinerClipModel):
+        raise ValueError(f"CLIP has clip_g alone, as the SDXL refiner has. {_BOTH_ENCODERS}")
+    kind = re.sub(r"(Clip|TE)?Model_?$", "", type(stage).__name__)
+    raise ValueError(f"CLIP is of {quoted(kind, 60)}, but this needs one of {_FAMILIES}. {_USE_INSTEAD}")
 
 
 def clip_widths(clip: Any) -> tuple[int, ...]:
-    """The widths of a CLIP's text encoders: (768,) on SD 1.x, (1024,) on SD 2.x."""
-    encoders = [getattr(clip.cond_stage_model, name) for name in encoder_names(clip)]
-    return tuple(encoder.transformer.get_input_embeddings().weight.shape[1] for encoder in encoders)
+    """The widths of a CLIP's text encoders: (768,) on SD 1.x, (1024,) on SD 2.x, (768, 1280) on SDXL."""
+    encoders = [getattr(clip.cond_stage_model, name).transformer for name in encoder_names(clip)]
+    return tuple(encoder.get_input_embeddings().weight.shape[1] for encoder in encoders)
 
 
 def describe_model(model: Any) -> str:
-    """What a MODEL is, for people: `SDXL`, `SD 2.x for inpainting`, `Flux` .."""
+    """What a MODEL is, for people: `SDXL`, `SSD-1B`, `SD 2.x for inpainting or editing (..)`, `Flux` .."""
     config, unet = model.model.model_config, getattr(model.model, "diffusion_model", None)
     name = type(config).__name__
-    family = {"SD15": "SD 1.x", "SD20": "SD 2.x"}.get(name, name)
     if "Unclip" in name:
         return UNCLIP
-    return f"{family} for inpainting" if getattr(unet, "in_channels", 4) == 9 else family
+    family, channels = _NAMES.get(name, name), getattr(unet, "in_channels", 4)
+    known = isinstance(config, tuple(FAMILY.values())) and "pscaler" not in name
+    return f"{family} {for_inpainting(channels)}" if known and channels != 4 else family
 
 
 def check_layer(clip: Any) -> None:
@@ -92,22 +130,27 @@ def check_layer(clip: Any) -> None:
 def check_model(model: Any, clip: Any) -> None:
     """Raises ValueError that names a MODEL which cannot learn a face, or which does not belong to the CLIP."""
     inner, found = model.model, describe_model(model)
-    encoders, widths = encoder_names(clip), clip_widths(clip)
-    sdxl = len(encoders) > 1
+    names, widths = encoder_names(clip), clip_widths(clip)
     if not isinstance(inner.model_config, tuple(FAMILY.values())):
         raise ValueError(f"MODEL {other_family(found)}. {_USE_INSTEAD}")
-    unet = inner.diffusion_model
-    if unet.in_channels != 4 or (not sdxl and (inner.adm_channels or getattr(unet, "num_classes", None) is not None)):
+    is_sdxl = isinstance(inner.model_config, FAMILY["sdxl"])
+    if inner.diffusion_model.in_channels != 4 or not (_gets_sizes(inner) if is_sdxl else _gets_text_alone(inner)):
         raise ValueError(f"MODEL {special_version(found)}. {_USE_INSTEAD}")
     context = inner.model_config.unet_config["context_dim"]
-    if context != sum(widths) or not isinstance(inner.model_config, FAMILY["sdxl" if sdxl else ENCODERS[encoders[0]]]):
+    if context != sum(widths) or not isinstance(inner.model_config, FAMILY[ENCODERS[names]]):
+        half = is_sdxl and len(names) == 1
         raise ValueError(
-            f"MODEL is {found} and attends to width {context}, but CLIP has width {shown_widths(widths)} ({describe_widths(widths)}). "
-            "Connect MODEL and CLIP of the same checkpoint."
+            f"MODEL is {found} and attends to width {context}, but CLIP has width {shown_widths(widths)} "
+            f"({describe_widths(widths)}: {names[0]} alone). {_BOTH_ENCODERS}"
+            if half
+            else f"MODEL is {found} and attends to width {context}, but CLIP has width {shown_widths(widths)} "
+            f"({describe_widths(widths)}). Connect MODEL and CLIP of the same checkpoint."
         )
+    if is_sdxl and inner.adm_channels != widths[-1] + SIZES:
+        raise ValueError(f"MODEL {special_version(found)}. {_USE_INSTEAD}")
     _check_plain_weights(model, "diffusion_model.", "MODEL")
-    for encoder in encoders:
-        _check_plain_weights(clip.patcher, f"{encoder}.", "CLIP")
+    for name in names:
+        _check_plain_weights(clip.patcher, f"{name}.", "CLIP")
     for patcher, socket in ((model, "MODEL"), (clip.patcher, "CLIP")):
         if any("lora" in key for key in getattr(patcher, "injections", {})):
             raise ValueError(
@@ -115,12 +158,57 @@ def check_model(model: Any, clip: Any) -> None:
             )
 
 
+def _gets_text_alone(inner: Any) -> bool:
+    """Whether the UNet gets nothing beside the context, as those of SD 1.x and 2.x."""
+    return not inner.adm_channels and getattr(inner.diffusion_model, "num_classes", None) is None
+
+
+def _gets_sizes(inner: Any) -> bool:
+    """Whether the UNet gets the pooled output and sizes, as SDXL's."""
+    return (
+        isinstance(inner, comfy.model_base.SDXL) and getattr(inner.diffusion_model, "num_classes", None) == "sequential"
+    )
+
+
+def warnings_about(model: Any) -> list[str]:
+    """What to expect of a MODEL that can learn, a line each. Nothing is said of most.
+
+    The weights of a model that was distilled to few steps (Turbo, Lightning, LCM, Hyper, DMD2) have the shapes of the base
+    model's: only the checkpoint's name tells.
+    """
+    name = checkpoint_name(model)
+    kind = _distilled_kind(name)
+    if not kind:
+        return []
+    return [
+        f"MODEL '{quoted(name, 60)}' was distilled to few steps ({kind}), by its name. How alike a face becomes on such a model "
+        "was not measured. Learn on the base model that it was made from: its text encoders are the same, so the token works "
+        "here too."
+    ]
+
+
+def _distilled_kind(name: str) -> str:
+    """How a checkpoint was distilled to few steps, by its name; an empty string if the name does not say."""
+    for kind in ("Turbo", "Lightning"):
+        if kind.lower() in name.lower():
+            return kind
+    words = [word.lower() for word in _WORD.findall(name)]
+    for word, behind in zip(words, [*words[1:], ""], strict=True):
+        if word in _DISTILLED:
+            return _DISTILLED[word]
+        if word == "hyper" and (behind in _AFTER_HYPER or behind.isdigit()):
+            return "Hyper"
+        if word in ("1", "2", "4", "6", "8") and behind in ("step", "steps"):
+            return f"{word} step{'s' * (word != '1')}"
+    return ""
+
+
 def check_vae(vae: Any) -> None:
-    """Raises ValueError if a VAE does not make the latents of SD 1.x and 2.x."""
+    """Raises ValueError if a VAE does not make latents of the kind that SD 1.x, SD 2.x and SDXL share."""
     channels, factor = vae.latent_channels, vae.downscale_ratio
     if channels != 4 or factor != 8 or vae.latent_dim != 2:
         raise ValueError(
-            f"VAE makes {channels} latent channels at 1/{factor} of the size, but SD 1.x and 2.x need 4 at 1/8. "
+            f"VAE makes {channels} latent channels at 1/{factor} of the size, but {_FAMILIES} needs 4 at 1/8. "
             "Connect the VAE of the same checkpoint."
         )
 
@@ -133,17 +221,42 @@ def ignored_patches(model: Any) -> list[str]:
 
 
 def prediction_type(model: Any) -> PredictionType:
+    """What the MODEL's sampling says that its UNet predicts; it may have zero terminal SNR.
+
+    Raises ValueError that names any sampling but that over 1000 timesteps, which learning draws from.
+    """
     sampling = model.get_model_object("model_sampling")
     how = type(sampling).calculate_denoised
-    if len(getattr(sampling, "sigmas", ())) == TIMESTEPS:
+    if _goes_by_timesteps(sampling):
         if how is comfy.model_sampling.V_PREDICTION.calculate_denoised:
             return "v_prediction"
         if how is comfy.model_sampling.EPS.calculate_denoised:
             return "epsilon"
-    raise ValueError(
-        "MODEL samples in a way that learning does not know (a distilled, LCM, EDM or flow model, or a ModelSampling "
-        "node). Connect the MODEL straight from the checkpoint loader."
+    way_out = (
+        "Remove the ModelSampling node before this one."
+        if "model_sampling" in getattr(model, "object_patches", {})
+        else f"Use a checkpoint that predicts noise or v. {_USE_INSTEAD}"
     )
+    raise ValueError(f"MODEL samples in a way that learning does not know: {_kind_of_sampling(sampling)}. {way_out}")
+
+
+def _goes_by_timesteps(sampling: Any) -> bool:
+    """Whether level t of the noise has timestep t, for t = 0 .. 999. EDM has as many levels, and names them otherwise."""
+    sigmas = getattr(sampling, "sigmas", ())
+    if len(sigmas) != TIMESTEPS or getattr(sampling, "sigma_data", 1.0) != 1.0:
+        return False
+    return torch.equal(sampling.timestep(sigmas).long().cpu(), torch.arange(TIMESTEPS))
+
+
+def _kind_of_sampling(sampling: Any) -> str:
+    known = comfy.model_sampling
+    if isinstance(sampling, (known.EDM, known.ModelSamplingContinuousEDM)):
+        return "by EDM, as Playground 2.5 and CosXL"
+    if isinstance(sampling, known.CONST):
+        return "by flow matching, as SD3 and Flux"
+    if len(getattr(sampling, "sigmas", ())) < TIMESTEPS:
+        return "in few steps, as LCM"
+    return f"by {quoted(type(sampling).calculate_denoised.__qualname__.partition('.')[0], 40)}"
 
 
 def own_resolution(patcher: Any, base: str, prediction: PredictionType) -> int:

@@ -7,10 +7,11 @@ import itertools
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from comfy.sd1_clip import load_embed
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from ...crossinit_core import LearnedToken, load_learned_token
 from ...crossinit_core.families import base_of_widths
 from ...crossinit_core.text import normal_form
-from .models import clip_widths, encoder_name
+from .models import ENCODERS, clip_widths, encoder_names
 
 _LARGEST_FOR_THE_HOST = 64 * 2**20
 
@@ -36,26 +37,30 @@ def clip_with_tokens(
 ) -> Any:
     """A clone of CLIP that finds `embedding:NAME` for these names before it looks at the embeddings folders.
 
-    The clone shares the model; only its tokenizer is its own, and calls `on_read` with each of these names that it finds
-    in a prompt, and `on_lost` with each word after `embedding:` that nobody has for a name: ComfyUI leaves it out of the
-    prompt. Raises ValueError if a token does not fit the CLIP.
+    The clone shares the model; only its tokenizers are its own. They call `on_read` with each of these names that all of
+    them found in a prompt, and `on_lost` with each word after `embedding:` that nobody has for a name: ComfyUI leaves it out
+    of the prompt. Each text encoder gets its own columns of the vectors. Raises ValueError if a token does not fit the CLIP.
     """
     for token in tokens.values():
         token.check_fits(clip_widths(clip))
-    name = encoder_name(clip)
+    names = encoder_names(clip)
     clone = clip.clone()
     clone.tokenizer = copy.copy(clip.tokenizer)
-    tokenizer = copy.copy(getattr(clip.tokenizer, name))
-    # The host skips `embedding:` altogether if it has no folder to look in.
-    tokenizer.embedding_directory = tokenizer.embedding_directory or []
-    tokenizer._try_get_embedding = _Lookup(tokenizer._try_get_embedding, tokens, on_read, on_lost)
-    setattr(clone.tokenizer, name, tokenizer)
+    said = _SaidOnce(len(names), on_read)
+    for index, name in enumerate(names):
+        tokenizer = copy.copy(getattr(clip.tokenizer, name))
+        # The host skips `embedding:` altogether if it has no folder to look in.
+        tokenizer.embedding_directory = tokenizer.embedding_directory or []
+        # Every prompt goes through all tokenizers, so one of them tells what is lost.
+        lost = on_lost if index == 0 else _nobody
+        tokenizer._try_get_embedding = _Lookup(tokenizer._try_get_embedding, tokens, index, said.by(index), lost)
+        setattr(clone.tokenizer, name, tokenizer)
     return clone
 
 
 def applied_token(clip: Any, name: str) -> LearnedToken | None:
     """Who has this name in the CLIP by `clip_with_tokens`; None: nobody, or a file."""
-    lookup = getattr(getattr(clip.tokenizer, encoder_name(clip)), "_try_get_embedding", None)
+    lookup = getattr(getattr(clip.tokenizer, encoder_names(clip)[0]), "_try_get_embedding", None)
     while isinstance(lookup, _Lookup):
         if name in lookup.tokens:
             return lookup.tokens[name]
@@ -100,26 +105,55 @@ def _rows(section: Any, tokens: Mapping[str, LearnedToken]) -> Iterator[tuple[st
                 yield name, value.storage_offset() // token.width
 
 
-def vectors_in_prompts(path: Path, width: int) -> Tensor | None:
-    """(K, d) float32, what `embedding:` makes of a file: of several tensors it takes the first one. None: nothing.
+def vectors_in_prompts(path: Path, widths: Sequence[int]) -> Tensor | None:
+    """(K, d) float32, what `embedding:` makes of a file for text encoders of these widths. None: nothing, or not for all.
 
-    The host's loader gets only files that hold a token and are not large: of others it believes what they declare.
+    Of several tensors ComfyUI takes the one under the encoder's own key (`clip_l`, `clip_g`), else the first one. Its loader
+    gets only files that hold a token and are not large: of others it believes what they declare.
     """
-    key = "clip_h" if base_of_widths((width,)) == "sd2" else "clip_l"
+    base = base_of_widths(widths)
+    keys = next((names for names, known in ENCODERS.items() if known == base), ("clip_l", "clip_g")[: len(widths)])
     try:
         load_learned_token(path)
         if path.stat().st_size > _LARGEST_FOR_THE_HOST:
             return None
         # A copy in a folder of its own: ComfyUI looks through all folders below, and has no end where links lead in circles.
         with tempfile.TemporaryDirectory() as folder:
-            vectors = load_embed(shutil.copyfile(path, Path(folder) / path.name).name, [folder], width, key)
-        return None if vectors is None else vectors.detach().float().reshape(-1, vectors.shape[-1])
+            name = shutil.copyfile(path, Path(folder) / path.name).name
+            parts = [load_embed(name, [folder], width, key) for width, key in zip(widths, keys, strict=True)]
+        rows = [part.detach().float().reshape(-1, part.shape[-1]) for part in parts]
+        # The loader does not compare widths, but CLIP leaves out what is of another width.
+        if any(part.shape != (len(rows[0]), width) for part, width in zip(rows, widths, strict=True)):
+            return None
+        return torch.cat(rows, dim=1)
     except Exception:  # the host raises nearly anything: UnboundLocalError for the original textual inversion's files
         return None
 
 
+def _nobody(_word: str) -> None:
+    """Hears nothing."""
+
+
+class _SaidOnce:
+    """Says a name when each of the text encoders' tokenizers has read it, and then begins anew."""
+
+    def __init__(self, encoders: int, on_read: Callable[[str], object]) -> None:
+        self._encoders, self._on_read = encoders, on_read
+        self._readers: dict[str, set[int]] = {}
+
+    def by(self, encoder: int) -> Callable[[str], None]:
+        def read(name: str) -> None:
+            readers = self._readers.setdefault(name, set())
+            readers.add(encoder)
+            if len(readers) == self._encoders:
+                readers.clear()
+                self._on_read(name)
+
+        return read
+
+
 class _Lookup:
-    """The host's lookup with ours before it. It gives (vectors, name, what is left of the text).
+    """The host's lookup for one text encoder with ours before it. It gives (vectors, name, what is left of the text).
 
     Hosts before 0.4 gave (vectors, what is left).
     """
@@ -128,10 +162,12 @@ class _Lookup:
         self,
         before: Callable[[str], tuple],
         tokens: Mapping[str, LearnedToken],
+        encoder: int,
         on_read: Callable[[str], object],
         on_lost: Callable[[str], object],
     ) -> None:
         self.before, self.tokens = before, tokens
+        self._encoder = encoder
         self._known = {normal_form(name): name for name in tokens}
         self._on_read, self._on_lost = on_read, on_lost
 
@@ -149,7 +185,7 @@ class _Lookup:
             return found
         self._on_read(name)
         left = f"{word[len(stripped) :]} {rest}" if word != stripped else rest
-        return self._answer(self.tokens[name].vectors, name, left)
+        return self._answer(self.tokens[name].parts[self._encoder], name, left)
 
     def _name(self, word: str) -> str | None:
         word = normal_form(word)
