@@ -71,5 +71,10 @@ def expected_of(backbone: DiffusersBackbone, v0: torch.Tensor, content: bytes) -
     length = int.from_bytes(content[:8], "little")
     fingerprint = json.loads(content[8 : 8 + length])["__metadata__"]["fingerprint"]
     return Expected(
-        fingerprint, v0.shape, settings.steps, "fp32", partial(check_optimizer, v0, settings), batches.check
+        fingerprint,
+        v0.shape,
+        settings.steps,
+        "fp32",
+        partial(check_optimizer, v0, settings, (v0.shape[1],)),
+        batches.check,
     )

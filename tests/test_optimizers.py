@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from torch import Tensor, nn
 from crossinit_core import InversionSettings, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.learning import step as step_module
+from crossinit_core.learning.batches import batches_from_photos
 from crossinit_core.learning.optimizers import AdamW, Optimizer, make_optimizer
+from crossinit_core.tokens.vocabulary import mean_norms
 from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, same, stop_after
 
 
@@ -36,7 +40,7 @@ class Momentum:
 
 @pytest.fixture
 def momentum(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(vectors: nn.Parameter, settings: InversionSettings) -> Optimizer:
+    def make(vectors: nn.Parameter, _start: Tensor, settings: InversionSettings, _widths: Sequence[int]) -> Optimizer:
         return Momentum(vectors, settings)
 
     monkeypatch.setattr(step_module, "make_optimizer", make)
@@ -60,7 +64,10 @@ def test_the_published_optimizer_is_torchs_own() -> None:
     start = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     settings = InversionSettings(learning_rate=0.02, weight_decay=0.1)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    optimizer, reference = make_optimizer(ours, settings), torch.optim.AdamW([theirs], lr=0.02, weight_decay=0.1)
+    optimizer, reference = (
+        make_optimizer(ours, ours.detach().clone(), settings, (ours.shape[1],)),
+        torch.optim.AdamW([theirs], lr=0.02, weight_decay=0.1),
+    )
     for number in range(4):
         ours.grad = theirs.grad = torch.randn(2, 8, generator=torch.Generator().manual_seed(number))
         optimizer.update()
@@ -84,3 +91,32 @@ def test_an_optimizer_goes_on_after_other_steps() -> None:
         again.grad = gradient
         other.update()
     assert torch.equal(again, vectors)
+
+
+def test_the_direction_goes_on_without_anything_kept(backbone: DiffusersBackbone, v0: Tensor, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, method="direction", learning_rate=0.04, prior=1e-4)
+    uninterrupted = invert(backbone, v0, settings, images=PHOTO)
+    with pytest.raises(Cancel):
+        invert(backbone, v0, settings, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(3))
+    resumed = invert(backbone, v0, settings, images=PHOTO, resume_folder=tmp_path)
+    assert resumed.resumed_from == 3
+    assert same(resumed, uninterrupted)
+    norms = uninterrupted.token.vectors.norm(dim=1)
+    torch.testing.assert_close(norms, torch.full_like(norms, mean_norms(backbone)[0]))
+
+
+def test_a_zero_vector_has_no_direction(backbone: DiffusersBackbone, v0: Tensor) -> None:
+    with pytest.raises(ValueError, match="has no direction to learn"):
+        invert(backbone, torch.zeros_like(v0), replace(SETTINGS, method="direction"), images=PHOTO)
+
+
+@pytest.mark.parametrize("timesteps", [(0, 1001), (5, 5), (9, 3), (-1, 4)])
+def test_an_impossible_range_of_timesteps_is_refused(timesteps: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="timesteps is"):
+        InversionSettings(timesteps=timesteps).check()
+
+
+def test_only_the_chosen_timesteps_are_learned_from(backbone: DiffusersBackbone) -> None:
+    batches, _ = batches_from_photos(backbone, 2, replace(SETTINGS, timesteps=(500, 510), batch_size=8), PHOTO, None)
+    drawn = torch.cat([next(batches).timesteps for _ in range(20)])
+    assert set(drawn.tolist()) == set(range(500, 510))

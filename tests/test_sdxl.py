@@ -66,6 +66,22 @@ def test_the_published_run_is_reproduced(host: Any, trace: dict[str, Tensor]) ->
     assert result.token.widths == (32, 48) and result.token.base == "width-32+48"
 
 
+def test_the_published_direction_is_reproduced(host: Any, reference: Path) -> None:
+    core, backbone, tolerance = host
+    trace = {key: torch.from_numpy(value) for key, value in np.load(reference / "trace-xl-direction.npz").items()}
+    start = core.lookup_words(backbone, "face")
+    torch.testing.assert_close(start, _both(trace, "class_rows"), atol=tolerance, rtol=0)
+    steps: list[Any] = []
+    settings = core.InversionSettings(
+        steps=16, batch_size=4, learning_rate=0.04, method="direction", prior=1e-4, resolution=64
+    )
+    result = core.invert(backbone, start, settings, batches=_batches(core, trace), on_step=steps.append)
+    for encoder, columns in (("1", slice(0, 32)), ("2", slice(32, 80))):
+        directions = torch.stack([step.vectors[:, columns] for step in steps]) / trace[f"scale_{encoder}"]
+        torch.testing.assert_close(directions, trace[f"directions_{encoder}"], atol=tolerance, rtol=0)
+    assert result.losses == pytest.approx(trace["mse"].tolist(), abs=tolerance)
+
+
 def test_the_published_pooled_output_is_reproduced(host: Any, trace: dict[str, Tensor]) -> None:
     """With the vectors that each step began with."""
     core, backbone, tolerance = host

@@ -109,7 +109,8 @@ class PhotoBatches:
 
     `photos` and `mirrored` are the VAE posteriors of N photos and of their mirror images, `prompts` (P, 77) the
     tokenized training prompts, `masks` (N, 1, h, w) or None. Latents are a fresh sample of the posterior in each
-    batch; a photo is mirrored with probability `flip_probability`. `sizes` (6,), if given, are those of each sample.
+    batch; a photo is mirrored with probability `flip_probability`. `sizes` (6,), if given, are those of each sample;
+    `timesteps` (low, high) is the range that they are drawn from.
     """
 
     def __init__(
@@ -123,8 +124,9 @@ class PhotoBatches:
         seed: int,
         masks: Tensor | None = None,
         sizes: Tensor | None = None,
+        timesteps: tuple[int, int] = (0, TIMESTEPS),
     ) -> None:
-        self._sizes = sizes
+        self._sizes, self._timesteps = sizes, timesteps
         self._mean = torch.stack([photos.mean, mirrored.mean], dim=1)
         self._std = torch.stack([photos.std, mirrored.std], dim=1)
         self._masks = None if masks is None else torch.stack([masks, masks.flip(-1)], dim=1)
@@ -146,7 +148,7 @@ class PhotoBatches:
         return TrainingBatch(
             latents=mean + std * torch.randn(mean.shape, generator=g),
             noise=torch.randn(mean.shape, generator=g),
-            timesteps=torch.randint(0, TIMESTEPS, (count,), generator=g),
+            timesteps=torch.randint(*self._timesteps, (count,), generator=g),
             prompt_token_ids=self._prompts[torch.randint(0, len(self._prompts), (count,), generator=g)],
             mask=None if self._masks is None else self._masks[photo, flip],
             sizes=None if self._sizes is None else self._sizes.repeat(count, 1),
@@ -370,6 +372,7 @@ def batches_from_photos(
         flip_probability=settings.flip_probability,
         seed=settings.seed,
         masks=weights,
+        timesteps=settings.timesteps,
         # A photo is cut and scaled before it is learned, and to be drawn like a whole picture of that size.
         sizes=torch.tensor([resolution, resolution, 0.0, 0.0, resolution, resolution]) if sized else None,
     )

@@ -29,10 +29,11 @@ from ..prompts import MAX_VECTORS
 from ..tokens.history import History
 from ..tokens.learned_token import LearnedToken, check_token_name
 from ..tokens.small_pictures import small_photos
-from ..tokens.vocabulary import vocabulary_norms
+from ..tokens.vocabulary import mean_norms, vocabulary_norms
 from . import objective
 from .batches import BatchSource, GivenBatches, RewindableBatches, TrainingBatch, batches_from_photos
 from .memory import plan_memory
+from .optimizers import start_of_direction
 from .provenance import provenance
 from .resume_files import ResumeFile, run_fingerprint
 from .resume_format import Expected
@@ -118,6 +119,8 @@ def invert(
     quick = old_objects_left_alone()
     with quick, gradients_enabled(), leave_it_to(backbone.device), Determinism() as determinism, PeakMemory() as memory:
         start = _checked_start(v0, backbone.widths)
+        if settings.method == "direction":
+            start = start_of_direction(start, mean_norms(backbone), backbone.widths)
         notes: list[str] = []
 
         def tell(note: str) -> None:
@@ -186,7 +189,7 @@ def _learn_on_one_model(
                 run.start.shape,
                 run.settings.steps,
                 precision_of(model.dtype),
-                partial(check_optimizer, run.start, run.settings),
+                partial(check_optimizer, run.start, run.settings, backbone.widths),
                 run.batches.check,
             )
             run.state = resume_file.find(expected, run.batches) or run.state

@@ -6,9 +6,11 @@ what the protocol says.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .settings import InversionSettings
@@ -35,8 +37,13 @@ class Optimizer(Protocol):
         ...
 
 
-def make_optimizer(vectors: nn.Parameter, settings: InversionSettings) -> Optimizer:
-    """The optimizer that the settings ask for."""
+def make_optimizer(
+    vectors: nn.Parameter, start: Tensor, settings: InversionSettings, widths: Sequence[int]
+) -> Optimizer:
+    """The optimizer that the settings ask for. `start` (K, d) is where the vectors started, on their device; `widths` are
+    those of the text encoders."""
+    if settings.method == "direction":
+        return Direction(vectors, start, settings.learning_rate, settings.prior, widths)
     return AdamW(vectors, settings.learning_rate, settings.weight_decay)
 
 
@@ -68,3 +75,52 @@ class AdamW:
 
     def update(self) -> None:
         self._adamw.step()
+
+
+class Direction:
+    """Riemannian descent with normalized gradients on each text encoder's sphere; the norm m* of `start` stays.
+
+    u = v / m*, mu is its start; g = dL/du - kappa mu without its part along u, divided by |g| + 1e-8; then
+    u <- (u - eta g) / |u - eta g|. Source: Kim et al., "Directional Textual Inversion", ICLR 2026 (arXiv 2512.13672).
+    """
+
+    def __init__(self, vectors: nn.Parameter, start: Tensor, rate: float, prior: float, widths: Sequence[int]) -> None:
+        self.state: dict[str, Tensor] = {}
+        self.counters: tuple[Tensor, ...] = ()
+        self._vectors, self._rate, self._prior, self._widths = vectors, rate, prior, list(widths)
+        parts = start.split(self._widths, dim=1)
+        self._norms = [part.norm(dim=1, keepdim=True) for part in parts]
+        self._means = [part / norm for part, norm in zip(parts, self._norms, strict=True)]
+
+    def restore(self, step: int, state: dict[str, Tensor]) -> None:
+        """There is nothing to restore: all that it goes on from is the vectors."""
+
+    @torch.no_grad()
+    def update(self) -> None:
+        assert self._vectors.grad is not None
+        parts = zip(
+            *(tensor.split(self._widths, dim=1) for tensor in (self._vectors, self._vectors.grad)),
+            self._norms,
+            self._means,
+            strict=True,
+        )
+        self._vectors.copy_(torch.cat([self._moved(*part) for part in parts], dim=1))
+
+    def _moved(self, v: Tensor, gradient: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
+        """The columns (K, w) of one encoder after a step."""
+        u = v / v.norm(dim=1, keepdim=True)
+        g = norm * gradient - self._prior * mean
+        g = g - (g * u).sum(dim=1, keepdim=True) * u
+        u = u - self._rate * g / (g.norm(dim=1, keepdim=True) + 1e-8)
+        return norm * u / u.norm(dim=1, keepdim=True)
+
+
+def start_of_direction(start: Tensor, norms: Sequence[float], widths: Sequence[int]) -> Tensor:
+    """`start` (K, d) with the columns of each text encoder at its norm m*, the mean of its token table's.
+
+    Raises ValueError for a vector of zeros, which has no direction.
+    """
+    parts = start.split(list(widths), dim=1)
+    if any(not bool((part.norm(dim=1) > 0).all()) for part in parts):
+        raise ValueError("A vector of the initialization is zero for a text encoder: it has no direction to learn.")
+    return torch.cat([norm * F.normalize(part, dim=1) for part, norm in zip(parts, norms, strict=True)], dim=1)

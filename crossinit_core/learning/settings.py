@@ -6,11 +6,16 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from ..families import TIMESTEPS
 from ..photos.images import check_resolution
 from ..precision import PRECISIONS, Precision
 from ..prompts import SUBJECT, TEMPLATES
 
 MemoryMode = Literal["auto", "normal", "low"]
+Method = Literal["published", "direction"]
+METHODS: tuple[Method, ...] = ("published", "direction")
+NEW = ("regularizer", "method", "prior", "timesteps")
+"""Settings that resume files of 0.2 and before do not know."""
 Regularizer = Literal["distance", "squared"]
 REGULARIZERS: tuple[Regularizer, ...] = ("distance", "squared")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "normal", "low")
@@ -22,7 +27,10 @@ class InversionSettings:
 
     `learning_rate` is the one that AdamW gets: the published 0.000625 times the batch of 8. `regularization` is
     lambda, and `regularizer` what it weighs: the mean `distance` of the vectors from their start, as published, or the
-    `squared` one of the published SDXL form. `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
+    `squared` one of the published SDXL form. `method` is `published`, or `direction` to learn the direction alone (Kim et al.,
+    ICLR 2026, arXiv 2512.13672): then `learning_rate` is its eta and `prior` its kappa, and `weight_decay` and
+    `regularization` do not count. `timesteps` (low, high) are the levels of noise that are learned from, low <= t < high.
+    `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
     whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resolution` is the size in pixels
     at which photos are learned; None means the model's own. `resume_every` is the number of steps between resume
     files, which are written every ten seconds in any case. `memory` is `auto` (checkpointing and smaller pieces only if
@@ -47,6 +55,9 @@ class InversionSettings:
     memory: MemoryMode = "auto"
     cuda_graph: bool = True
     regularizer: Regularizer = "distance"
+    method: Method = "published"
+    prior: float = 0.0
+    timesteps: tuple[int, int] = (0, TIMESTEPS)
 
     def check(self) -> None:
         """Raises ValueError for the first setting that is out of range: its name, its value, what is expected."""
@@ -60,7 +71,8 @@ class InversionSettings:
                 f"learning_rate is {self.learning_rate}, but must be above 0 and at most 1. "
                 "The published runs use 0.005."
             )
-        for name, value in (("weight_decay", self.weight_decay), ("regularization", self.regularization)):
+        for name in ("weight_decay", "regularization", "prior"):
+            value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}, but must be 0 or more.")
         if not 0 <= self.flip_probability <= 1:
@@ -73,6 +85,14 @@ class InversionSettings:
             raise ValueError(f"memory is '{self.memory}', but must be one of {', '.join(MEMORY_MODES)}.")
         if self.regularizer not in REGULARIZERS:
             raise ValueError(f"regularizer is '{self.regularizer}', but must be one of {', '.join(REGULARIZERS)}.")
+        if self.method not in METHODS:
+            raise ValueError(f"method is '{self.method}', but must be one of {', '.join(METHODS)}.")
+        low, high = self.timesteps
+        if not 0 <= low < high <= TIMESTEPS:
+            raise ValueError(
+                f"timesteps is ({low}, {high}), but must be two numbers from 0 to {TIMESTEPS}, the first one the smaller. "
+                f"The published runs use (0, {TIMESTEPS})."
+            )
         if self.resolution is not None:
             check_resolution(self.resolution)
 
@@ -92,7 +112,7 @@ class InversionSettings:
         """The settings that decide the result, for the fingerprint of a run."""
         apart = {"steps", "micro_batch_size", "gradient_checkpointing", "resume_every", "memory", "cuda_graph"}
         # Newer than some resume files, which go on if it is left alone.
-        apart |= {name for name in ("regularizer",) if getattr(self, name) == getattr(InversionSettings, name)}
+        apart |= {name for name in NEW if getattr(self, name) == getattr(InversionSettings, name)}
         return {key: value for key, value in asdict(self).items() if key not in apart}
 
 

@@ -43,10 +43,12 @@ class StepNumbers:
     denoised: Tensor
 
 
-def check_optimizer(start: Tensor, settings: InversionSettings, step: int, state: dict[str, Tensor]) -> None:
+def check_optimizer(
+    start: Tensor, settings: InversionSettings, widths: Sequence[int], step: int, state: dict[str, Tensor]
+) -> None:
     """Raises ValueError if `state` cannot be what the optimizer of these settings keeps after `step` steps from `start`
     (K, d)."""
-    optimizer = make_optimizer(torch.nn.Parameter(start.clone()), settings)
+    optimizer = make_optimizer(torch.nn.Parameter(start.clone()), start, settings, widths)
     wanted = {key: tensor.shape for key, tensor in optimizer.state.items()}
     if {key: tensor.shape for key, tensor in state.items()} != wanted:
         raise ValueError("the tensors of its optimizer are not those of this run")
@@ -82,7 +84,7 @@ class Step:
         self._start = start.to(device)
         self._v = torch.nn.Parameter(self._start.clone())
         self._v.grad = self._gradient = torch.zeros_like(self._v)
-        self._optimizer = make_optimizer(self._v, settings)
+        self._optimizer = make_optimizer(self._v, self._start, settings, backbone.widths)
         self._scale = torch.ones((), device=device)
         self._loss = torch.zeros((), device=device)
         self._stopped = torch.zeros((), device=device, dtype=torch.bool)
@@ -171,13 +173,17 @@ class Step:
         """Add the regularizer's gradient, and let the optimizer change the vectors, unless a number is not finite."""
         vectors = self._leaf()
         distance = objective.distance(vectors, self._start)
-        regularizer = distance
-        if self._settings.regularizer == "squared":
-            regularizer = objective.squared_distance(vectors, self._start, self._widths)
-        (pull,) = torch.autograd.grad(self._settings.regularization * regularizer, vectors)
+        pull = None
+        if self._settings.method == "published":
+            regularizer = distance
+            if self._settings.regularizer == "squared":
+                regularizer = objective.squared_distance(vectors, self._start, self._widths)
+            (pull,) = torch.autograd.grad(self._settings.regularization * regularizer, vectors)
         changed = [self._v, *self._optimizer.state.values(), *self._optimizer.counters]
         with torch.no_grad():
-            self._gradient.div_(self._scale).add_(pull)
+            self._gradient.div_(self._scale)
+            if pull is not None:
+                self._gradient.add_(pull)
             before = [tensor.clone() for tensor in changed]
             finite_loss = self._loss.isfinite()
             finite = finite_loss & self._gradient.isfinite().all() & ~self._stopped

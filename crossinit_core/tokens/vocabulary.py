@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..backbone import FrozenModel
+from ..backbone import Backbone, FrozenModel
 
 _TABLE_PART = 4096
 """Rows of the token table that are measured at once."""
@@ -18,6 +18,15 @@ def vocabulary_norms(model: FrozenModel, size: int) -> tuple[float, ...]:
     """The 101 percentiles of the norms of the token table's `size` rows."""
     parts = torch.arange(size, device=model.device).split(_TABLE_PART)
     return percentiles(torch.cat([model.embed(part).norm(dim=1) for part in parts]))
+
+
+def mean_norms(backbone: Backbone) -> list[float]:
+    """The mean norm of each text encoder's token table."""
+    sums = torch.zeros(len(backbone.widths), dtype=torch.float64)
+    for part in torch.arange(backbone.vocabulary_size).split(_TABLE_PART):
+        columns = backbone.embed(part).split(list(backbone.widths), dim=1)
+        sums += torch.stack([rows.double().norm(dim=1).sum() for rows in columns])
+    return (sums / backbone.vocabulary_size).tolist()
 
 
 def percentiles(values: Tensor | Iterable[float]) -> tuple[float, ...]:

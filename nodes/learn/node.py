@@ -12,6 +12,7 @@ from ...crossinit_core.tokens.learned_token import check_token_name
 from ..errors import tells_errors
 from ..host.backbone import ComfyBackbone
 from ..host.folders import output_folder
+from ..host.models import warnings_about
 from ..sockets import CATEGORY, SEARCH_ALIASES, CrossInit, LearnedTokenSocket, single
 from ..texts import check_prompt
 from .display import Display
@@ -93,6 +94,8 @@ def _learn(
     display = Display(node, backbone, settings.steps, samples)
     if backbone.base == "sdxl":
         display.note(described(settings, backbone.base))
+    for warning in warnings_about(model):
+        display.note(warning)
     remark = _enlarged(photos, settings.resolution or backbone.resolution)
     try:
         result = invert(
