@@ -247,7 +247,9 @@ def _output(parts: SimpleNamespace) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: setattr(p.model.model, "model_config", _config("SDXL")), "MODEL is SDXL"),
+        (lambda p: setattr(p.model.model, "model_config", _config("SDXLRefiner")), "MODEL is the SDXL refiner"),
+        (lambda p: _as_upscaler(p.model.model), "MODEL is the SD 2.x upscaler, a special version"),
+        (lambda p: vars(p.model.model).update(model_config=_config("LotusD"), adm_channels=4), "MODEL is LotusD, a special"),
         (lambda p: setattr(p.model.model, "model_config", _config("Flux")), "MODEL is Flux"),
         (lambda p: setattr(p.model.model, "model_config", _config("SD3")), "MODEL is SD3"),
         (lambda p: vars(p.model.model).update(model_config=_config("SD21UnclipL"), adm_channels=1536), "unCLIP"),
@@ -277,6 +279,10 @@ def _config(name: str) -> Any:
     return config
 
 
+def _as_upscaler(model: Any) -> None:
+    model.model_config, model.diffusion_model.in_channels = _config("SD_X4Upscaler"), 7
+
+
 def _to_float8(unet: Any) -> None:
     weight = unet.out[2].weight
     unet.out[2].weight = torch.nn.Parameter(weight.to(torch.float8_e4m3fn), requires_grad=False)
@@ -289,12 +295,6 @@ def _sampling(kind: str) -> Any:
         pass
 
     return Sampling()
-
-
-def test_a_clip_of_sdxl_is_refused_by_name(pack: ModuleType, tiny: SimpleNamespace) -> None:
-    stage = SimpleNamespace(clip_l=object(), clip_g=object())
-    with pytest.raises(ValueError, match="CLIP is of SDXL"):
-        pack.nodes.host.backbone.ComfyBackbone(None, SimpleNamespace(cond_stage_model=stage))
 
 
 def test_a_clip_that_is_missing_is_said_so(pack: ModuleType) -> None:

@@ -305,7 +305,7 @@ def test_other_braces_in_a_prompt_stay(pack: ModuleType) -> None:
 
 def test_a_token_of_another_width_is_refused_with_both_widths(pack: ModuleType, tiny_clip: Any) -> None:
     with pytest.raises(ValueError, match=r"width 32 .*learned on width 768 \(SD 1.x\)"):
-        pack.nodes.host.tokens.clip_with_tokens(tiny_clip, {"alice": person(pack, "alice", width=768)})
+        pack.nodes.host.tokens.clip_with_tokens(tiny_clip, {"alice": person(pack, "alice", widths=(768,))})
 
 
 def test_the_name_of_the_file_is_the_person(

@@ -121,7 +121,7 @@ def vectors_in_prompts(path: Path, widths: Sequence[int]) -> Tensor | None:
         with tempfile.TemporaryDirectory() as folder:
             name = shutil.copyfile(path, Path(folder) / path.name).name
             parts = [load_embed(name, [folder], width, key) for width, key in zip(widths, keys, strict=True)]
-        rows = [part.detach().float().reshape(-1, part.shape[-1]) for part in parts]
+        rows = [part.detach().float().reshape(-1, part.shape[-1]) for part in parts if part is not None]
         # The loader does not compare widths, but CLIP leaves out what is of another width.
         if any(part.shape != (len(rows[0]), width) for part, width in zip(rows, widths, strict=True)):
             return None
