@@ -249,7 +249,10 @@ def _output(parts: SimpleNamespace) -> torch.Tensor:
     [
         (lambda p: setattr(p.model.model, "model_config", _config("SDXLRefiner")), "MODEL is the SDXL refiner"),
         (lambda p: _as_upscaler(p.model.model), "MODEL is the SD 2.x upscaler, a special version"),
-        (lambda p: vars(p.model.model).update(model_config=_config("LotusD"), adm_channels=4), "MODEL is LotusD, a special"),
+        (
+            lambda p: vars(p.model.model).update(model_config=_config("LotusD"), adm_channels=4),
+            "MODEL is LotusD, a special",
+        ),
         (lambda p: setattr(p.model.model, "model_config", _config("Flux")), "MODEL is Flux"),
         (lambda p: setattr(p.model.model, "model_config", _config("SD3")), "MODEL is SD3"),
         (lambda p: vars(p.model.model).update(model_config=_config("SD21UnclipL"), adm_channels=1536), "unCLIP"),

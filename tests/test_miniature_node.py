@@ -164,7 +164,7 @@ def test_the_command_line_learns_and_draws_with_it(folder: Path, tmp_path: Path)
 
 def test_photos_at_the_size_of_sd_are_refused_before_learning(pack: ModuleType, parts: tuple[Any, Any, Any]) -> None:
     host, core = pack.nodes.host.backbone.ComfyBackbone(*parts), pack.crossinit_core
-    settings = pack.nodes.learn.inputs.settings_of("miniature", preset="full", seed=0, resolution=512)
+    settings = pack.nodes.learn.inputs.settings_of(preset="full", seed=0, resolution=512)
     with pytest.raises(ValueError, match="resolution is 512, but this model draws 128 px"):
         core.invert(host, torch.zeros(2, 256), settings, images=torch.rand(1, 64, 64, 3))
 

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.usefixtures("text_without_a_page")
 # Saved workflows name these. Adding an optional input is fine; a change here breaks somebody's graph.
 CONTRACT = {
     "CrossInitCelebrityNames": (["list", "extra_names"], ["CELEBRITY_NAMES", "INT"]),
-    "CrossInitInitialize": (["clip", "names", "vectors", "method"], ["CROSS_INIT"]),
-    "CrossInitInitializeWords": (["clip", "words", "method"], ["CROSS_INIT"]),
+    "CrossInitInitialize": (["clip", "names", "vectors", "method", "layer"], ["CROSS_INIT"]),
+    "CrossInitInitializeWords": (["clip", "words", "method", "layer"], ["CROSS_INIT"]),
     "CrossInitLearn": (
         [
             "model",
@@ -42,6 +42,7 @@ CONTRACT = {
             "sample_prompt",
             "sample_steps",
             "name",
+            "regularizer",
         ],
         ["LEARNED_TOKEN", "LOSS_MAP"],
     ),

@@ -79,7 +79,7 @@ def test_the_published_sdxl_run_is_its_full_preset() -> None:
 def test_a_preset_is_that_of_the_models_family(
     pack: ModuleType, base: str, widgets: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    settings = pack.nodes.learn.inputs.settings_of(base, **{"preset": "full", "seed": 3, **widgets})
+    settings = pack.nodes.learn.inputs.settings_of(**{"preset": "full", "seed": 3, **widgets}, base=base)
     assert {key: getattr(settings, key) for key in expected} == expected
     assert settings.seed == 3
 

@@ -253,12 +253,12 @@ def _advanced_inputs() -> list[io.Input]:
 
 
 def settings_of(
-    base: str,
     preset: str,
     seed: int,
     micro_batch_size: int = 0,
     resolution: int = 0,
     regularizer: str = FAMILYS,
+    base: str = "",
     **widgets: Any,
 ) -> InversionSettings:
     """The settings of a run on a model of the family `base`.

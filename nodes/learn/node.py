@@ -87,7 +87,7 @@ def _learn(
     check_prompt(sample_prompt, "sample_prompt")
     name = check_token_name(name.strip() or NAME)
     backbone = ComfyBackbone(model, clip, vae)
-    settings = settings_of(backbone.base, **widgets).sized(backbone.resolution)
+    settings = settings_of(**widgets, base=backbone.base).sized(backbone.resolution)
     samples = SamplePictures(
         backbone, SampleSettings(sample_every, sample_prompt, sample_steps), len(cross_init.vectors), settings
     )
