@@ -31,6 +31,7 @@ from .models.added_conditions import SIZES, added_conditions
 from .models.checkpoint_file import is_checkpoint, load_checkpoint, read_checkpoint, resolution_of_checkpoint
 from .models.clip_text import ClipText, FrozenText, training_dtype
 from .models.compact_folder import is_compact, load_modules, load_tokenizer, read_config
+from .models.copied_model import CopiedModel
 from .models.diffusers_folder import check_folder, read_object, weights_variant
 from .models.fingerprint import weights_fingerprint
 from .models.loading import reading
@@ -199,7 +200,7 @@ class DiffusersBackbone:
         """Private copies with fused blocks; or, if not `fused`, the UNet itself, and a copy if its precision is another."""
         dtype = DTYPES[resolve_precision(precision, self.device)]
         if self.fused:
-            model = _FusedModel(self, dtype, gradient_checkpointing)
+            model = _copied(self, dtype, gradient_checkpointing)
             try:
                 yield model
             finally:
@@ -310,44 +311,19 @@ class _DiffusersModel:
         return self._fingerprint
 
 
-class _FusedModel:
-    """The `FrozenModel` of a run on private copies with fused blocks."""
+def _copied(backbone: DiffusersBackbone, dtype: torch.dtype, gradient_checkpointing: bool) -> CopiedModel:
+    """Private copies with fused blocks."""
+    from .models.diffusers_unet import FusedUNet
 
-    def __init__(self, backbone: DiffusersBackbone, dtype: torch.dtype, gradient_checkpointing: bool) -> None:
-        from .models.diffusers_unet import FusedUNet
-
-        self.device, self.dtype = backbone.device, dtype
-        self._fingerprint = _fingerprint(backbone)
-        kernels = choose(self.device, dtype)
-        models = [
-            private_copy(_text_model(one), lambda name: training_dtype(name, dtype)) for one in backbone._encoders
-        ]
-        self._text: FrozenText | None = _frozen_text(backbone._encoders, models, kernels)
-        self._unet: FusedUNet | None = FusedUNet(backbone.unet, dtype, kernels, gradient_checkpointing)
-        self.signature: Hashable = (self._fingerprint, dtype, kernels.name, self._unet.signature)
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        assert self._text is not None
-        return self._text.embed(token_ids)
-
-    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
-        assert self._text is not None
-        return self._text.encode(embeddings, ends)
-
-    def predict(
-        self, noisy_latents: Tensor, timesteps: Tensor, encoded: Encoded, sizes: Tensor | None = None
-    ) -> Tensor:
-        assert self._unet is not None
-        return self._unet(noisy_latents, timesteps, encoded, sizes)
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def close(self) -> None:
-        """Let go of the copies, even if something still holds this object."""
-        if self._unet is not None:
-            self._unet.close()
-        self._text = self._unet = None
+    kernels = choose(backbone.device, dtype)
+    models = [private_copy(_text_model(one), lambda name: training_dtype(name, dtype)) for one in backbone._encoders]
+    return CopiedModel(
+        text=_frozen_text(backbone._encoders, models, kernels),
+        unet=FusedUNet(backbone.unet, dtype, kernels, gradient_checkpointing),
+        fingerprint=_fingerprint(backbone),
+        device=backbone.device,
+        dtype=dtype,
+    )
 
 
 def _fingerprint(backbone: DiffusersBackbone) -> str:

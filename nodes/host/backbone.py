@@ -21,6 +21,7 @@ from ...crossinit_core.gpu.modes import is_out_of_memory
 from ...crossinit_core.gpu.self_tests import choose
 from ...crossinit_core.models.activation_memory import activation_memory
 from ...crossinit_core.models.clip_text import FrozenText
+from ...crossinit_core.models.copied_model import CopiedModel
 from ...crossinit_core.models.fingerprint import weights_fingerprint
 from ...crossinit_core.precision import DTYPES, Precision, resolve_precision
 from .copies import PROJECTION, TEXT_MODEL, UNet, image_encoder, text_encoders
@@ -145,7 +146,7 @@ class ComfyBackbone:
         return int(mm.get_free_memory(self.device) - mm.extra_reserved_memory())  # pyright: ignore[reportOperatorIssue]
 
     @contextmanager
-    def training(self, *, precision: Precision, gradient_checkpointing: bool) -> Iterator[_ComfyModel]:
+    def training(self, *, precision: Precision, gradient_checkpointing: bool) -> Iterator[CopiedModel]:
         """Private copies of text encoder and UNet on the compute device; all of it is freed afterwards."""
         device, dtype = self.device, DTYPES[_host_precision(precision, self.device)]
         if ignored := ignored_patches(self._model):
@@ -154,7 +155,7 @@ class ComfyBackbone:
         text, unet = self._text_weights(), Weights(self._model, "diffusion_model.")
         kernels = choose(device, dtype)
         parts = (*text.values(), unet)
-        model = _ComfyModel(
+        model = CopiedModel(
             text=text_encoders(self._clip, text, self._projection(), device, dtype, kernels),
             unet=UNet(self._model.model, unet, device, dtype, kernels, gradient_checkpointing),
             fingerprint=weights_fingerprint(named for part in parts for named in part.items()),
@@ -220,42 +221,6 @@ def tables(clip: Any) -> list[Tensor]:
     """
     prefixes = [f"{name}.{TEXT_MODEL}embeddings.token_embedding." for name in encoder_names(clip)]
     return [Weights(clip.patcher, prefix)["weight"] for prefix in prefixes]
-
-
-class _ComfyModel:
-    """The `FrozenModel` of a run."""
-
-    def __init__(
-        self, *, text: FrozenText, unet: UNet, fingerprint: str, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.device, self.dtype = device, dtype
-        self._text: FrozenText | None = text
-        self._unet: UNet | None = unet
-        self._fingerprint = fingerprint
-        self.signature = (fingerprint, dtype, unet.signature)
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        assert self._text is not None
-        return self._text.embed(token_ids)
-
-    def encode(self, embeddings: Tensor, ends: Tensor) -> Encoded:
-        assert self._text is not None
-        return self._text.encode(embeddings, ends)
-
-    def predict(
-        self, noisy_latents: Tensor, timesteps: Tensor, encoded: Encoded, sizes: Tensor | None = None
-    ) -> Tensor:
-        assert self._unet is not None
-        return self._unet(noisy_latents, timesteps, encoded, sizes)
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def close(self) -> None:
-        """Let go of the copies, even if something still holds this object."""
-        if self._unet is not None:
-            self._unet.close()
-        self._text = self._unet = None
 
 
 def _fresh(tensor: Tensor, text: FrozenText) -> Tensor:
