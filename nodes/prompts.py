@@ -11,11 +11,13 @@ import torch
 from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken, load_learned_token
+from ..crossinit_core.families import other_lineage
 from ..crossinit_core.prompts import ANYBODY, PLACE, absent_people, fill_places, has_place, words_in_places
 from ..crossinit_core.text import normal_form, quoted
 from ..crossinit_core.tokens.learned_token import check_token_name
 from .errors import tells_errors
 from .host.folders import embedding_files
+from .host.models import checkpoint_name
 from .host.page import show_text
 from .host.queued import saved_names
 from .host.tokens import applied_token, clip_with_tokens, current_run, split_tokens, weights_of
@@ -79,6 +81,8 @@ class CrossInitApply(io.ComfyNode):
         other = applied_token(clip, name)
         if other is not None and not torch.equal(other.vectors, token.vectors):
             text += " It means this person, and no longer the one whom a node before this one applied under that name."
+        if warning := other_lineage(token.metadata, checkpoint_name(clip.patcher)):
+            text += f" {warning}"
         show_text(cls, text)
         watch = _LostWords(name, text, lambda said: show_text(cls, said))
         return io.NodeOutput(clip_with_tokens(clip, {name: token}, watch.read, watch.lost))
@@ -198,7 +202,8 @@ class CrossInitEncodePrompt(io.ComfyNode):
             )
         absent = absent_people(text, [person.name for person in people], also)
         split = {used[alias].name for alias in split_tokens(tokens_of_prompt, used)}
-        warnings = _warnings(absent, split, lost)
+        strangers = _of_other_lineages(used.values(), checkpoint_name(clip.patcher))
+        warnings = [*_warnings(absent, split, lost), *strangers]
         show_text(cls, f"{_said(used)}. {' '.join(warnings)}" if warnings else _said(used))
         return io.NodeOutput(clip.encode_from_tokens_scheduled(tokens_of_prompt))
 
@@ -235,6 +240,12 @@ def _warnings(absent: Sequence[str], split: set[str], lost: list[str]) -> list[s
     if lost:
         said.append(left_out(list(dict.fromkeys(lost))))
     return said
+
+
+def _of_other_lineages(people: Collection[LearnedToken], checkpoint: str) -> list[str]:
+    """Sentences about people who were learned on another lineage of CLIP's family, such as Pony or Illustrious."""
+    found = {token.name: warning for token in people if (warning := other_lineage(token.metadata, checkpoint))}
+    return [f"{name}: {warning}" for name, warning in found.items()] if len(people) > 1 else list(found.values())
 
 
 def _other_names(node: type[io.ComfyNode], text: str, tokens: dict[str, LearnedToken | None]) -> list[set[str]]:
