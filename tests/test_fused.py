@@ -176,6 +176,23 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
     wrong = differences(triton_kernels(attention=True), PLAIN, cpu, dtype)
     assert not wrong, (dtype, wrong)
 
+# What SDXL has beside SD 2.1: a shift that is learned, and a bias that rides on a norm.
+from crossinit_core.gpu.kernels.on_triton import group_norm, layer_norm
+from crossinit_core.gpu.self_tests import relative_differences, values_and_gradients
+for silu in (True, False):
+    x, shift, weight, bias = torch.randn(2, 64, 9, 11) + 1, 3 * torch.randn(2, 64), torch.randn(64) + 1, torch.randn(64)
+    found, right = (
+        values_and_gradients(lambda x, s: norm(x, weight, bias, 1e-5, silu=silu, shift=s), (x, shift))
+        for norm in (group_norm.group_norm, plain.group_norm)
+    )
+    assert len(found) == 4 and relative_differences(found, right).max() < 1e-5
+row, x = torch.randn(40), torch.randn(3, 7, 40)
+found, right = (
+    values_and_gradients(lambda x: norm(x, row, *(torch.ones(40), torch.zeros(40)), 1e-5, x.dtype), (x,))
+    for norm in (layer_norm.add_layer_norm, plain.add_layer_norm)
+)
+assert len(found) == 3 and relative_differences(found, right).max() < 1e-5
+
 attention.ROWS = 32
 attention.ATTEND = attention.KEY_GRADIENTS = attention.QUERY_GRADIENTS = ((32, 32, 4, 1),) * 2
 sizes = [size for size in TRIED if size[0] < 8 and size[1] < 512]  # The others are for GPUs: they are too large here.

@@ -6,6 +6,7 @@ Which blocks those are and which layers they have is said here; `unet_blocks` ha
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class FusedUNet:
         self._dtype = dtype
         self._unet: Any = private_copy(unet, lambda name: dtype)
         self._unet.disable_gradient_checkpointing()
-        fused = fuse_blocks(self._unet, kernels)
+        fused = fuse_blocks(self._unet, kernels, checkpointing=gradient_checkpointing)
         self._memory_format = kernels.memory_format if fused else torch.contiguous_format
         blocks = [part for part in self._unet.modules() if isinstance(part, (ResnetBlock2D, Transformer2DModel))]
         self._changed = [*fused, *(checkpoint_blocks(blocks) if gradient_checkpointing else [])]
@@ -69,21 +70,25 @@ class FusedUNet:
         restore(self._changed)
 
 
-def fuse_blocks(unet: Any, kernels: Kernels) -> list[nn.Module]:
-    """Replace the forward of what can be fused in a private, frozen UNet; the modules that were changed, see `fuse`."""
-    return fuse(unet, _blocks(unet, kernels), kernels, host="diffusers")
+def fuse_blocks(unet: Any, kernels: Kernels, *, checkpointing: bool = False) -> list[nn.Module]:
+    """Replace the forward of what can be fused in a private, frozen UNet; the modules that were changed, see `fuse`.
+
+    `checkpointing` is that of `spatial_transformer`.
+    """
+    return fuse(unet, _blocks(unet, kernels, checkpointing), kernels, host="diffusers")
 
 
-def _blocks(unet: Any, kernels: Kernels) -> Iterator[FusedBlock]:
+def _blocks(unet: Any, kernels: Kernels, checkpointing: bool = False) -> Iterator[FusedBlock]:
+    learns_embedding = getattr(unet.config, "addition_embed_type", None) is not None
     if _is_plain_output(unet):
         yield _output(unet, kernels)
     for module in unet.modules():
         if isinstance(module, Upsample2D) and _is_plain_upsample(module):
             yield _upsample(module, kernels)
         elif isinstance(module, ResnetBlock2D) and _is_plain_residual(module):
-            yield _residual(module, kernels)
+            yield replace(_residual(module, kernels), learns_embedding=learns_embedding)
         elif isinstance(module, Transformer2DModel) and _is_plain_spatial(module):
-            yield _spatial(module, kernels)
+            yield _spatial(module, kernels, checkpointing)
 
 
 def _output(unet: Any, kernels: Kernels) -> FusedBlock:
@@ -149,12 +154,12 @@ def _residual(block: Any, kernels: Kernels) -> FusedBlock:
     )
 
 
-def _spatial(block: Any, kernels: Kernels) -> FusedBlock:
+def _spatial(block: Any, kernels: Kernels, checkpointing: bool) -> FusedBlock:
     own = block.forward
     layers = SpatialLayers(
         block.norm, block.proj_in, [*map(transformer_layers, block.transformer_blocks)], block.proj_out
     )
-    fused = spatial_transformer(layers, kernels)
+    fused = spatial_transformer(layers, kernels, checkpointing=checkpointing)
 
     def forward(
         hidden_states: Tensor, encoder_hidden_states: Tensor, *_unused: Any, return_dict: bool = True, **_also: Any
@@ -165,7 +170,7 @@ def _spatial(block: Any, kernels: Kernels) -> FusedBlock:
 
     first = block.transformer_blocks[0]
     return FusedBlock(
-        kind=_kind(block, block.proj_in, first, first.attn1, first.attn1.processor),
+        kind=(len(layers.blocks) > 1, *_kind(block, block.proj_in, first, first.attn1, first.attn1.processor)),
         weight=block.norm.weight,
         own=lambda x, context: own(x, encoder_hidden_states=context, return_dict=False)[0],
         fused=fused,
@@ -175,7 +180,7 @@ def _spatial(block: Any, kernels: Kernels) -> FusedBlock:
     )
 
 
-def _kind(module: Any, *parts: Any) -> Hashable:
+def _kind(module: Any, *parts: Any) -> tuple[Hashable, ...]:
     parameter = next(module.parameters())
     code = [getattr(type(part), "forward", type(part).__call__) for part in (module, *parts)]
     return (*map(type, (module, *parts)), *code, parameter.dtype, parameter.device)

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..families import CONTEXT_LENGTH
 from ..gpu.kernels import Kernels
 from ..gpu.modes import is_out_of_memory
 from ..gpu.self_tests import has_passed, passed, relative_differences, values_and_gradients
+from .computed_again import checkpointed
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class FusedBlock:
     channels: int
     context: int | None = None
     embedding: int | None = None
+    learns_embedding: bool = False
+    """Whether gradients go through the time embedding, as they do where a pooled output is added to it."""
     folded: Any = None
     """A convolution whose weights nothing looks at any more once it is fused."""
 
@@ -60,7 +62,7 @@ def fuse(unet: nn.Module, blocks: Iterable[FusedBlock], kernels: Kernels, host: 
     unused = []
     try:
         for block in blocks:
-            trial = (host, block.kind, kernels.name)
+            trial = (host, block.kind, block.learns_embedding, kernels.name)
             if not has_passed(trial):
                 far = disagreement(block, kernels.memory_format)
                 if not far < AGREEMENT[block.weight.dtype]:
@@ -100,8 +102,9 @@ def disagreement(block: FusedBlock, memory_format: torch.memory_format) -> float
         return torch.randn(shape, generator=generator).to(block.weight)
 
     inputs = [normal(2, block.channels, *_SIDES)]
-    # Nothing that is learned goes into the time embedding.
-    constants = [] if block.embedding is None else [normal(2, block.embedding)]
+    constants = []
+    if block.embedding is not None:
+        (inputs if block.learns_embedding else constants).append(normal(2, block.embedding))
     if block.context is not None:
         inputs.append(normal(2, CONTEXT_LENGTH, block.context))
 
@@ -118,16 +121,13 @@ def disagreement(block: FusedBlock, memory_format: torch.memory_format) -> float
 def checkpoint_blocks(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Let modules compute their insides a second time instead of keeping them; the modules that were changed.
 
-    Random numbers are not put back: a frozen UNet draws none, and a CUDA graph cannot record that.
+    What holds several transformer blocks in a row would keep the insides of all of them while it is computed again:
+    there each block is a unit of its own. Fused ones do that by themselves, see `unet_blocks.spatial_transformer`.
     """
-    changed = list(modules)
+    changed: list[nn.Module] = []
+    for module in modules:
+        inside = list(getattr(module, "transformer_blocks", ()))
+        changed += inside if len(inside) > 1 else [module]
     for module in changed:
-        module.forward = _checkpointed(module.forward)
+        module.forward = checkpointed(module.forward)
     return changed
-
-
-def _checkpointed(forward: Any) -> Any:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return run

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..gpu.kernels import Kernels
 from ..gpu.kernels.enlargement import can_be_folded, folded, unfolded
 from ..gpu.kernels.frozen_layers import convolve, pack, project
+from .computed_again import checkpointed, feed_forward_again
 
 Forward = Callable[..., Tensor]
 
@@ -114,11 +115,19 @@ def residual_block(layers: ResidualLayers, kernels: Kernels) -> Forward:
     return forward
 
 
-def spatial_transformer(layers: SpatialLayers, kernels: Kernels) -> Forward:
-    """x (B, C, H, W) and the prompt's context (B, L, d) -> (B, C, H, W)."""
+def spatial_transformer(layers: SpatialLayers, kernels: Kernels, *, checkpointing: bool = False) -> Forward:
+    """x (B, C, H, W) and the prompt's context (B, L, d) -> (B, C, H, W).
+
+    Several blocks in a row compute the insides of their feed-forward parts a second time, or with `checkpointing` all of
+    their insides, one block after the other. For a single one the caller decides, see `fusing.checkpoint_blocks`.
+    """
     norm, proj_in = layers.norm, layers.proj_in
-    blocks = [_transformer(block, kernels) for block in layers.blocks]
-    # A block leaves its last bias out, since the next product can bring it along.
+    # Ten blocks in a row keep ten times as much, half of it inside their feed-forward parts.
+    again = len(layers.blocks) > 1 and not checkpointing
+    blocks = [_transformer(block, kernels, again) for block in layers.blocks]
+    if checkpointing and len(blocks) > 1:
+        blocks = [checkpointed(block) for block in blocks]
+    # A block leaves its last bias out, since the next norm or product can bring it along.
     biases = [_bias(block.outer) for block in layers.blocks]
     out = layers.proj_out.weight.flatten(1)
     out_bias = torch.addmv(layers.proj_out.bias.float(), out.float(), biases.pop().float()).to(out.dtype)
@@ -127,9 +136,8 @@ def spatial_transformer(layers: SpatialLayers, kernels: Kernels) -> Forward:
         batch, channels, height, width = x.shape
         x, n = _norm(kernels, norm, x, silu=False)
         tokens = _linear(proj_in, n.permute(0, 2, 3, 1).reshape(batch, height * width, channels))
-        tokens = blocks[0](tokens, context)
-        for block, bias in zip(blocks[1:], biases, strict=True):
-            tokens = block(tokens + bias, context)
+        for block, bias in zip(blocks, [None, *biases], strict=True):
+            tokens = block(tokens, context, bias)
         tokens = F.linear(tokens, out, out_bias)
         image = tokens.view(batch, height, width, -1).permute(0, 3, 1, 2)
         return image.contiguous(memory_format=kernels.memory_format) + x
@@ -180,8 +188,11 @@ def _linear(layer: Any, tokens: Tensor) -> Tensor:
     return F.linear(tokens, layer.weight.flatten(1), layer.bias)
 
 
-def _transformer(layers: TransformerLayers, kernels: Kernels) -> Forward:
-    """All of a block but the bias of its last layer: (B, L, C) and a context (B, L', d) -> (B, L, C)."""
+def _transformer(layers: TransformerLayers, kernels: Kernels, again: bool) -> Forward:
+    """All of a block but the bias of its last layer: (B, L, C) + bias (C,) and a context (B, L', d) -> (B, L, C).
+
+    With `again` the feed-forward part's insides are computed a second time instead of kept: 8 of 17 C numbers a token.
+    """
     own, cross, inner, outer = layers.own, layers.cross, layers.inner, layers.outer
     own_weights = pack(own.to_q, own.to_k, own.to_v)
     cross_weights = pack(cross.to_k, cross.to_v)
@@ -189,14 +200,20 @@ def _transformer(layers: TransformerLayers, kernels: Kernels) -> Forward:
     def add_norm(x: Tensor, residual: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
         return kernels.add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps, x.dtype)
 
-    def forward(x: Tensor, context: Tensor) -> Tensor:
-        x, n = add_norm(x, None, layers.norm_own)
+    def feed_forward(x: Tensor, residual: Tensor) -> Tensor:
+        x, n = add_norm(x, residual, layers.norm_forward)
+        return kernels.feed_forward(x, n, inner.weight, inner.bias, outer.weight)
+
+    if again:
+        feed_forward = feed_forward_again(layers.norm_forward, inner, outer, kernels)
+
+    def forward(x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
+        x, n = add_norm(x, bias, layers.norm_own)
         q, k, v = project(n, own_weights, 3)
         n = own.to_out(kernels.attention(q, k, v, own.heads))
         x, n = add_norm(x, n, layers.norm_cross)
         k, v = project(context, cross_weights, 2)
         n = cross.to_out(kernels.attention(cross.to_q(n), k, v, cross.heads))
-        x, n = add_norm(x, n, layers.norm_forward)
-        return kernels.feed_forward(x, n, inner.weight, inner.bias, outer.weight)
+        return feed_forward(x, n)
 
     return forward

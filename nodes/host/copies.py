@@ -81,7 +81,7 @@ class UNet:
         self._dtype = dtype
         self._unet = type(model.diffusion_model)(**config, device="meta", operations=comfy.ops.disable_weight_init)
         _fill(self._unet, lambda: weights.copies(device, lambda name: dtype))
-        fused = fuse_blocks(self._unet, kernels, _options())
+        fused = fuse_blocks(self._unet, kernels, _options(), checkpointing=gradient_checkpointing)
         # The sinusoids of SDXL's sizes are the model's own; they have no weights.
         self._embed_sizes = Timestep(SIZE_CHANNELS)
         self._memory_format = kernels.memory_format if fused else torch.contiguous_format

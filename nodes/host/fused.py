@@ -1,11 +1,12 @@
 """Which blocks of ComfyUI's UNet the core's fused ones can take the place of, and which layers they have.
 
-Only blocks of the Stable Diffusion 1.x and 2.x kind are replaced; `crossinit_core.models.unet_blocks` has their mathematics.
+Only blocks of the Stable Diffusion 1.x, 2.x and XL kind are replaced; `crossinit_core.models.unet_blocks` has their mathematics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from comfy.ldm.modules.attention import GEGLU, SpatialTransformer
@@ -27,24 +28,28 @@ from ...crossinit_core.models.unet_blocks import (
 )
 
 
-def fuse_blocks(unet: Any, kernels: Kernels, options: dict[str, Any]) -> list[nn.Module]:
+def fuse_blocks(
+    unet: Any, kernels: Kernels, options: dict[str, Any], *, checkpointing: bool = False
+) -> list[nn.Module]:
     """Replace the forward of what can be fused in a private UNet; the modules that were changed, see `fuse`.
 
-    `options` are the transformer options of ComfyUI's own blocks, for the comparison.
+    `options` are the transformer options of ComfyUI's own blocks, for the comparison; `checkpointing` is that of
+    `spatial_transformer`.
     """
-    return fuse(unet, _blocks(unet, kernels, options), kernels, host="ComfyUI")
+    return fuse(unet, _blocks(unet, kernels, options, checkpointing), kernels, host="ComfyUI")
 
 
-def _blocks(unet: Any, kernels: Kernels, options: dict[str, Any]) -> Iterator[FusedBlock]:
+def _blocks(unet: Any, kernels: Kernels, options: dict[str, Any], checkpointing: bool = False) -> Iterator[FusedBlock]:
+    learns_embedding = getattr(unet, "num_classes", None) is not None
     for module in unet.modules():
         if module is unet.out and _is_norm_silu_conv(module):
             yield _norm_silu_conv(module, kernels)
         elif isinstance(module, Upsample) and can_convolve(getattr(module, "conv", None)):
             yield _upsample(module, kernels)
         elif isinstance(module, ResBlock) and _is_plain_residual(module):
-            yield _residual(module, kernels)
+            yield replace(_residual(module, kernels), learns_embedding=learns_embedding)
         elif isinstance(module, SpatialTransformer) and all(map(_is_plain_transformer, module.transformer_blocks)):
-            yield _spatial(module, kernels, options)
+            yield _spatial(module, kernels, options, checkpointing)
 
 
 def _norm_silu_conv(layers: Any, kernels: Kernels) -> FusedBlock:
@@ -92,18 +97,18 @@ def _residual(block: Any, kernels: Kernels) -> FusedBlock:
     )
 
 
-def _spatial(block: Any, kernels: Kernels, options: dict[str, Any]) -> FusedBlock:
+def _spatial(block: Any, kernels: Kernels, options: dict[str, Any], checkpointing: bool) -> FusedBlock:
     own = block.forward
     layers = SpatialLayers(
         block.norm, block.proj_in, [*map(transformer_layers, block.transformer_blocks)], block.proj_out
     )
-    fused = spatial_transformer(layers, kernels)
+    fused = spatial_transformer(layers, kernels, checkpointing=checkpointing)
 
     def forward(x: Tensor, context: Tensor, transformer_options: Any = None) -> Tensor:
         return fused(x, context)
 
     return FusedBlock(
-        kind=_kind(block),
+        kind=(len(layers.blocks) > 1, *_kind(block)),
         weight=block.norm.weight,
         own=lambda x, context: own(x, context, dict(options)),
         fused=fused,
@@ -113,7 +118,7 @@ def _spatial(block: Any, kernels: Kernels, options: dict[str, Any]) -> FusedBloc
     )
 
 
-def _kind(module: Any) -> Hashable:
+def _kind(module: Any) -> tuple[Hashable, ...]:
     parameter, own = next(module.parameters()), type(module)
     parts = (module, getattr(module, "skip_connection", None), getattr(module, "proj_in", None))
     return (*map(type, parts), own.forward, getattr(own, "_forward", None), parameter.dtype, parameter.device)

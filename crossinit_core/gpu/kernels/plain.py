@@ -37,7 +37,10 @@ def group_norm(
 def add_layer_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """x + residual, and its layer normalization over the last dimension in `dtype`."""
+    """x + residual, and its layer normalization over the last dimension in `dtype`.
+
+    `residual` is of x's shape, or one constant row for all.
+    """
     if residual is not None:
         x = x + residual
     return x, F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps).to(dtype)
@@ -46,6 +49,12 @@ def add_layer_norm(
 def geglu(h: Tensor) -> Tensor:
     """a * gelu(g) for h (..., 2 F) = [a, g]."""
     return _Geglu.apply(h)
+
+
+def geglu_gradient(h: Tensor, dy: Tensor) -> Tensor:
+    """The gradient (..., 2 F) of h = [a, g] from that of its `geglu`, dy (..., F)."""
+    a, g = h.chunk(2, dim=-1)
+    return torch.cat([dy * F.gelu(g), torch.ops.aten.gelu_backward(dy * a, g)], dim=-1)
 
 
 def feed_forward(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
@@ -134,5 +143,4 @@ class _Geglu(Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (h,) = ctx.saved_tensors
-        a, g = h.chunk(2, dim=-1)
-        return torch.cat([dy * F.gelu(g), torch.ops.aten.gelu_backward(dy * a, g)], dim=-1)
+        return geglu_gradient(h, dy)

@@ -48,7 +48,9 @@ class _GroupNorm(Function):
         tile, programs = SUMS
         blocks, pieces, rows = _pieces(batch, pixels, channels, tile, programs)
         sums, squares = floats(x, 2, batch, pieces, channels)
-        a, d, mean = floats(x, 3, batch, channels)
+        # How far a channel's mean is from its group's: the gradient of the shift alone needs it.
+        learned = shift is not None and ctx.needs_input_grad[3]
+        a, d, mean, *apart = floats(x, 4 if learned else 3, batch, channels)
         (rstd,) = floats(x, 1, batch, groups)
         y = torch.empty_like(x)
         shifted = x if shift is None else shift.contiguous()
@@ -78,12 +80,14 @@ class _GroupNorm(Function):
             d,
             mean,
             rstd,
+            apart[0] if learned else mean,
             pixels,
             channels,
             pieces,
             eps,
             G=groups,
             SHIFT=shift is not None,
+            APART=learned,
             PIECES=_PIECES,
             BG=max(128, triton.next_power_of_2(channels // groups)),
         )
@@ -100,8 +104,9 @@ class _GroupNorm(Function):
             BP=_PIXELS,
             BC=CHANNELS,
         )
-        ctx.save_for_backward(x, weight, a, d, mean, rstd)
+        ctx.save_for_backward(x, weight, a, d, mean, rstd, *apart)
         ctx.groups, ctx.silu = groups, silu
+        ctx.shift_dtype = shift.dtype if learned else None
         ctx.set_materialize_grads(False)
         return given.view_as(given), y
 
@@ -109,10 +114,10 @@ class _GroupNorm(Function):
     @once_differentiable
     def backward(
         ctx: Any, dsame: Tensor | None, dy: Tensor | None
-    ) -> tuple[Tensor | None, None, None, None, None, None, None]:
+    ) -> tuple[Tensor | None, None, None, Tensor | None, None, None, None]:
         if dy is None:
             return dsame, None, None, None, None, None, None
-        x, weight, a, d, mean, rstd = ctx.saved_tensors
+        x, weight, a, d, mean, rstd, *apart = ctx.saved_tensors
         dy = dy.contiguous(memory_format=BY_PIXELS)
         batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
         tile, programs = GRADIENT_SUMS
@@ -120,6 +125,7 @@ class _GroupNorm(Function):
         sums, products = floats(x, 2, batch, pieces, channels)
         p, q = floats(x, 2, batch, channels)
         dx = torch.empty_like(x)
+        dshift = torch.empty_like(p, dtype=ctx.shift_dtype) if apart else None
         same = dy if dsame is None else by_pixels(dsame)
         launch(
             group_gradient_sums,
@@ -149,10 +155,13 @@ class _GroupNorm(Function):
             rstd,
             p,
             q,
+            apart[0] if apart else mean,
+            p if dshift is None else dshift,
             pixels,
             channels,
             pieces,
             G=ctx.groups,
+            SHIFT=bool(apart),
             PIECES=_PIECES,
             BG=max(128, triton.next_power_of_2(channels // ctx.groups)),
         )
@@ -176,7 +185,7 @@ class _GroupNorm(Function):
             BP=_PIXELS,
             BC=CHANNELS,
         )
-        return dx, None, None, None, None, None, None
+        return dx, None, None, dshift, None, None, None
 
 
 def _pieces(batch: int, pixels: int, channels: int, tile: int, programs: int) -> tuple[int, int, int]:
@@ -240,12 +249,14 @@ def group_coefficients(
     d_ptr,
     mean_ptr,
     rstd_ptr,
+    apart_ptr,
     HW,
     C,
     S,
     eps,
     G: tl.constexpr,
     SHIFT: tl.constexpr,
+    APART: tl.constexpr,
     PIECES: tl.constexpr,
     BG: tl.constexpr,
 ):
@@ -275,6 +286,8 @@ def group_coefficients(
     tl.store(d_ptr + at, bias + (shift - mean) * a, mask=in_g)
     tl.store(mean_ptr + at, mean - shift, mask=in_g)
     tl.store(rstd_ptr + b * G + g, rstd)
+    if APART:
+        tl.store(apart_ptr + at, apart, mask=in_g)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -356,21 +369,28 @@ def group_gradient_coefficients(
     rstd_ptr,
     p_ptr,
     q_ptr,
+    apart_ptr,
+    dshift_ptr,
     HW,
     C,
     S,
     G: tl.constexpr,
+    SHIFT: tl.constexpr,
     PIECES: tl.constexpr,
     BG: tl.constexpr,
 ):
-    """Per sample and channel, p and q such that the gradient of x is a * gradient + p * x + q."""
+    """Per sample and channel, p and q such that the gradient of x is a * gradient + p * x + q.
+
+    If SHIFT, the gradient of the shift too: the sum of that over all pixels, of which x - mean has the mean `apart`.
+    """
     g, b = tl.program_id(0), tl.program_id(1)
     size = C // G
     k = tl.arange(0, BG)
     in_g = k < size
     c = g * size + k
     weight = tl.load(weight_ptr + c, mask=in_g, other=0.0).to(tl.float32)
-    total = tl.sum(weight * _over_pieces(sum_ptr, b, c, in_g, C, S, PIECES, BG), 0)
+    pulls = weight * _over_pieces(sum_ptr, b, c, in_g, C, S, PIECES, BG)
+    total = tl.sum(pulls, 0)
     products = tl.sum(weight * _over_pieces(product_ptr, b, c, in_g, C, S, PIECES, BG), 0)
     rstd = tl.load(rstd_ptr + b * G + g)
     mean = tl.load(mean_ptr + b * C + c, mask=in_g, other=0.0)
@@ -379,6 +399,10 @@ def group_gradient_coefficients(
     at = b * C + c
     tl.store(p_ptr + at, p + 0.0 * mean, mask=in_g)
     tl.store(q_ptr + at, -rstd * total / count - p * mean, mask=in_g)
+    if SHIFT:
+        apart = tl.load(apart_ptr + at, mask=in_g, other=0.0)
+        dshift = rstd * (pulls - total / size) + p * apart * HW
+        tl.store(dshift_ptr + at, dshift.to(dshift_ptr.dtype.element_ty), mask=in_g)
 
 
 @triton.jit(do_not_specialize=VARYING)

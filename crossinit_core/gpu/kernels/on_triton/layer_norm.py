@@ -60,11 +60,12 @@ class _AddLayerNorm(Function):
             width,
             eps,
             ADD=residual is not None,
+            ONE=residual is not None and residual.dim() == 1,
             R=many,
             BC=block,
         )
         ctx.save_for_backward(total, weight, mean, rstd)
-        ctx.residual_dtype = None if residual is None else residual.dtype
+        ctx.residual_dtype = residual.dtype if ctx.needs_input_grad[1] else None  # type: ignore[union-attr]
         ctx.set_materialize_grads(False)
         return (x.view_as(x) if residual is None else total), y
 
@@ -129,10 +130,14 @@ def layer_norm_of_sum(
     C,
     eps,
     ADD: tl.constexpr,
+    ONE: tl.constexpr,
     R: tl.constexpr,
     BC: tl.constexpr,
 ):
-    """sum = x + residual (if ADD), and y = its layer normalization; rows of C numbers, R rows at once."""
+    """sum = x + residual (if ADD), and y = its layer normalization; rows of C numbers, R rows at once.
+
+    If ONE, the residual is a single row for all.
+    """
     n = tl.program_id(0) * R + tl.arange(0, R)
     c = tl.arange(0, BC)
     in_c = c < C
@@ -140,7 +145,10 @@ def layer_norm_of_sum(
     at = n.to(tl.int64)[:, None] * C + c[None, :]
     x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
     if ADD:
-        x += tl.load(residual_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        if ONE:
+            x += tl.load(residual_ptr + c, mask=in_c, other=0.0).to(tl.float32)[None, :]
+        else:
+            x += tl.load(residual_ptr + at, mask=mask, other=0.0).to(tl.float32)
         rounded = x.to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + at, rounded, mask=mask)
         x = rounded.to(tl.float32)
