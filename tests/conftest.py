@@ -96,12 +96,13 @@ def text_without_a_page(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The diffusers folders `tiny-eps` and `tiny-v`, with random weights."""
-    from tests.tiny_models import MODELS, make_tiny
+    """The diffusers folders `tiny-eps`, `tiny-v` and, with SDXL's structure, `tiny-xl`, with random weights."""
+    from tests.tiny_models import MODELS, make_tiny, make_tiny_xl
 
     folder = tmp_path_factory.mktemp("tiny")
     for name, prediction_type in MODELS.items():
         make_tiny(folder / name, prediction_type)
+    make_tiny_xl(folder / "tiny-xl")
     return folder
 
 

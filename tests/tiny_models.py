@@ -1,4 +1,5 @@
-"""Tiny models with random weights and Stable Diffusion 2's structure, and draws to train them with: made on the spot."""
+"""Tiny models with random weights and the structure of Stable Diffusion 2 or SDXL, and draws to train them with: made on the
+spot."""
 
 from __future__ import annotations
 
@@ -52,6 +53,40 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
+_CLIP_L = {
+    **_CONFIGS["text_encoder"],
+    "hidden_size": 64,
+    "num_attention_heads": 1,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 64,
+}
+_XL_CONFIGS: dict[str, dict[str, Any]] = {
+    "text_encoder": _CLIP_L,
+    "text_encoder_2": {
+        **_CLIP_L,
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "hidden_act": "gelu",
+        "projection_dim": 128,
+    },
+    "unet": {
+        "sample_size": 8,
+        "block_out_channels": [64, 128, 128],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 2,
+        "attention_head_dim": [1, 2, 2],
+        "transformer_layers_per_block": [1, 2, 3],
+        "cross_attention_dim": 64 + 128,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 128 + 6 * 256,
+    },
+    "vae": {**_CONFIGS["vae"], "scaling_factor": 0.13025},
+}
+"""As in SDXL, every attention head is 64 wide."""
+
 
 def make_tiny(folder: Path, prediction_type: str) -> Path:
     """Write a diffusers folder: text width 32, UNet widths 64 and 128, a VAE of factor 8, CLIP's tokenizer. Returns it."""
@@ -76,6 +111,46 @@ def make_tiny(folder: Path, prediction_type: str) -> Path:
         "feature_extractor": [None, None],
         "safety_checker": [None, None],
         "requires_safety_checker": False,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def make_tiny_xl(folder: Path, unet: dict[str, Any] | None = None, **scheduler: Any) -> Path:
+    """Write a diffusers folder with SDXL's structure: text widths 64 and 128, UNet widths 64, 128 and 128. Returns it.
+
+    `unet` is put into the UNet's configuration, and `scheduler` into that of the noise schedule.
+    """
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        modules: dict[str, Any] = {
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**_XL_CONFIGS["text_encoder"])),
+            "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**_XL_CONFIGS["text_encoder_2"])),
+            "unet": UNet2DConditionModel(**(_XL_CONFIGS["unet"] | (unet or {}))),
+            "vae": AutoencoderKL(**_XL_CONFIGS["vae"]),
+        }
+    for part, module in modules.items():
+        module.save_pretrained(folder / part)
+    # As in the published folder of SDXL base.
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    EulerDiscreteScheduler(**{"timestep_spacing": "leading", "steps_offset": 1, **schedule, **scheduler}).save_pretrained(
+        folder / "scheduler"
+    )
+    write_tokenizer(folder / "tokenizer", pad=EOS)
+    write_tokenizer(folder / "tokenizer_2")
+    index = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": True,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
