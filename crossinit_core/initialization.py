@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .backbone import Backbone
 from .families import CONTEXT_LENGTH
-from .models.prompt_embeddings import padding_row
+from .models.clip_text import padding_row
 from .prompts import MAX_VECTORS
 
 StartStates = Literal["last", "context"]

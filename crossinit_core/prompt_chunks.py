@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .backbone import Encoded
 from .families import CONTEXT_LENGTH
-from .models.prompt_embeddings import padding_row
+from .models.clip_text import padding_row
 from .prompts import Vocabulary
 
 MAX_WORD_LENGTH = 8

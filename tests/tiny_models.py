@@ -136,9 +136,9 @@ def make_tiny_xl(folder: Path, unet: dict[str, Any] | None = None, **scheduler: 
         module.save_pretrained(folder / part)
     # As in the published folder of SDXL base.
     schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    EulerDiscreteScheduler(**{"timestep_spacing": "leading", "steps_offset": 1, **schedule, **scheduler}).save_pretrained(
-        folder / "scheduler"
-    )
+    EulerDiscreteScheduler(
+        **{"timestep_spacing": "leading", "steps_offset": 1, **schedule, **scheduler}
+    ).save_pretrained(folder / "scheduler")
     write_tokenizer(folder / "tokenizer", pad=EOS)
     write_tokenizer(folder / "tokenizer_2")
     index = {

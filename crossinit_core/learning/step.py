@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..backbone import Backbone, FrozenModel, PredictionType
 from ..gpu.graphs import Recorder
-from ..models.prompt_embeddings import ends_of, pad, padding_row
+from ..models.clip_text import ends_of, pad, padding_row
 from . import objective
 from .batches import TrainingBatch
 from .optimizers import make_optimizer

@@ -1,12 +1,15 @@
 """`T(x)`: CLIP's text encoders from token embeddings, over the submodules of any host.
 
+Before it come the embeddings of prompts that are token ids: SDXL's two encoders read the same ids up to EOS, but pad
+differently, CLIP-L with EOS and CLIP-G with id 0.
+
 transformers' and ComfyUI's encoders name their parts alike, but neither can be used as it is: the
 one takes token ids only, the other adds in place, which breaks backpropagation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +21,28 @@ from ..gpu.kernels.frozen_layers import pack, project
 
 Packed = Sequence[tuple[Tensor, Tensor]]
 """For each layer, the weights and biases of query, key and value below each other."""
+
+
+def ends_of(token_ids: Tensor, eos: int) -> Tensor:
+    """The places (B,) of the first EOS in prompts (B, L).
+
+    It is found by its id: the largest one, which transformers takes for configurations of old, may be a placeholder's.
+    """
+    return (token_ids == eos).to(torch.uint8).argmax(dim=1)
+
+
+def padding_row(
+    rows: Callable[[Tensor], Tensor], widths: Sequence[int], pads: Sequence[int], device: torch.device
+) -> Tensor:
+    """The embedding (d,) of a place behind EOS: each encoder's row of its own padding. `rows` are those of `E`."""
+    found = rows(torch.tensor(pads, device=device)).split(list(widths), dim=-1)
+    return torch.cat([part[number] for number, part in enumerate(found)])
+
+
+def pad(embedded: Tensor, ends: Tensor, padding: Tensor) -> Tensor:
+    """Embeddings (B, L, d) of prompts that end at `ends` (B,), with the row `padding` (d,) behind each end."""
+    behind = torch.arange(embedded.shape[1], device=embedded.device) > ends[:, None]
+    return torch.where(behind[..., None], padding, embedded)
 
 
 def encode_clip(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...crossinit_core.backbone import Encoded, FrozenModel
 from ...crossinit_core.learning import objective
-from ...crossinit_core.models.prompt_embeddings import ends_of, pad, padding_row
+from ...crossinit_core.models.clip_text import ends_of, pad, padding_row
 from ...crossinit_core.prompts import fill_places, token_ids_with_placeholders
 from .backbone import ComfyBackbone
 from .progress import stop_if_cancelled
