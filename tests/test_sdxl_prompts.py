@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.sdxl_layouts import full_width_clip
 from tests.tiny_page import hearing
 from tests.tiny_people import person, with_embeddings
 from tests.tiny_sdxl import tiny_sdxl_clip
@@ -36,23 +37,7 @@ def clip(pack: ModuleType, reference: Path) -> Any:
 @pytest.fixture(scope="module")
 def full_clip(pack: ModuleType) -> Any:
     """A CLIP of SDXL at its own widths, with three layers of random weights."""
-    import comfy.sd
-    from comfy.sdxl_clip import SDXLClipModel, SDXLTokenizer
-    from comfy.supported_models_base import ClipTarget
-
-    options = {f"{name}_model_config": {"num_hidden_layers": 3} for name in ("clip_l", "clip_g")}
-    found = comfy.sd.CLIP(
-        ClipTarget(SDXLTokenizer, SDXLClipModel),
-        embedding_directory=[],
-        model_options={**options, "dtype": torch.float32},
-    )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in found.cond_stage_model.named_parameters():
-            weight.data = torch.randn(weight.shape, generator=generator).mul_(0.02)
-            if "norm" in name and name.endswith("weight"):
-                weight.data += 1
-    return found
+    return full_width_clip()
 
 
 @pytest.fixture
@@ -306,18 +291,3 @@ def test_the_graphs_own_clip_does_not_notice(pack: ModuleType, nodes: dict[str, 
     assert same(encoded(taught, "a photo of a person"), before)
     assert lookups == {name: vars(getattr(clip.tokenizer, name)) for name in ("clip_l", "clip_g")}
     assert taught.cond_stage_model is clip.cond_stage_model
-
-
-def test_what_prompts_read_of_a_file(pack: ModuleType, tmp_path: Path) -> None:
-    """Both halves under their own keys; nothing if CLIP would leave one out."""
-    read = pack.nodes.host.tokens.vectors_in_prompts
-    token = pack.crossinit_core.LearnedToken(torch.randn(3, 2048), "anna", "sdxl")
-    assert torch.equal(read(write_file(token, tmp_path), FULL_WIDTHS), token.vectors)
-    swapped = tmp_path / "swapped.safetensors"
-    save_file({"clip_l": torch.ones(3, 1280), "clip_g": torch.ones(3, 768)}, swapped)
-    half = tmp_path / "half.safetensors"
-    save_file({"clip_l": torch.ones(3, 768)}, half)
-    uneven = tmp_path / "uneven.safetensors"
-    save_file({"clip_l": torch.ones(3, 768), "clip_g": torch.ones(2, 1280)}, uneven)
-    assert [read(path, FULL_WIDTHS) for path in (swapped, half, uneven)] == [None] * 3
-    assert torch.equal(read(half, (768,)), torch.ones(3, 768))
