@@ -16,9 +16,9 @@ from tests.tiny_sdxl import tiny_sdxl_clip, tiny_sdxl_model
 
 
 @pytest.fixture
-def backbone(pack: ModuleType, reference: Path, tiny_comfy: Any, tiny_models: Path) -> Iterator[Any]:
+def backbone(pack: ModuleType, tiny_comfy: Any, tiny_models: Path) -> Iterator[Any]:
     """Of a tiny SDXL, with a VAE that makes latents of the same kind."""
-    folder = reference / "tiny-xl"
+    folder = tiny_models / "tiny-xl"
     with torch.inference_mode():
         vae = tiny_comfy(tiny_models / "tiny-eps")[2]
         yield pack.nodes.host.backbone.ComfyBackbone(tiny_sdxl_model(folder), tiny_sdxl_clip(folder), vae)

@@ -18,7 +18,7 @@ from tests.tiny_sdxl import tiny_sdxl_clip
 
 pytestmark = pytest.mark.usefixtures("text_without_a_page")
 
-WIDTHS = (32, 48)
+WIDTHS = (64, 128)
 FULL_WIDTHS = (768, 1280)
 
 PLAIN = "a photo of a {} person"
@@ -28,10 +28,10 @@ SECTIONS = "a {} person BREAK " + ", ".join(["a ruin"] * 60) + " BREAK and ({}:0
 
 
 @pytest.fixture(scope="module")
-def clip(pack: ModuleType, reference: Path) -> Any:
-    """A CLIP of SDXL with text encoders of width 32 and 48."""
+def clip(pack: ModuleType, tiny_models: Path) -> Any:
+    """A CLIP of SDXL with text encoders of width 64 and 128."""
     with torch.inference_mode():
-        return tiny_sdxl_clip(reference / "tiny-xl")
+        return tiny_sdxl_clip(tiny_models / "tiny-xl")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_token_means_the_same_by_every_way(
 ) -> None:
     token = person(pack, "anna", seed=vectors, vectors=vectors, widths=WIDTHS)
     file, applied, node = three_ways(nodes, clip, token, text, tmp_path)
-    assert file["context"].shape[2] == 80 and file["pooled"].shape == (1, 48)
+    assert file["context"].shape[2] == 192 and file["pooled"].shape == (1, 128)
     assert file["context"].shape[1] == 77 * {PLAIN: 1, WEIGHTED: 1, LONG: 2, SECTIONS: 3}[text]
     assert same(applied, file) and same(node, file)
     assert not same(file, encoded(clip, text.replace("{}", "")))
@@ -127,7 +127,7 @@ def test_a_lora_keeps_every_way_the_same(pack: ModuleType, nodes: dict[str, Any]
     weights = {}
     for number, width in enumerate(WIDTHS, 1):
         key = f"lora_te{number}_text_model_encoder_layers_0_mlp_fc1"
-        weights[f"{key}.lora_up.weight"] = torch.randn(4 * width, 2, generator=generator)
+        weights[f"{key}.lora_up.weight"] = torch.randn(128, 2, generator=generator)
         weights[f"{key}.lora_down.weight"] = torch.randn(2, width, generator=generator)
     _, loaded = comfy.sd.load_lora_for_models(None, clip, weights, 0, 1.0)
     token = person(pack, "anna", widths=WIDTHS)
@@ -135,7 +135,7 @@ def test_a_lora_keeps_every_way_the_same(pack: ModuleType, nodes: dict[str, Any]
     assert same(applied, file) and same(node, file)
     plain = three_ways(nodes, clip, token, PLAIN, tmp_path)[0]
     assert not torch.equal(plain["pooled"], file["pooled"])
-    assert not torch.equal(plain["context"][..., :32], file["context"][..., :32])
+    assert not torch.equal(plain["context"][..., :64], file["context"][..., :64])
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_two_texts_of_sdxls_own_node(
 def test_each_encoder_reads_its_own_columns(pack: ModuleType, clip: Any) -> None:
     token = person(pack, "anna", vectors=2, widths=WIDTHS)
     tokenized = pack.nodes.host.tokens.clip_with_tokens(clip, {"anna": token}).tokenize("embedding:anna person")
-    for key, part in (("l", token.vectors[:, :32]), ("g", token.vectors[:, 32:])):
+    for key, part in (("l", token.vectors[:, :64]), ("g", token.vectors[:, 64:])):
         rows = [value for value, *_ in tokenized[key][0] if isinstance(value, Tensor)]
         assert torch.equal(torch.stack(rows), part)
 

@@ -24,8 +24,8 @@ def inside_a_node(comfyui: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def folder(reference: Path) -> Path:
-    return reference / "tiny-xl"
+def folder(tiny_models: Path) -> Path:
+    return tiny_models / "tiny-xl"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_whole_family_learns(pack: ModuleType, sdxl: SimpleNamespace, kind: 
     """The smaller ones have the same parts, only fewer of them."""
     become(sdxl.model, kind)
     found = backbone(pack, sdxl)
-    assert found.widths == (32, 48) and found.prediction_type == "epsilon"
+    assert found.widths == (64, 128) and found.prediction_type == "epsilon"
 
 
 def test_its_own_size_is_1024_px(pack: ModuleType, sdxl: SimpleNamespace) -> None:
@@ -146,14 +146,14 @@ def test_what_cannot_learn_is_refused_by_name(pack: ModuleType, sdxl: SimpleName
 
 def test_clip_skip_2_is_sdxls_own(pack: ModuleType, sdxl: SimpleNamespace) -> None:
     sdxl.clip.clip_layer(-2)
-    assert backbone(pack, sdxl).widths == (32, 48)
+    assert backbone(pack, sdxl).widths == (64, 128)
 
 
 def test_parts_of_other_families_are_refused(pack: ModuleType, sdxl: SimpleNamespace, sd2: SimpleNamespace) -> None:
     mixed = refusal(pack, SimpleNamespace(model=sdxl.model, clip=sd2.clip))
-    assert "MODEL is SDXL and attends to width 80, but CLIP has width 32" in mixed
+    assert "MODEL is SDXL and attends to width 192, but CLIP has width 32" in mixed
     mixed = refusal(pack, SimpleNamespace(model=sd2.model, clip=sdxl.clip))
-    assert "MODEL is SD 2.x and attends to width 32, but CLIP has width 32 + 48" in mixed
+    assert "MODEL is SD 2.x and attends to width 32, but CLIP has width 64 + 128" in mixed
 
 
 def _single(name: str, of: str, **more: Any) -> Any:
