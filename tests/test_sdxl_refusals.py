@@ -176,7 +176,10 @@ def _single(name: str, of: str, **more: Any) -> Any:
 
 def test_half_of_sdxls_clip_is_refused(pack: ModuleType, sdxl: SimpleNamespace) -> None:
     half = refusal(pack, SimpleNamespace(model=sdxl.model, clip=_single("clip_l", "SD1")))
-    assert "clip_l alone" in half and "DualCLIPLoader of type sdxl" in half
+    assert (
+        half.startswith("MODEL is SDXL, but CLIP has clip_l alone. SDXL needs both")
+        and "DualCLIPLoader of type sdxl" in half
+    )
     for model in (sdxl.model, None):
         half = refusal(pack, SimpleNamespace(model=model, clip=_single("clip_g", "refiner")))
         assert half.startswith("CLIP has clip_g alone, as the SDXL refiner has.") and "DualCLIPLoader" in half
@@ -324,7 +327,7 @@ def test_a_distilled_model_is_warned_about(pack: ModuleType, sdxl: SimpleNamespa
     for name, kind in DISTILLED.items():
         named(sdxl.model, name)
         (said,) = pack.nodes.host.models.warnings_about(sdxl.model)
-        assert f"MODEL '{name}' was distilled to few steps ({kind}), by its name." in said
+        assert f"MODEL's name, '{name}', says that it was distilled to few steps ({kind})." in said
         assert "Learn on the base model" in said and "was not measured" in said
         assert backbone(pack, sdxl).checkpoint == name, "it learns all the same"
 

@@ -138,12 +138,10 @@ def check_model(model: Any, clip: Any) -> None:
         raise ValueError(f"MODEL {special_version(found)}. {_USE_INSTEAD}")
     context = inner.model_config.unet_config["context_dim"]
     if context != sum(widths) or not isinstance(inner.model_config, FAMILY[ENCODERS[names]]):
-        half = is_sdxl and len(names) == 1
+        if is_sdxl and names == ("clip_l",):
+            raise ValueError(f"MODEL is {found}, but CLIP has clip_l alone. {_BOTH_ENCODERS}")
         raise ValueError(
             f"MODEL is {found} and attends to width {context}, but CLIP has width {shown_widths(widths)} "
-            f"({describe_widths(widths)}: {names[0]} alone). {_BOTH_ENCODERS}"
-            if half
-            else f"MODEL is {found} and attends to width {context}, but CLIP has width {shown_widths(widths)} "
             f"({describe_widths(widths)}). Connect MODEL and CLIP of the same checkpoint."
         )
     if is_sdxl and inner.adm_channels != widths[-1] + SIZES:
@@ -181,9 +179,9 @@ def warnings_about(model: Any) -> list[str]:
     if not kind:
         return []
     return [
-        f"MODEL '{quoted(name, 60)}' was distilled to few steps ({kind}), by its name. How alike a face becomes on such a model "
-        "was not measured. Learn on the base model that it was made from: its text encoders are the same, so the token works "
-        "here too."
+        f"MODEL's name, '{quoted(name, 60)}', says that it was distilled to few steps ({kind}). How alike a face becomes on such a "
+        "model was not measured. Learn on the base model that it was made from: the text encoders are usually the same, so "
+        "the token should work here too."
     ]
 
 
