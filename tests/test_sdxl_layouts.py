@@ -75,6 +75,17 @@ def test_a_checkpoint_in_fp8_is_refused(pack: ModuleType, clip: Any, dtype: torc
         pack.nodes.host.backbone.ComfyBackbone(model, clip)
 
 
+def test_a_checkpoint_that_says_it_is_quantized_is_refused(pack: ModuleType, clip: Any) -> None:
+    """As ComfyUI's own quantized files do: a layer's weights, their scale, and a key that names the format."""
+    state = unet_state("Segmind-Vega")
+    layer = "input_blocks.4.1.transformer_blocks.0.attn1.to_q"
+    state[f"{layer}.weight"] = torch.zeros(320, 320).to(torch.float8_e4m3fn)
+    state[f"{layer}.weight_scale"] = torch.tensor(1.0)
+    state[f"{layer}.comfy_quant"] = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"MODEL is quantized \(QuantizedTensor weights\)"):
+        pack.nodes.host.backbone.ComfyBackbone(load_model(state), clip)
+
+
 @pytest.mark.parametrize("layout", ["SSD-1B", "Segmind-Vega", "KOALA-700M"])
 def test_the_smaller_ones_predict_as_the_graph_does(pack: ModuleType, clip: Any, layout: str) -> None:
     """They lack parts of the middle, which the copy has to lack too; and the gradient reaches what is learned."""

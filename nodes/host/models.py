@@ -273,7 +273,8 @@ def _check_plain_weights(patcher: Any, prefix: str, socket: str) -> None:
             or (weight.is_floating_point() and weight.dtype not in _PLAIN_DTYPES)
             or not weight.is_floating_point()
         ):
-            kind = str(weight.dtype).removeprefix("torch.")
+            packed = type(weight.data) is not torch.Tensor  # which has the dtype that it stands for
+            kind = type(weight.data).__name__ if packed else str(weight.dtype).removeprefix("torch.")
             raise ValueError(
                 f"{socket} is quantized ({kind} weights), and gradients through it would be wrong. Load the checkpoint "
                 "in fp16, bf16 or fp32: weight_dtype 'default', and no --fp8 start option."
