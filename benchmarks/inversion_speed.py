@@ -2,7 +2,7 @@
 
     python -m benchmarks.inversion_speed --comfyui ComfyUI --out build/speed        (also: run.py bench inversion_speed)
 
-Full SD 2.1 size with random weights, which are made on the spot. Needs torch, transformers, diffusers and a ComfyUI
+Full size of SD 2.1 or, with `--family sdxl`, of SDXL, with random weights, which are made on the spot. Needs torch, transformers, diffusers and a ComfyUI
 checkout. Without a GPU everything is small, and shows only that it works. Arguments after `--` go to ComfyUI.
 Writes published.json, ours.json and repeats.json, from which benchmarks.performance_page makes docs/performance.md, and for a look
 at once speed.json (both together) and speed.png.
@@ -53,11 +53,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--comfyui", type=Path, default=Path(os.environ.get("COMFYUI_PATH", ROOT / ".host/ComfyUI")))
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "speed")
     parser.add_argument("--checkpoint", type=Path, help="an SD 2.1 checkpoint in place of random weights")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--family", choices=list(SIZES), default="sd2")
+    parser.add_argument("--batch-size", type=int, help="8, and 4 on SDXL, as published")
+    parser.add_argument("--resolution", type=int, help="512, and 768 on SDXL, as published")
     parser.add_argument("--only", nargs="*", help="names of modes")
     parser.add_argument("--part", choices=["published", "ours"], help=argparse.SUPPRESS)
     return parser
+
+
+SIZES = {"sd2": {"resolution": 512, "batch_size": 8}, "sdxl": {"resolution": 768, "batch_size": 4}}
+"""Of the published recipes."""
+
+
+def _size(options: argparse.Namespace) -> dict[str, int]:
+    asked = {"resolution": options.resolution, "batch_size": options.batch_size}
+    return SIZES[options.family] | {key: value for key, value in asked.items() if value}
 
 
 def _part(options: argparse.Namespace, comfyui_arguments: list[str]) -> int:
@@ -65,14 +75,20 @@ def _part(options: argparse.Namespace, comfyui_arguments: list[str]) -> int:
     if options.part == "published":
         import torch
 
-        from .speed.published import measure
+        from .speed.published import Recipe, measure
+        from .speed.published_sdxl import SdxlRecipe
 
         cuda = torch.cuda.is_available()
         device = torch.device("cuda" if cuda else "cpu")
-        size = {"resolution": options.resolution, "batch_size": options.batch_size} if cuda else SMALL
+        size = _size(options) if cuda else SMALL
         data: dict[str, Any] = {}
-        for name, tf32 in (("published", False), ("published, TF32", True)):
-            data[name] = measure(device, **size, small=not cuda, steps=8 if cuda else 1, tf32=tf32)
+        ways: dict[str, dict[str, Any]] = {"published": {}, "published, TF32": {"tf32": True}}
+        recipe: Any = Recipe
+        if options.family == "sdxl":
+            recipe = SdxlRecipe
+            ways = {"published": {}, "published, 1024 px": {"resolution": 1024} if cuda else {}}
+        for name, more in ways.items():
+            data[name] = measure(device, **{**size, **more}, small=not cuda, steps=8 if cuda else 1, recipe_of=recipe)
             print(name, json.dumps(data[name]), flush=True)
             _save(options, data)
             if cuda:
@@ -96,10 +112,10 @@ def _ours(options: argparse.Namespace, comfyui_arguments: list[str]) -> int:
 
     folder = Path(tempfile.gettempdir()) / "crossinit-benchmark"
     folder.mkdir(exist_ok=True)
-    checkpoint = options.checkpoint or folder / f"sd21-random{'-small' if small else ''}.safetensors"
-    host.make_checkpoint(checkpoint, small)
+    checkpoint = options.checkpoint or host.checkpoint_file(small, options.family)
+    host.make_checkpoint(checkpoint, small, options.family)
     host.output_folder(folder / "output")
-    size = SMALL if small else {"resolution": options.resolution, "batch_size": options.batch_size}
+    size = SMALL if small else _size(options)
     graph = host.Graph(pack, checkpoint, size["resolution"])
     graph.picture()  # the first one may run while weights are still on their way
     before, repeated = graph.picture(), graph.picture()
@@ -107,7 +123,7 @@ def _ours(options: argparse.Namespace, comfyui_arguments: list[str]) -> int:
     data["rates"] = breakdown.rates(torch.device("cpu" if small else "cuda"))
     data["operations"] = _tried(lambda: breakdown.operations(graph, size["batch_size"]))
     truth = None
-    for name, steps, inputs, settings in modes(small):
+    for name, steps, inputs, settings in modes(small, options.family):
         if options.only and name not in options.only:
             continue
         if name == "bf16" and not options.only:  # its kernels are compiled first, which may take a while
@@ -120,12 +136,12 @@ def _ours(options: argparse.Namespace, comfyui_arguments: list[str]) -> int:
         else:
             if name == "fp32":
                 truth = token.vectors
-            if truth is not None and steps == STEPS_TO_COMPARE and "batch_size" not in inputs:
+            if truth is not None and steps == STEPS_TO_COMPARE and not {"batch_size", "resolution"} & inputs.keys():
                 measured |= compare(token.vectors, truth, graph.start.vectors)
         data["modes"][name] = measured
         print(f"{name}: {json.dumps(measured)}", flush=True)
         _save(options, data)
-    if not small and not options.only:
+    if not small and not options.only and options.family == "sd2":
         again = [graph.learn(FAST_STEPS, batch_size=size["batch_size"])[1] for _ in range(REPEATS)]
         repeats = {key: [row[key] for row in again] for key in ("seconds", "until_first_step")}
         text = json.dumps({"where": data["where"], "steps": FAST_STEPS, **repeats})
@@ -150,7 +166,7 @@ REPEATS = 16
 """Times that the fast preset runs for repeats.json: so short a run varies from one to the next."""
 
 
-def modes(small: bool) -> list[tuple[str, int, dict[str, Any], dict[str, Any]]]:
+def modes(small: bool, family: str = "sd2") -> list[tuple[str, int, dict[str, Any], dict[str, Any]]]:
     """Name, steps, inputs of the node, settings that the node does not show. The first one compiles and warms up."""
     if small:
         return [
@@ -161,6 +177,21 @@ def modes(small: bool) -> list[tuple[str, int, dict[str, Any], dict[str, Any]]]:
         ]
     n = STEPS_TO_COMPARE
     low = {"memory": "low"}
+    if family == "sdxl":
+        large = {"resolution": 1024}
+        return [
+            ("first run ever", n, {}, {}),
+            ("fp32", n, {"precision": "fp32"}, {}),
+            ("default, 10 steps", n, {}, {}),
+            ("full preset", 400, {"preset": "full"}, {}),
+            ("1024 px", n, large, {}),
+            ("1024 px again", n, large, {}),
+            ("low memory", n, low, {}),
+            ("1024 px, low memory", n, {**large, **low}, {}),
+            ("without graph", n, {}, {"cuda_graph": False}),
+            ("without Triton", n, {"triton": False}, {}),
+            ("bf16", n, {"precision": "bf16"}, {}),
+        ]
     return [
         ("first run ever", n, {}, {}),
         ("fp32", n, {"precision": "fp32"}, {}),
@@ -245,12 +276,9 @@ def _save(options: argparse.Namespace, data: dict[str, Any]) -> None:
 def table(data: dict[str, Any]) -> str:
     """The numbers as text."""
     lines = [f"{'':<26}{'steps':>6}{'ms/step':>9}{'seconds':>9}{'peak GiB':>10}{'cosine':>10}{'distance':>10}"]
-    for name in ("published", "published, TF32"):
-        if name in data:
-            row = data[name]
-            lines.append(
-                f"{name:<26}{320:>6}{row['ms_a_step']:>9.1f}{row['seconds_320']:>9.1f}{row['peak_gib']:>10.2f}"
-            )
+    for name in (name for name in data if name.startswith("published")):
+        row = data[name]
+        lines.append(f"{name:<26}{320:>6}{row['ms_a_step']:>9.1f}{row['seconds_320']:>9.1f}{row['peak_gib']:>10.2f}")
     for name, row in data.get("modes", {}).items():
         if "error" in row:
             lines.append(f"{name:<26} {row['error'][:80]}")
@@ -274,7 +302,7 @@ def plot(data: dict[str, Any], path: Path) -> None:
         import matplotlib.pyplot as plt
     except ImportError:
         return
-    rows = [(name, data[name]) for name in ("published", "published, TF32") if name in data]
+    rows = [(name, data[name]) for name in data if name.startswith("published")]
     rows += [(name, row) for name, row in data.get("modes", {}).items() if row.get("ms_a_step")]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.35 * len(rows) + 1.2), sharey=True)
     names = [name for name, _ in rows]

@@ -84,8 +84,10 @@ def operations(graph: Graph, batch_size: int) -> dict[str, dict[str, float]]:
         noisy = torch.empty(batch_size, 4, size, size, device="meta")
         context = torch.empty(batch_size, 77, config["context_dim"], device="meta", requires_grad=True)
         timesteps = torch.empty(batch_size, device="meta")
+        channels = config.get("adm_in_channels")
+        y = torch.empty(batch_size, channels, device="meta", requires_grad=True) if channels else None
         with FlopCounterMode(display=False) as forward:
-            out = unet(noisy, timesteps, context=context, transformer_options=copies._options())
+            out = unet(noisy, timesteps, context=context, y=y, transformer_options=copies._options())
         with FlopCounterMode(display=False) as backward:
             out.sum().backward()
     weights = sum(

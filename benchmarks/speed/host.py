@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -213,9 +214,21 @@ def _without_triton() -> Iterator[None]:
         backbone.choose = choose
 
 
-def make_checkpoint(path: Path, small: bool) -> None:
-    """SD 2.1 at full size, or with a narrow UNet, with random weights."""
+def checkpoint_file(small: bool, family: str = "sd2") -> Path:
+    """Where benchmarks keep a checkpoint of random weights."""
+    folder = Path(tempfile.gettempdir()) / "crossinit-benchmark"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{'sd21' if family == 'sd2' else family}-random{'-small' if small else ''}.safetensors"
+
+
+def make_checkpoint(path: Path, small: bool, family: str = "sd2") -> None:
+    """SD 2.1 or SDXL at full size, or with a narrow UNet, with random weights. SDXL needs ComfyUI started."""
     if path.exists():
+        return
+    if family == "sdxl":
+        from .sdxl import make_sdxl_checkpoint
+
+        make_sdxl_checkpoint(path, small)
         return
     from devtools.standins.files import make_sd2_checkpoint
     from devtools.standins.unets import UNetShape

@@ -97,13 +97,20 @@ class Recipe:
 
 
 def measure(
-    device: torch.device, *, resolution: int, batch_size: int, small: bool, steps: int, tf32: bool = False
+    device: torch.device,
+    *,
+    resolution: int,
+    batch_size: int,
+    small: bool,
+    steps: int,
+    tf32: bool = False,
+    recipe_of: Any = Recipe,
 ) -> dict[str, Any]:
-    """Seconds a step of the recipe and its peak memory, after two steps to warm up."""
+    """Seconds a step of the recipe and its peak memory, after two steps to warm up; `recipe_of` is the class of it."""
     torch.backends.cuda.matmul.allow_tf32 = tf32
     # torch's default, which the published code leaves: convolutions may use TF32 whatever matrix products do.
     torch.backends.cudnn.allow_tf32 = True
-    recipe = Recipe(device, resolution, batch_size, small)
+    recipe = recipe_of(device, resolution, batch_size, small)
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -118,6 +125,7 @@ def measure(
         "ms_a_step": round(1e3 * a_step, 2),
         "seconds_25": round(25 * a_step, 2),
         "seconds_320": round(320 * a_step, 2),
+        "seconds_400": round(400 * a_step, 2),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else 0,
         "loss": loss,
         "tf32": tf32,

@@ -56,6 +56,6 @@ class _FeedForward(Function):
             leaf = total.detach().requires_grad_()
             same, n = ctx.kernels.add_layer_norm(leaf, None, norm.weight, norm.bias, norm.eps, leaf.dtype)
         h = F.linear(n.detach(), inner.weight, inner.bias)
-        dn = ctx.kernels.geglu_gradient(h, dy @ ctx.outer) @ inner.weight
+        dn = ctx.kernels.gradient_of_geglu(h, dy @ ctx.outer) @ inner.weight
         (dx,) = torch.autograd.grad([same, n], leaf, [dy, dn])
         return dx, dx, None, None, None, None

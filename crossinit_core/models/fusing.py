@@ -102,7 +102,7 @@ def disagreement(block: FusedBlock, memory_format: torch.memory_format) -> float
         return torch.randn(shape, generator=generator).to(block.weight)
 
     inputs = [normal(2, block.channels, *_SIDES)]
-    constants = []
+    constants: list[Tensor] = []
     if block.embedding is not None:
         (inputs if block.learns_embedding else constants).append(normal(2, block.embedding))
     if block.context is not None:

@@ -200,12 +200,11 @@ def _transformer(layers: TransformerLayers, kernels: Kernels, again: bool) -> Fo
     def add_norm(x: Tensor, residual: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
         return kernels.add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps, x.dtype)
 
-    def feed_forward(x: Tensor, residual: Tensor) -> Tensor:
+    def kept(x: Tensor, residual: Tensor) -> Tensor:
         x, n = add_norm(x, residual, layers.norm_forward)
         return kernels.feed_forward(x, n, inner.weight, inner.bias, outer.weight)
 
-    if again:
-        feed_forward = feed_forward_again(layers.norm_forward, inner, outer, kernels)
+    feed_forward = feed_forward_again(layers.norm_forward, inner, outer, kernels) if again else kept
 
     def forward(x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
         x, n = add_norm(x, bias, layers.norm_own)

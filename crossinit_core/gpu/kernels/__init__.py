@@ -26,7 +26,7 @@ class Kernels:
     group_norm: Callable[..., tuple[Tensor, Tensor]]
     add_layer_norm: Callable[..., tuple[Tensor, Tensor]]
     feed_forward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-    geglu_gradient: Callable[[Tensor, Tensor], Tensor]
+    gradient_of_geglu: Callable[[Tensor, Tensor], Tensor]
     add_bias: Callable[[Tensor, Tensor, Tensor], Tensor]
     interleave: Callable[[Tensor, Tensor], Tensor]
     attention: Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -39,7 +39,7 @@ PLAIN = Kernels(
     group_norm=plain.group_norm,
     add_layer_norm=plain.add_layer_norm,
     feed_forward=plain.feed_forward,
-    geglu_gradient=plain.geglu_gradient,
+    gradient_of_geglu=plain.gradient_of_geglu,
     add_bias=plain.add_bias,
     interleave=plain.interleave,
     attention=plain.attention,
@@ -61,7 +61,7 @@ def triton_kernels(*, attention: bool) -> Kernels:
         group_norm=group_norm.group_norm,
         add_layer_norm=layer_norm.add_layer_norm,
         feed_forward=feed_forward.feed_forward,
-        geglu_gradient=feed_forward.geglu_gradient,
+        gradient_of_geglu=feed_forward.gradient_of_geglu,
         add_bias=add_bias.add_bias,
         interleave=interleave.interleave,
         attention=attends.attention,

@@ -51,7 +51,7 @@ def geglu(h: Tensor) -> Tensor:
     return _Geglu.apply(h)
 
 
-def geglu_gradient(h: Tensor, dy: Tensor) -> Tensor:
+def gradient_of_geglu(h: Tensor, dy: Tensor) -> Tensor:
     """The gradient (..., 2 F) of h = [a, g] from that of its `geglu`, dy (..., F)."""
     a, g = h.chunk(2, dim=-1)
     return torch.cat([dy * F.gelu(g), torch.ops.aten.gelu_backward(dy * a, g)], dim=-1)
@@ -143,4 +143,4 @@ class _Geglu(Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (h,) = ctx.saved_tensors
-        return geglu_gradient(h, dy)
+        return gradient_of_geglu(h, dy)

@@ -28,13 +28,13 @@ def feed_forward(x: Tensor, n: Tensor, weight: Tensor, bias: Tensor, out: Tensor
     return product_of_geglu(x, _Geglu.apply(F.linear(n, weight, bias)), out)
 
 
-def geglu_gradient(h: Tensor, dy: Tensor) -> Tensor:
-    """See `plain.geglu_gradient`."""
+def gradient_of_geglu(h: Tensor, dy: Tensor) -> Tensor:
+    """See `plain.gradient_of_geglu`."""
     h = h.contiguous()
     width = h.shape[-1] // 2
     rows = h.numel() // h.shape[-1]
     dh = torch.empty_like(h)
-    launch(geglu_gradients, _tiles(rows, width), h, dy.contiguous(), dh, rows, width, BN=8, BF=256)
+    launch(geglu_gradient, _tiles(rows, width), h, dy.contiguous(), dh, rows, width, BN=8, BF=256)
     return dh
 
 
@@ -53,7 +53,7 @@ class _Geglu(Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (h,) = ctx.saved_tensors
-        return geglu_gradient(h, dy)
+        return gradient_of_geglu(h, dy)
 
 
 def _tiles(rows: int, width: int) -> tuple[int, int]:
@@ -82,7 +82,7 @@ def geglu(h_ptr, y_ptr, N, F, BN: tl.constexpr, BF: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=VARYING)
-def geglu_gradients(h_ptr, dy_ptr, dh_ptr, N, F, BN: tl.constexpr, BF: tl.constexpr):
+def geglu_gradient(h_ptr, dy_ptr, dh_ptr, N, F, BN: tl.constexpr, BF: tl.constexpr):
     """The gradient of h = [a, g]."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     f = tl.program_id(1) * BF + tl.arange(0, BF)

@@ -49,7 +49,7 @@ class _GroupNorm(Function):
         blocks, pieces, rows = _pieces(batch, pixels, channels, tile, programs)
         sums, squares = floats(x, 2, batch, pieces, channels)
         # How far a channel's mean is from its group's: the gradient of the shift alone needs it.
-        learned = shift is not None and ctx.needs_input_grad[3]
+        learned = ctx.needs_input_grad[3]
         a, d, mean, *apart = floats(x, 4 if learned else 3, batch, channels)
         (rstd,) = floats(x, 1, batch, groups)
         y = torch.empty_like(x)
@@ -106,7 +106,7 @@ class _GroupNorm(Function):
         )
         ctx.save_for_backward(x, weight, a, d, mean, rstd, *apart)
         ctx.groups, ctx.silu = groups, silu
-        ctx.shift_dtype = shift.dtype if learned else None
+        ctx.shift_dtype = None if shift is None else shift.dtype
         ctx.set_materialize_grads(False)
         return given.view_as(given), y
 

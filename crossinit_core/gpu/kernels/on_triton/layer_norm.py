@@ -65,7 +65,7 @@ class _AddLayerNorm(Function):
             BC=block,
         )
         ctx.save_for_backward(total, weight, mean, rstd)
-        ctx.residual_dtype = residual.dtype if ctx.needs_input_grad[1] else None  # type: ignore[union-attr]
+        ctx.residual_dtype = None if residual is None or residual.dim() == 1 else residual.dtype
         ctx.set_materialize_grads(False)
         return (x.view_as(x) if residual is None else total), y
 
