@@ -171,7 +171,7 @@ def test_a_v_prediction_name_without_its_key_is_told(xl: dict[str, torch.Tensor]
         assert [("predicts noise" in line, len(line) <= 600) for line in warnings] == [(True, True)] * warned
 
 
-SMALLER = {
+SMALLER: dict[str, dict[str, Any]] = {
     # As segmind/SSD-1B: fewer transformer blocks, not alike in a level, and a middle without any.
     "SSD-1B": {
         "transformer_layers_per_block": [1, [2, 2], [3, 3]],
@@ -191,9 +191,8 @@ SMALLER = {
 
 @pytest.mark.parametrize("name", SMALLER)
 def test_smaller_children_of_sdxl_load(name: str, tmp_path: Path) -> None:
-    layers = SMALLER[name].get("layers_per_block", 2)
     folder = make_tiny_xl(tmp_path / "folder", SMALLER[name])
-    save_file(sdxl_state(folder, layers if isinstance(layers, int) else 2), tmp_path / "model.safetensors")
+    save_file(sdxl_state(folder, SMALLER[name].get("layers_per_block", 2)), tmp_path / "model.safetensors")
     _assert_same(*(DiffusersBackbone.from_pretrained(tmp_path / name) for name in ("model.safetensors", "folder")))
 
 
