@@ -1,4 +1,4 @@
-"""The command line: train, generate, convert and inspect, over a Stable Diffusion model: a diffusers folder or a checkpoint.
+"""The command line: train, generate, convert and inspect, over a Stable Diffusion model (SD 1.x, SD 2.x, SDXL): a diffusers folder or a checkpoint.
 
     python -m crossinit_core train MODEL photo.jpg
     python -m crossinit_core generate MODEL photo.safetensors --prompt "a {} person on the beach"
@@ -31,11 +31,11 @@ from .commands.arguments import Parser, chosen_device, format_name, formats_help
 from .commands.published_flags import refuse_published_flags
 from .commands.sampling import SIZES, PlacedPrompt, Sampling, check_everybody_is_placed, sample
 from .commands.signals import Screen, Terminated, leave_closed_output, signals_stop
-from .families import describe_widths
+from .families import BASE_NAMES, base_of_widths, describe_widths, other_lineage
 from .files import check_can_write
-from .initialization import cross_initialize, cross_initialize_words
+from .initialization import START_STATES, StartStates, cross_initialize, cross_initialize_words
 from .learning.inversion import StepReport, invert
-from .learning.settings import PRESETS, InversionSettings
+from .learning.settings import PRESETS, REGULARIZERS, SDXL_PRESETS, InversionSettings, presets_of
 from .photos.folders import Photos, read_photos
 from .precision import DTYPES, PRECISIONS, resolve_precision
 from .prompts import load_prompts
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Learn a face from photos and save it."""
+    """Learn a face from photos and save it. The preset is that of the model's family, and given options replace its values."""
     settings = _settings(options)
     device = chosen_device(options.device)
     name, out = _name_and_file(options)
@@ -96,7 +96,10 @@ def train(options: argparse.Namespace) -> None:
         load_celebrity_names(options.names)
     photos = _photos(options, settings)
     backbone = _backbone(options.model, device)
+    for warning in backbone.warnings():
+        Screen().say(warning)
     v0, facts = _start(options, backbone)
+    Screen().say(_plan(settings.sized(backbone.resolution), backbone.base))
     resume_folder = options.resume_folder or out.parent / RESUME_FOLDER
     bar = tqdm(total=settings.steps, unit="step", dynamic_ncols=True, file=Screen())
 
@@ -140,9 +143,14 @@ def generate(options: argparse.Namespace) -> None:
     check_everybody_is_placed(names, placed, Screen().say)
     check_can_write(options.out / "picture.png", what="picture")
     dtype = DTYPES[resolve_precision(options.precision, device)]
+    widths = _widths(options.model)
+    for token in tokens if widths else ():
+        token.check_fits(widths)
     backbone = _backbone(options.model, device, dtype)
     for token in tokens:
         token.check_fits(backbone.widths)
+        if warning := other_lineage(token.metadata, backbone.checkpoint):
+            Screen().say(quoted(f"'{token.name}': {warning}", _LONGEST_LINE))
     for path in sample(backbone, tokens, placed, sampling, options.out, dtype):
         print(path, flush=True)
 
@@ -200,19 +208,30 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _settings(options: argparse.Namespace) -> InversionSettings:
-    """The preset with every option that was given in its place."""
+    """The preset of the model's family with every option that was given in its place."""
     given = {field.name: getattr(options, field.name, None) for field in fields(InversionSettings)}
-    settings = replace(PRESETS[options.preset], **{key: value for key, value in given.items() if value is not None})
+    presets = presets_of(base_of_widths(_widths(options.model)))
+    settings = replace(presets[options.preset], **{key: value for key, value in given.items() if value is not None})
     settings.check()
     if settings.steps > _MOST_STEPS:
         raise ValueError(
-            f"--steps is {quoted(settings.steps, 60)}, but at most {_MOST_STEPS} are possible. The published runs use 320."
+            f"--steps is {quoted(settings.steps, 60)}, but at most {_MOST_STEPS} are possible. The published runs use 320, and 400 on "
+            "SDXL."
         )
     if settings.batch_size > _MOST_SAMPLES:
         raise ValueError(
-            f"--batch-size is {quoted(settings.batch_size, 60)}, but at most {_MOST_SAMPLES} are possible. 8 is usual."
+            f"--batch-size is {quoted(settings.batch_size, 60)}, but at most {_MOST_SAMPLES} are possible. 8 is usual, and 4 "
+            "on SDXL."
         )
     return settings
+
+
+def _plan(settings: InversionSettings, base: str) -> str:
+    """What a run does, in a line: `SDXL: 400 steps, batch 4, 768 px, rate 0.02`."""
+    return (
+        f"{BASE_NAMES.get(base, base)}: {settings.steps} steps, batch {settings.batch_size}, {settings.resolution} px, "
+        f"rate {settings.learning_rate:g}"
+    )
 
 
 def _name_and_file(options: argparse.Namespace) -> tuple[str, Path]:
@@ -230,12 +249,16 @@ def _name_and_file(options: argparse.Namespace) -> tuple[str, Path]:
 
 def _start(options: argparse.Namespace, backbone: Backbone) -> tuple[Tensor, dict[str, str]]:
     """v0 (K, d), and what the token's file says about it."""
+    states: StartStates = options.states
+    method = "cross initialization"
+    if states == "context" and len(backbone.widths) > 1:  # else both are the same
+        method += " (what the UNet sees)"
     if options.words is not None:
-        v0 = cross_initialize_words(backbone, options.words, options.vectors)
-        return v0, started_from_words("cross initialization", options.words)
+        v0 = cross_initialize_words(backbone, options.words, options.vectors, states=states)
+        return v0, started_from_words(method, options.words)
     names = load_celebrity_names(options.names)
-    v0 = cross_initialize(backbone, names.names, 2 if options.vectors is None else options.vectors)
-    return v0, started_from_names("cross initialization", names)
+    v0 = cross_initialize(backbone, names.names, 2 if options.vectors is None else options.vectors, states=states)
+    return v0, started_from_names(method, names)
 
 
 def _photos(options: argparse.Namespace, settings: InversionSettings) -> Photos:
@@ -244,6 +267,13 @@ def _photos(options: argparse.Namespace, settings: InversionSettings) -> Photos:
 
     resolution = settings.resolution or resolution_of(options.model)
     return read_photos(options.photos, resolution, Screen().say)
+
+
+def _widths(model: Path) -> tuple[int, ...]:
+    """The widths of a model's text encoders, before it is loaded; empty if it does not say."""
+    from .diffusers_backbone import widths_of
+
+    return widths_of(model)
 
 
 def _backbone(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> DiffusersBackbone:
@@ -258,6 +288,13 @@ def _backbone(folder: Path, device: torch.device, dtype: torch.dtype = torch.flo
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     return DiffusersBackbone.from_pretrained(folder, device=device, dtype=dtype)
+
+
+def _presets_help() -> str:
+    steps = ", ".join(
+        f"{name}: {preset.steps} steps ({SDXL_PRESETS[name].steps} on SDXL)" for name, preset in PRESETS.items()
+    )
+    return f"{steps}; default: %(default)s"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -276,7 +313,7 @@ def _parser() -> argparse.ArgumentParser:
             "model",
             type=Path,
             metavar="MODEL",
-            help="Stable Diffusion 1.x or 2.x: a folder in diffusers' layout, a checkpoint file (.safetensors, .ckpt), or "
+            help="SD 1.x, SD 2.x or SDXL: a folder in diffusers' layout, a checkpoint file (.safetensors, .ckpt), or "
             "miniature/weights",
         )
         command.add_argument("--device", help="default: cuda if there is one, else cpu")
@@ -285,17 +322,34 @@ def _parser() -> argparse.ArgumentParser:
     command = add(train)
     add_model(command)
     command.add_argument(
-        "--resolution", type=int, metavar="PX", help="a multiple of 64 from 64 to 1024; default: the model's own"
+        "--resolution",
+        type=int,
+        metavar="PX",
+        help="a multiple of 64 from 64 to 1024; default: the model's own, and 768 on SDXL, as published",
     )
     command.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
     start = command.add_mutually_exclusive_group()
     start.add_argument("--names", type=Path, metavar="FILE", help="names to start from, one a line; default: bundled")
     start.add_argument("--words", metavar="TEXT", help='words to start from, such as "human face"')
     command.add_argument("--vectors", type=int, metavar="K", help="default: 2, or as many as the words have tokens")
-    command.add_argument("--preset", choices=tuple(PRESETS), default="full", help="320 steps or 25 of them")
+    command.add_argument(
+        "--states",
+        choices=START_STATES,
+        default="last",
+        help="the output of SDXL's text encoders to start at: of the last layer, as published, or the context, which the UNet "
+        "sees; default: %(default)s",
+    )
+    command.add_argument("--preset", choices=tuple(PRESETS), default="full", help=_presets_help())
     for name in ("steps", "seed", "batch-size", "micro-batch-size"):
         command.add_argument(f"--{name}", type=int, metavar="N", help="in place of the preset's")
-    command.add_argument("--learning-rate", type=float, metavar="X", help="in place of the preset's")
+    for name in ("learning-rate", "flip-probability"):
+        command.add_argument(f"--{name}", type=float, metavar="X", help="in place of the preset's")
+    command.add_argument(
+        "--regularizer",
+        choices=REGULARIZERS,
+        help="what holds the vectors at their start: their distance from it, as published for SD, or its square, as for SDXL; "
+        "default: the preset's",
+    )
     command.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time, same result")
     command.add_argument("--name", help="of the token; default: that of the output file, or of the first photo")
     command.add_argument("--out", type=Path, metavar="FILE", help="default: NAME.safetensors")

@@ -18,7 +18,6 @@ from .backbone import Encoded, FrozenModel, Posterior, PredictionType
 from .families import (
     CONTEXT_LENGTH,
     MINIATURE,
-    TIMESTEPS,
     base_of_widths,
     for_inpainting,
     shown_widths,
@@ -28,14 +27,22 @@ from .gpu.kernels import PLAIN, Kernels
 from .gpu.self_tests import choose
 from .models.activation_memory import activation_memory
 from .models.added_conditions import SIZES, added_conditions
-from .models.checkpoint_file import is_checkpoint, load_checkpoint, read_checkpoint, resolution_of_checkpoint
+from .models.checkpoint_file import (
+    is_checkpoint,
+    load_checkpoint,
+    read_checkpoint,
+    resolution_of_checkpoint,
+    widths_of_checkpoint,
+)
 from .models.clip_text import ClipText, FrozenText, training_dtype
 from .models.compact_folder import is_compact, load_modules, load_tokenizer, read_config
 from .models.copied_model import CopiedModel
-from .models.diffusers_folder import check_folder, read_object, weights_variant
+from .models.diffusers_folder import check_folder, name_of, read_object, weights_variant
+from .models.distilled import distilled_kind, distilled_kind_of_folder, distilled_warning
 from .models.fingerprint import weights_fingerprint
 from .models.loading import reading
 from .models.private_copy import private_copy
+from .models.schedule import alphas_cumprod, names_v_prediction, prediction_type
 from .photos.images import RESOLUTION_RANGE, RESOLUTION_STEP
 from .precision import DTYPES, Precision, resolve_precision
 from .text import quoted
@@ -84,8 +91,8 @@ class DiffusersBackbone:
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.pads: tuple[int, ...] = tuple(one.pad_token_id for one in (tokenizer, tokenizer_2) if one is not None)
         self.pad: int = self.pads[0]
-        self.prediction_type: PredictionType = _prediction_type(scheduler_config)
-        self._abar = _alphas_cumprod(scheduler_config)
+        self.prediction_type: PredictionType = prediction_type(scheduler_config)
+        self._abar = alphas_cumprod(scheduler_config)
         self.fused = self.device.type == "cuda"
 
     @classmethod
@@ -109,6 +116,7 @@ class DiffusersBackbone:
 
         check_folder(folder)
         scheduler = read_object(folder / "scheduler/scheduler_config.json")
+        prediction_type(scheduler)  # refused before gigabytes are read
         options: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
         second: dict[str, Any] = {}
         if (folder / "text_encoder_2").exists():
@@ -122,7 +130,7 @@ class DiffusersBackbone:
             unet=_load(UNet2DConditionModel, folder / "unet", options),
             vae=_load(AutoencoderKL, folder / "vae", options),
             scheduler_config=scheduler,
-            checkpoint=folder.name,
+            checkpoint=name_of(folder),
             device=device,
             **second,
         )
@@ -194,6 +202,22 @@ class DiffusersBackbone:
             return None
         cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return torch.cuda.mem_get_info(self.device)[0] + cached
+
+    def warnings(self) -> list[str]:
+        """What to expect of a model that can learn, a line each. Nothing is said of most."""
+        shown = f"The model '{quoted(self.checkpoint, 60)}'"
+        found = []
+        if kind := distilled_kind(self.checkpoint):
+            found.append(distilled_warning(shown, kind, "its name"))
+        elif kind := distilled_kind_of_folder(self.scheduler_config, self.unet.config):
+            found.append(distilled_warning(shown, kind, "its configuration"))
+        if self.prediction_type == "epsilon" and names_v_prediction(self.checkpoint):
+            found.append(
+                f"{shown} is one of v-prediction by its name, but nothing in it says so, and it is learned on as one that predicts "
+                "noise, as ComfyUI does. If its pictures are noise, give it the key v_pred, or prediction_type v_prediction in its "
+                "scheduler_config.json."
+            )
+        return found
 
     @contextmanager
     def training(self, *, precision: Precision, gradient_checkpointing: bool) -> Iterator[FrozenModel]:
@@ -344,6 +368,23 @@ def resolution_of(folder: str | Path) -> int:
         return _resolution(SimpleNamespace(sample_size=None))  # loading the model says what is wrong with it
 
 
+def widths_of(folder: str | Path) -> tuple[int, ...]:
+    """`DiffusersBackbone.widths` of a model, without loading it; empty if it does not say."""
+    folder = Path(folder)
+    try:
+        if is_checkpoint(folder):
+            return widths_of_checkpoint(read_checkpoint(folder))
+        if is_compact(folder):
+            configs = [read_config(folder)["text_encoder"]]
+        else:
+            second = ["text_encoder_2"] if (folder / "text_encoder_2").exists() else []
+            configs = [read_object(folder / part / "config.json") for part in ("text_encoder", *second)]
+        widths = tuple(config.get("hidden_size") for config in configs)
+    except (OSError, ValueError, LookupError, AttributeError):
+        return ()  # loading the model says what is wrong with it
+    return tuple(width for width in widths if isinstance(width, int)) if all(widths) else ()
+
+
 def _load(kind: Any, part: Path, options: dict[str, Any]) -> Any:
     """A network of transformers or diffusers from its folder. Raises ValueError that names the folder if it cannot be read."""
     read_object(part / "config.json")
@@ -387,24 +428,3 @@ def _resolution(config: Any) -> int:
     low, high = RESOLUTION_RANGE
     size = config.sample_size * 8 if isinstance(config.sample_size, int) else 512
     return min(max(round(size / RESOLUTION_STEP) * RESOLUTION_STEP, low), high)
-
-
-def _prediction_type(config: dict[str, Any]) -> PredictionType:
-    prediction_type = config.get("prediction_type", "epsilon")
-    if prediction_type not in ("epsilon", "v_prediction"):
-        raise ValueError(
-            f"The model predicts '{quoted(prediction_type, 60)}', but only epsilon and v_prediction are supported."
-        )
-    return prediction_type
-
-
-def _alphas_cumprod(config: dict[str, Any]) -> Tensor:
-    from diffusers import DDPMScheduler
-
-    with reading(Path("scheduler/scheduler_config.json")):
-        abar = DDPMScheduler.from_config(config).alphas_cumprod  # pyright: ignore[reportAttributeAccessIssue]
-    if len(abar) != TIMESTEPS:
-        raise ValueError(f"The noise schedule has {len(abar)} steps, but {TIMESTEPS} were expected.")
-    if not bool(((abar >= 0) & (abar <= 1)).all()):
-        raise ValueError("The noise schedule holds values outside of 0..1. Download the model again.")
-    return abar.float()

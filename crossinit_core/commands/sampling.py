@@ -15,12 +15,15 @@ from torch import Tensor
 
 from ..backbone import Encoded
 from ..files import write_atomically
+from ..models.private_copy import private_copy
 from ..prompt_chunks import encode_prompt
 from ..prompts import PLACE, fill_places
 from ..text import check_text, quoted
 from ..tokens.learned_token import LearnedToken, suggest_token_name
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..diffusers_backbone import DiffusersBackbone
 
 SIZES = (64, 4096)
@@ -54,7 +57,7 @@ class Sampling:
         if size is not None and (not low <= size <= high or size % 8):
             raise ValueError(
                 f"--resolution is {quoted(size, 60)}, but a multiple of 8 from {low} to {high} is expected, in pixels. Use 512 "
-                "or 768."
+                "or 768, and 1024 on SDXL."
             )
 
 
@@ -107,10 +110,11 @@ def sample(
 ) -> Iterator[Path]:
     """Write the pictures, each whole or not at all, and give their paths.
 
-    DPM-Solver++, as published. Each picture has a random generator of its own, so it does not depend on the others.
+    DPM-Solver++, as published. The VAE decodes in float32 if the model is in float16, in which SDXL's overflows. Each picture has a random generator of its own, so it does not depend on the others.
     Raises OSError that names the picture and says what to do if one cannot be written.
     """
     pipeline = _pipeline(backbone)
+    vae = private_copy(backbone.vae, lambda name: torch.float32) if dtype == torch.float16 else backbone.vae
     nothing = encode_prompt(backbone, [])
     for number, prompt in enumerate(prompts, start=1):
         pieces = [piece if isinstance(piece, str) else tokens[piece].vectors for piece in prompt.pieces]
@@ -118,14 +122,16 @@ def sample(
         conditioning = _conditioning(encoded, nothing, backbone.device, dtype)
         name = suggest_token_name(PLACE.sub("", prompt.text))[:80]
         for seed in range(sampling.seed, sampling.seed + sampling.count):
-            picture = pipeline(
+            latents = pipeline(
                 **conditioning,
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
                 generator=torch.Generator().manual_seed(seed),
                 height=sampling.resolution,
                 width=sampling.resolution,
-            ).images[0]
+                output_type="latent",
+            ).images
+            picture = _decode(vae, latents, pipeline.image_processor)
             path = _free(folder / f"{number:03d}-{name}-{seed}.png")
             content = io.BytesIO()
             picture.save(content, format="PNG")
@@ -137,6 +143,12 @@ def sample(
                     f"it are whole. Make room or choose another --out, then go on with --seed {seed}."
                 ) from error
             yield path
+
+
+@torch.no_grad()
+def _decode(vae: Any, latents: Tensor, processor: Any) -> Image:
+    decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    return processor.postprocess(decoded, output_type="pil")[0]
 
 
 def _free(path: Path) -> Path:
@@ -161,8 +173,12 @@ def _conditioning(encoded: Encoded, nothing: Encoded, device: torch.device, dtyp
 def _pipeline(backbone: DiffusersBackbone) -> Any:
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
+    config = dict(backbone.scheduler_config)
+    if config.get("rescale_betas_zero_snr"):
+        config["timestep_spacing"] = "trailing"  # begins at pure noise (Lin et al., 2023, arXiv 2305.08891)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about the age of the model's own files
+        scheduler = DPMSolverMultistepScheduler.from_config(config)
         if backbone.text_encoder_2 is not None:
             return StableDiffusionXLPipeline(
                 vae=backbone.vae,
@@ -171,7 +187,7 @@ def _pipeline(backbone: DiffusersBackbone) -> Any:
                 tokenizer=backbone.tokenizer,
                 tokenizer_2=backbone.tokenizer_2,
                 unet=backbone.unet,
-                scheduler=DPMSolverMultistepScheduler.from_config(backbone.scheduler_config),  # pyright: ignore[reportArgumentType]
+                scheduler=scheduler,  # pyright: ignore[reportArgumentType]
                 add_watermarker=False,
             )
         return StableDiffusionPipeline(
@@ -179,7 +195,7 @@ def _pipeline(backbone: DiffusersBackbone) -> Any:
             text_encoder=backbone.text_encoder,
             tokenizer=backbone.tokenizer,
             unet=backbone.unet,
-            scheduler=DPMSolverMultistepScheduler.from_config(backbone.scheduler_config),  # pyright: ignore[reportArgumentType]
+            scheduler=scheduler,  # pyright: ignore[reportArgumentType]
             safety_checker=None,  # pyright: ignore[reportArgumentType]
             feature_extractor=None,  # pyright: ignore[reportArgumentType]
             requires_safety_checker=False,

@@ -1,4 +1,4 @@
-"""A checkpoint file of SD 1.x or 2.x, as ComfyUI and AUTOMATIC1111 load it, without a network.
+"""A checkpoint file of SD 1.x, SD 2.x or SDXL, as ComfyUI and AUTOMATIC1111 load it, without a network.
 
 diffusers would download a configuration for it; here it follows from the shapes in the file. `data/merges.txt` is CLIP's
 (openai/CLIP, MIT licence): a checkpoint holds no tokenizer.
@@ -11,35 +11,26 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..families import CONTEXT_LENGTH, UNCLIP, USE_KNOWN_FAMILY, for_inpainting, other_family, special_version
+from ..families import UNCLIP, USE_KNOWN_FAMILY, for_inpainting, other_family, special_version
 from ..text import quoted
-from .compact_folder import BOS, EOS, PAD, load_tokenizer
+from .checkpoint_configs import UNET, VAE, State, context_width, text_config, unet_config, vae_config
+from .compact_folder import EOS, PAD, load_tokenizer
+from .open_clip import clip_weights, open_clip_weights
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
-_UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _CLIP, _OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
-_V_PREDICTION = _UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
-_LEVELS = 4
-_OPEN_CLIP_NAMES = {
-    "token_embedding.": "embeddings.token_embedding.",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "ln_final.": "final_layer_norm.",
-    "transformer.resblocks.": "encoder.layers.",
-}
-_OPEN_CLIP_LAYER_NAMES = {
-    ".ln_1.": ".layer_norm1.",
-    ".ln_2.": ".layer_norm2.",
-    ".mlp.c_fc.": ".mlp.fc1.",
-    ".mlp.c_proj.": ".mlp.fc2.",
-    ".attn.out_proj.": ".self_attn.out_proj.",
-}
+_SDXL = "conditioner.embedders."
+_SDXL_CLIP, _SDXL_OPEN_CLIP = f"{_SDXL}0.transformer.", f"{_SDXL}1.model."
+_TEXT = "cond_stage_model.", _SDXL
+_V_PREDICTION = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "beta_end": 0.012,
@@ -52,6 +43,23 @@ _SCHEDULER = {
 }
 """As in the published folders of SD 1.5 and 2.1."""
 
+_Family = Literal["sd1", "sd2", "sdxl"]
+_PREFIXES: dict[_Family, tuple[str, ...]] = {
+    "sd1": (_CLIP,),
+    "sd2": (_OPEN_CLIP,),
+    "sdxl": (_SDXL_CLIP, _SDXL_OPEN_CLIP),
+}
+"""Of the text encoders, in the order of a vector's columns."""
+_TABLE = "token_embedding.weight"
+_EDM = {
+    ("edm_mean", "edm_std"): "Playground 2.5, which samples by EDM",
+    ("edm_vpred.sigma_max",): "CosXL or another model of SDXL that samples by EDM",
+}
+"""Keys by which ComfyUI recognises them (comfy/supported_models.py, `SDXL.model_type`)."""
+_SDXL_CONTEXTS = (2048, 1280)
+"""Widths that the UNets of SDXL and of its refiner attend to."""
+_SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
+
 
 def is_checkpoint(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file()
@@ -60,7 +68,7 @@ def is_checkpoint(path: Path) -> bool:
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file by name; nothing else in it is opened.
 
-    Raises ValueError if it cannot be read, or if it is not SD 1.x or 2.x.
+    Raises ValueError if it cannot be read, or if it is not SD 1.x, SD 2.x or SDXL.
     """
     shown = quoted(path, 200)
     try:
@@ -90,157 +98,160 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def resolution_of_checkpoint(state: Mapping[str, Tensor]) -> int:
-    """768 for a model of SD 2.x that predicts v, else 512."""
-    return 768 if _predicts_v(state) else 512
+def resolution_of_checkpoint(state: State) -> int:
+    """1024 for SDXL, 768 for a model of SD 2.x that predicts v, else 512."""
+    if _family(state) == "sdxl":
+        return 1024
+    return 768 if _prediction_type(state) == "v_prediction" else 512
+
+
+def widths_of_checkpoint(state: State) -> tuple[int, ...]:
+    """The widths of the text encoders. Raises ValueError if there is none."""
+    tables = [
+        next((state[key].shape[1] for key in sorted(state) if key.startswith(prefix) and key.endswith(_TABLE)), None)
+        for prefix in _PREFIXES[_family(state)]
+    ]
+    if None in tables:
+        raise ValueError("The checkpoint holds no table of words.")
+    return tuple(width for width in tables if width is not None)
 
 
 def load_checkpoint(path: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """The networks, tokenizer and `scheduler_config` of a checkpoint file, as `DiffusersBackbone` takes them.
+    """The networks, tokenizers and `scheduler_config` of a checkpoint file, as `DiffusersBackbone` takes them.
 
     Raises ValueError as `read_checkpoint` does, and if weights are missing.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     state = read_checkpoint(path)
-    open_clip = any(key.startswith(_OPEN_CLIP) for key in state)
+    family = _family(state)
+    parts: dict[str, Any] = {}
     try:
-        with TemporaryDirectory() as folder:
-            for part, config in (("unet", _unet_config(state, open_clip)), ("vae", _vae_config(state))):
-                (Path(folder) / part).mkdir()
-                (Path(folder) / part / "config.json").write_text(json.dumps(config), encoding="utf-8")
-            options: dict[str, Any] = {"config": folder, "local_files_only": True, "torch_dtype": dtype}
-            unet = UNet2DConditionModel.from_single_file(dict(state), subfolder="unet", **options)  # pyright: ignore[reportArgumentType]
-            vae = AutoencoderKL.from_single_file(dict(state), subfolder="vae", **options)  # pyright: ignore[reportArgumentType]
-        weights = _open_clip_weights(state) if open_clip else _clip_weights(state)
-        text_encoder = CLIPTextModel(CLIPTextConfig(**_text_config(weights, open_clip)))
-        own = text_encoder.state_dict()
-        level = "text_model." if any(key.startswith("text_model.") for key in own) else ""
-        text_encoder.load_state_dict(
-            {level + key: value for key, value in weights.items() if level + key in own}, strict=True
-        )
-        lost = [key for part in (unet, vae) for key, value in part.named_parameters() if value.is_meta]
-        if lost:
-            raise KeyError(lost[0])
+        parts |= _unet_and_vae(state, family, dtype)
+        if family == "sd2":
+            weights = open_clip_weights(state, _OPEN_CLIP, whole=False)
+            parts["text_encoder"] = _text_encoder(CLIPTextModel, weights, dtype, open_clip=True)
+        else:
+            weights = clip_weights(state, _CLIP if family == "sd1" else _SDXL_CLIP)
+            weights.pop("text_projection.weight", None)
+            parts["text_encoder"] = _text_encoder(CLIPTextModel, weights, dtype, open_clip=False)
+        if family == "sdxl":
+            weights = open_clip_weights(state, _SDXL_OPEN_CLIP, whole=True)
+            parts["text_encoder_2"] = _text_encoder(CLIPTextModelWithProjection, weights, dtype, open_clip=True)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # shapes and keys, in whatever way diffusers finds them wrong
         raise ValueError(
-            f"'{quoted(path, 200)}' cannot be loaded: its weights are not all there, or of other shapes than those of SD 1.x "
-            f"and 2.x ({quoted(error, 160)}). Download it again, or use another checkpoint."
+            f"'{quoted(path, 200)}' cannot be loaded: its weights are not all there, or of other shapes than those of "
+            f"SD 1.x, SD 2.x and SDXL ({quoted(error, 160)}). Download it again, or use another checkpoint."
         ) from error
-    return {
-        "tokenizer": load_tokenizer(pad=PAD if open_clip else EOS),
-        "text_encoder": text_encoder.to(dtype),  # pyright: ignore[reportArgumentType]
-        "unet": unet,
-        "vae": vae,
-        "scheduler_config": {
-            **_SCHEDULER,
-            "prediction_type": "v_prediction" if _predicts_v(state) else "epsilon",
-        },
+    if family == "sdxl":
+        parts["tokenizer_2"] = load_tokenizer(pad=PAD)
+    parts["tokenizer"] = load_tokenizer(pad=PAD if family == "sd2" else EOS)
+    parts["scheduler_config"] = _scheduler_config(state)
+    return parts
+
+
+def _unet_and_vae(state: State, family: _Family, dtype: torch.dtype) -> dict[str, Any]:
+    """Raises an error of any kind if the file does not hold all weights of both, or more of a UNet."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    resolution = resolution_of_checkpoint(state)
+    configs = {
+        "unet": unet_config(state, resolution=resolution, heads_of_64=family != "sd1"),
+        "vae": vae_config(state, resolution=resolution, scaling_factor=_SCALING[family]),
     }
+    with TemporaryDirectory() as folder:
+        for part, config in configs.items():
+            (Path(folder) / part).mkdir()
+            (Path(folder) / part / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        options: dict[str, Any] = {"config": folder, "local_files_only": True, "torch_dtype": dtype}
+        unet = UNet2DConditionModel.from_single_file(dict(state), subfolder="unet", **options)  # pyright: ignore[reportArgumentType]
+        vae = AutoencoderKL.from_single_file(dict(state), subfolder="vae", **options)  # pyright: ignore[reportArgumentType]
+    lost = [key for part in (unet, vae) for key, value in part.named_parameters() if value.is_meta]
+    if lost:
+        raise KeyError(lost[0])
+    # diffusers leaves out what its network has no place for.
+    there = sum(value.numel() for key, value in state.items() if key.startswith(UNET))
+    taken = sum(value.numel() for value in unet.parameters())
+    if there != taken:
+        raise ValueError(f"the UNet has {there} weights, but a network of its layout {taken}")
+    return {"unet": unet, "vae": vae}
 
 
-def _check(state: Mapping[str, Tensor], shown: str) -> None:
-    """Raises ValueError with the reason if these are not the tensors of a whole SD 1.x or 2.x."""
-    first = state.get(f"{_UNET}input_blocks.0.0.weight")
-    if any(key.startswith("conditioner.embedders.") for key in state):
-        raise ValueError(f"'{shown}' {other_family('SDXL')}. {USE_KNOWN_FAMILY}")
+def _text_encoder(kind: Any, weights: State, dtype: torch.dtype, *, open_clip: bool) -> Any:
+    """A text encoder of one of transformers' classes. Raises KeyError or RuntimeError if the weights are not all there."""
+    from transformers import CLIPTextConfig
+
+    # Random numbers for a network of this size take longer than reading it.
+    with torch.device("meta"):
+        encoder = kind(CLIPTextConfig(**text_config(weights, open_clip=open_clip))).to(dtype)
+    encoder.to_empty(device="cpu")
+    own = encoder.state_dict()
+    # transformers 4 keeps the encoder one level down.
+    named = {key if key in own else f"text_model.{key}": value for key, value in weights.items()}
+    encoder.load_state_dict({key: value for key, value in named.items() if key in own}, strict=True)
+    for name, buffer in encoder.named_buffers():
+        if name.endswith("position_ids"):
+            buffer.copy_(torch.arange(buffer.shape[-1]).expand_as(buffer))
+    return encoder
+
+
+def _scheduler_config(state: State) -> dict[str, Any]:
+    """The noise schedule; of SDXL, as in the published folder, or with zero terminal SNR if the file says so."""
+    config = {**_SCHEDULER, "prediction_type": _prediction_type(state)}
+    if _family(state) == "sdxl":
+        zero = _prediction_type(state) == "v_prediction" and "ztsnr" in state
+        config |= {"rescale_betas_zero_snr": zero, "timestep_spacing": "trailing" if zero else "leading"}
+    return config
+
+
+def _family(state: State) -> _Family:
+    if any(key.startswith(_SDXL) for key in state):
+        return "sdxl"
+    return "sd2" if any(key.startswith(_OPEN_CLIP) for key in state) else "sd1"
+
+
+def _prediction_type(state: State) -> str:
+    """The rules by which ComfyUI tells models apart (comfy/supported_models.py, `SD20.model_type`, `SDXL.model_type`)."""
+    family, weight = _family(state), state.get(_V_PREDICTION)
+    if family == "sdxl":
+        predicts_v = "v_pred" in state
+    else:
+        predicts_v = family == "sd2" and weight is not None and float(weight.float().std(unbiased=False)) > 0.09
+    return "v_prediction" if predicts_v else "epsilon"
+
+
+def _check(state: State, shown: str) -> None:
+    """Raises ValueError with the reason if these are not the tensors of a whole SD 1.x, SD 2.x or SDXL."""
+    first = state.get(f"{UNET}input_blocks.0.0.weight")
     if any("lora_" in key or ".lora" in key for key in state):
         raise ValueError(f"'{shown}' is a LoRA, not a checkpoint. {USE_KNOWN_FAMILY}")
     if first is None or first.dim() != 4:
-        raise ValueError(f"'{shown}' is not a checkpoint of SD 1.x or 2.x. {USE_KNOWN_FAMILY}")
+        raise ValueError(f"'{shown}' is not a checkpoint of SD 1.x, SD 2.x or SDXL. {USE_KNOWN_FAMILY}")
     if first.shape[1] != 4:
         raise ValueError(f"'{shown}' {special_version(for_inpainting(first.shape[1]))}.")
-    if any(key.startswith(f"{_UNET}label_emb.") for key in state):
+    for keys, what in _EDM.items():
+        if all(key in state for key in keys):
+            raise ValueError(f"'{shown}' {other_family(what)}. {USE_KNOWN_FAMILY}")
+    sdxl = any(key.startswith(_SDXL) for key in state)
+    if sdxl and any(key.startswith(f"{_SDXL}0.model.") for key in state):
+        raise ValueError(f"'{shown}' {special_version('the refiner of SDXL')}.")
+    labelled = any(key.startswith(f"{UNET}label_emb.") for key in state)
+    if labelled and not sdxl and context_width(state) not in _SDXL_CONTEXTS:
         raise ValueError(f"'{shown}' {special_version(UNCLIP)}.")
-    for part, prefixes in (("text encoder", (_CLIP, _OPEN_CLIP)), ("VAE", (_VAE,))):
+    if sdxl and not labelled:
+        raise ValueError(f"'{shown}' has SDXL's text encoders, but not its UNet. Use a whole checkpoint.")
+    wanted: dict[str, tuple[str, ...]] = {"text encoder": _TEXT}
+    if sdxl:
+        wanted = {f"text encoder '{prefix}*'": (prefix,) for prefix in _PREFIXES["sdxl"]}
+    for part, prefixes in (*wanted.items(), ("VAE", (VAE,))):
         if not any(key.startswith(prefixes) for key in state):
             raise ValueError(f"'{shown}' holds no {part}. Use a whole checkpoint, or a folder in diffusers' layout.")
-
-
-def _predicts_v(state: Mapping[str, Tensor]) -> bool:
-    """The rule by which ComfyUI tells the models of SD 2.x apart (comfy/supported_models.py, `SD20.model_type`)."""
-    weight = state.get(_V_PREDICTION)
-    open_clip = any(key.startswith(_OPEN_CLIP) for key in state)
-    return open_clip and weight is not None and float(weight.float().std(unbiased=False)) > 0.09
-
-
-def _unet_config(state: Mapping[str, Tensor], open_clip: bool) -> dict[str, Any]:
-    blocks = [f"{_UNET}input_blocks.{1 + 3 * level}." for level in range(_LEVELS)]
-    widths = [state[f"{block}0.out_layers.3.weight"].shape[0] for block in blocks]
-    attends = [f"{block}1.norm.weight" in state for block in blocks]
-    place = f"{_UNET}middle_block.1."
-    return {
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": resolution_of_checkpoint(state) // 8,
-        "block_out_channels": widths,
-        "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
-        "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
-        "layers_per_block": 2,
-        "cross_attention_dim": state[f"{place}transformer_blocks.0.attn2.to_k.weight"].shape[1],
-        # diffusers' name for the number of heads: 8 in SD 1.x; in SD 2.x each is 64 wide.
-        "attention_head_dim": [width // 64 for width in widths] if open_clip else 8,
-        "use_linear_projection": state[f"{place}proj_in.weight"].dim() == 2,
-    }
-
-
-def _vae_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    widths = [state[f"{_VAE}encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(_LEVELS)]
-    return {
-        "_class_name": "AutoencoderKL",
-        "block_out_channels": widths,
-        "down_block_types": ["DownEncoderBlock2D"] * _LEVELS,
-        "up_block_types": ["UpDecoderBlock2D"] * _LEVELS,
-        "layers_per_block": 2,
-        "latent_channels": 4,
-        "sample_size": resolution_of_checkpoint(state),
-        "scaling_factor": 0.18215,
-    }
-
-
-def _text_config(weights: Mapping[str, Tensor], open_clip: bool) -> dict[str, Any]:
-    vocabulary, width = weights["embeddings.token_embedding.weight"].shape
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": weights["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "num_hidden_layers": len({key.split(".")[2] for key in weights if key.startswith("encoder.layers.")}),
-        "num_attention_heads": width // 64,
-        "hidden_act": "gelu" if open_clip else "quick_gelu",
-        "max_position_embeddings": CONTEXT_LENGTH,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "pad_token_id": PAD if open_clip else EOS,
-    }
-
-
-def _clip_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of SD 1.x. Older files have no level `text_model`."""
-    return {
-        key.removeprefix(_CLIP).removeprefix("text_model."): value
-        for key, value in state.items()
-        if key.startswith(_CLIP)
-    }
-
-
-def _open_clip_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of SD 2.x, without the last layer, which it does not use."""
-    own = {key.removeprefix(_OPEN_CLIP): value for key, value in state.items() if key.startswith(_OPEN_CLIP)}
-    last = max(int(key.split(".")[2]) for key in own if key.startswith("transformer.resblocks."))
-    weights: dict[str, Tensor] = {}
-    for old, value in own.items():
-        start = next((start for start in _OPEN_CLIP_NAMES if old.startswith(start)), None)
-        if start is None or old.startswith(f"transformer.resblocks.{last}."):
-            continue
-        key = _OPEN_CLIP_NAMES[start] + old.removeprefix(start)
-        for before, after in _OPEN_CLIP_LAYER_NAMES.items():
-            key = key.replace(before, after)
-        layer, joined, kind = key.partition(".attn.in_proj_")
-        if joined:
-            for name, part in zip("qkv", value.chunk(3), strict=True):
-                weights[f"{layer}.self_attn.{name}_proj.{kind}"] = part
-        else:
-            weights[key] = value
-    return weights
+    for key, value in state.items():
+        if key.startswith((UNET, VAE, *_TEXT)) and key.endswith((".weight", ".bias")) and value.dtype not in _FLOATS:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"'{shown}' is quantized: '{quoted(key, 120)}' is of {kind}, and learning needs plain weights. Use a checkpoint "
+                "in fp16, bf16 or fp32."
+            )

@@ -60,11 +60,27 @@ def check_folder(folder: Path) -> None:
     channels = config.get("in_channels", 4)
     if channels != 4:
         raise ValueError(f"'{shown}' {special_version(for_inpainting(quoted(channels, 20)))}.")
+    for part in ("unet", "vae", "text_encoder", *(["text_encoder_2"] if has_two else [])):
+        quantization = read_object(folder / part / "config.json").get("quantization_config")
+        if quantization is not None:
+            method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+            raise ValueError(
+                f"'{shown}' is quantized (its {part}: {quoted(method, 40)}), and learning needs plain weights. Use the model in fp16, "
+                "bf16 or fp32."
+            )
     if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
         what = f"{UNCLIP} or another model that wants a picture or a class beside the text"
         raise ValueError(f"'{shown}' {special_version(what)}.")
     if config.get("addition_embed_type") is not None and not has_two:
         raise ValueError(f"'{shown}' {other_family('of the SDXL family (its refiner, perhaps)')}. {USE_KNOWN_FAMILY}")
+
+
+def name_of(folder: Path) -> str:
+    """The model's name: the folder's, or in the hub's cache (`models--OWNER--NAME/snapshots/HASH`) the one that it has there."""
+    folder = folder if folder.name not in ("", "..") else folder.resolve()
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.name
 
 
 def weights_variant(part: Path) -> dict[str, Any]:

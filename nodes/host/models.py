@@ -25,6 +25,7 @@ from ...crossinit_core.families import (
     shown_widths,
     special_version,
 )
+from ...crossinit_core.models.distilled import distilled_kind, distilled_warning
 from ...crossinit_core.text import quoted
 
 ENCODERS = {("clip_h",): "sd2", ("clip_l",): "sd1", ("clip_l", "clip_g"): "sdxl"}
@@ -62,13 +63,6 @@ _BOTH_ENCODERS = (
     "SDXL needs both, clip_l and clip_g. Connect CLIP of an SDXL base checkpoint, or of a DualCLIPLoader of type sdxl."
 )
 _PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
-"""Names of checkpoints are in camel case as often as not: `realvisxlV50_v50LightningBakedvae`."""
-
-_DISTILLED = {"lcm": "LCM", "dmd": "DMD2", "tcd": "TCD", "pcm": "PCM"}
-_AFTER_HYPER = ("", "sd", "sdxl", "xl", "lora", "fp16", "bakedvae", "baked", "vae")
-"""Hyper is a method of distillation, but the start of a word (hyper-realistic) too."""
 
 
 @dataclass(frozen=True)
@@ -175,30 +169,8 @@ def warnings_about(model: Any) -> list[str]:
     model's: only the checkpoint's name tells.
     """
     name = checkpoint_name(model)
-    kind = _distilled_kind(name)
-    if not kind:
-        return []
-    return [
-        f"MODEL's name, '{quoted(name, 60)}', says that it was distilled to few steps ({kind}). How alike a face becomes on such a "
-        "model was not measured. Learn on the base model that it was made from: the text encoders are usually the same, so "
-        "the token should work here too."
-    ]
-
-
-def _distilled_kind(name: str) -> str:
-    """How a checkpoint was distilled to few steps, by its name; an empty string if the name does not say."""
-    for kind in ("Turbo", "Lightning"):
-        if kind.lower() in name.lower():
-            return kind
-    words = [word.lower() for word in _WORD.findall(name)]
-    for word, behind in zip(words, [*words[1:], ""], strict=True):
-        if word in _DISTILLED:
-            return _DISTILLED[word]
-        if word == "hyper" and (behind in _AFTER_HYPER or behind.isdigit()):
-            return "Hyper"
-        if word in ("1", "2", "4", "6", "8") and behind in ("step", "steps"):
-            return f"{word} step{'s' * (word != '1')}"
-    return ""
+    kind = distilled_kind(name)
+    return [distilled_warning(f"MODEL '{quoted(name, 60)}'", kind, "its name")] if kind else []
 
 
 def check_vae(vae: Any) -> None:
