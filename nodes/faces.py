@@ -60,7 +60,10 @@ class CrossInitPrepareFace(io.ComfyNode):
                     min=64,
                     max=1024,
                     step=64,
-                    tooltip="Side of the portrait in pixels. 512; 768 for SD 2.1-768; 128 for the miniature.",
+                    tooltip=(
+                        "Side of the portrait in pixels: 512 for SD 1.x and 2.x, 768 for SD 2.1-768, 1024 for SDXL, 128 for the "
+                        "miniature."
+                    ),
                 ),
                 io.Mask.Input(
                     "mask",
@@ -105,7 +108,7 @@ class CrossInitPrepareFace(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     advanced=True,
-                    tooltip=f"For '{BY_HAND}': the nose's place across the photo, 0 at the left and 1 at the right.",
+                    tooltip=f"For '{BY_HAND}': the place of the nose's bridge across the photo, 0 at the left and 1 at the right.",
                 ),
                 io.Float.Input(
                     "center_y",

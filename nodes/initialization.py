@@ -35,8 +35,8 @@ _METHOD = io.Combo.Input(
     optional=True,
     advanced=True,
     tooltip=(
-        f"'{CROSS}' sends the start through the text encoder, which is what makes learning fast and editable. "
-        f"'{PLAIN}' leaves that out: worse, and only there to compare."
+        f"'{CROSS}' sends the start through the text encoder, as published. '{PLAIN}' leaves that out, and is there to "
+        "compare."
     ),
 )
 
@@ -49,8 +49,8 @@ _LAYER = io.Combo.Input(
     optional=True,
     advanced=True,
     tooltip=(
-        f"For SDXL: where the start is taken from the text encoders. '{LAST}' is the published way, '{SEEN}' the layer before "
-        "it. On SD 1.x and 2.x both are the same."
+        f"For SDXL: which layer of the text encoders gives the start. '{LAST}' is the published way, '{SEEN}' the layer before "
+        "it. Nobody knows yet which is better. On SD 1.x and 2.x both are the same."
     ),
 )
 

@@ -57,7 +57,8 @@ def test_translations_keep_values_and_numbers(language: str, english: Any) -> No
     """The page does not translate what a widget holds, so a tooltip has to name it as it is."""
     found = dict(locales.texts(locales.read(language)))
     kept = re.compile(
-        r"by hand|keep the length|plain textual inversion|full(?=:)|custom|fp16|embedding:|CelebA-HQ|0\.0\d+|UTF-8"
+        r"by hand|keep the length|plain textual inversion|last layer|what the UNet sees|custom|fp16|embedding:|CelebA-HQ|UTF-8"
+        r"|(?:full|fast|fast-published|auto|low|normal|distance|squared|as published)(?=:)|0\.\d+|\d{3,}|SDXL|SD \d\.\w"
     )
     for path, text in locales.texts(english):
         if path.endswith("tooltip"):

@@ -47,8 +47,8 @@ def learn_inputs() -> list[io.Input]:
             options=[*PRESETS, CUSTOM],
             default="full",
             tooltip=(
-                "full: 320 steps, on SDXL 400; the best likeness. fast: 25 larger steps, on SDXL 50; a first impression. "
-                "fast-published: as many steps of the published size. custom: the steps and the learning rate below."
+                "full: the published run, 320 steps, on SDXL 400. fast: 25 larger steps, on SDXL 50; a first impression. "
+                "fast-published: as many steps of the published size. custom: the values below."
             ),
         ),
         io.Int.Input(
@@ -89,7 +89,7 @@ def _advanced_inputs() -> list[io.Input]:
             round=0.00001,
             optional=True,
             advanced=True,
-            tooltip="For preset 'custom'. The published method uses 0.005, on SDXL 0.02.",
+            tooltip="For preset 'custom'. The published method uses 0.005, and 0.02 on SDXL.",
         ),
         io.Float.Input(
             "regularization",
@@ -120,8 +120,8 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "Noisy copies of the photo in each step. The published method uses 8, and 4 on SDXL: there, a preset takes 4 "
-                "if this is left at 8."
+                "Noisy copies of the photo in each step. The published method uses 8, and 4 on SDXL. If this is left at 8, a "
+                "preset takes 4 on SDXL."
             ),
         ),
         io.Int.Input(
@@ -142,8 +142,8 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "Needs about half the video memory and a third more time. The result is the same. 'memory' turns it "
-                "on by itself if it is needed."
+                "Needs half the video memory or less, and more time. The result is the same. 'memory' turns it on by itself "
+                "if it is needed."
             ),
         ),
         io.Combo.Input(
@@ -166,8 +166,8 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "The photo is learned at this size in pixels. 0: the preset's, which is 768 on SDXL, and else the "
-                "checkpoint's own: 512 for SD 1.x and 2.x, 768 for SD 2.1-768, 1024 for SDXL with preset 'custom'."
+                "The photo is learned at this size in pixels. 0 means the checkpoint's own: 512 for SD 1.x and 2.x, 768 for "
+                "SD 2.1-768, 1024 for SDXL. On SDXL a preset takes 768 instead."
             ),
         ),
         io.Float.Input(
@@ -179,8 +179,8 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "How often the photo is mirrored. 0 keeps a parting or a mole on its side. On SDXL, a preset never mirrors if "
-                "this is left at 0.5."
+                "How often the photo is mirrored. 0 keeps a parting or a mole on its side. If this is left at 0.5, a preset "
+                "does not mirror on SDXL."
             ),
         ),
         io.Boolean.Input(
@@ -197,8 +197,8 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "auto: as fast as the free video memory allows. low: at most about 4 GB, a third slower. normal: "
-                "never slower to save memory. The result is the same."
+                "auto: as fast as the free video memory allows. low: the least memory, and slower. normal: never slower to "
+                "save memory. The result is the same."
             ),
         ),
         io.Int.Input(
@@ -211,7 +211,7 @@ def _advanced_inputs() -> list[io.Input]:
             tooltip=(
                 "Make a picture of sample_prompt after so many steps, and after the first and the last, to see the likeness grow. "
                 "0: never. "
-                "The result is the same; a picture takes half a second on a fast GPU. 40 is good for 'full', 5 for 'fast'."
+                "The result is the same; a picture takes half a second on a fast GPU, on SDXL longer. 40 is good for 'full', 5 for 'fast'."
             ),
         ),
         io.String.Input(
@@ -245,8 +245,8 @@ def _advanced_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip=(
-                "What 'regularization' weighs: the distance of the vectors from their start, or its square. as published: "
-                "squared on SDXL, else distance."
+                "What 'regularization' weighs. distance: how far the vectors are from their start. squared: the square of that. "
+                "as published: squared on SDXL, distance on the others."
             ),
         ),
     ]
