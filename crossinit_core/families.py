@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-BASES: dict[tuple[int, ...], str] = {(768,): "sd1", (1024,): "sd2", (768, 1280): "sdxl", (256,): "miniature"}
+SDXL_WIDTHS = (768, 1280)
+"""CLIP-L's and CLIP-G's."""
+
+BASES: dict[tuple[int, ...], str] = {(768,): "sd1", (1024,): "sd2", SDXL_WIDTHS: "sdxl", (256,): "miniature"}
 """By the widths of the text encoders' token embeddings, in the order of a vector's columns."""
 BASE_NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "miniature": "the drawn miniature"}
 
@@ -22,6 +25,18 @@ TIMESTEPS = 1000
 def base_of_widths(widths: Sequence[int]) -> str:
     """`sd1` for 768, `sd2` for 1024, `sdxl` for 768 and 1280, else `width-D` or `width-D+E`."""
     return BASES.get(tuple(widths), f"width-{'+'.join(map(str, widths))}")
+
+
+def is_pair(widths: Sequence[int]) -> bool:
+    """Whether these can be the widths of two text encoders: SDXL's, or those of a small model with SDXL's structure, which has
+    none of the widths that stand for a family, and the wider encoder second."""
+    known = {width for widths in BASES for width in widths}
+    return tuple(widths) == SDXL_WIDTHS or (len(widths) == 2 and widths[0] < widths[1] and not known & set(widths))
+
+
+def encoder_names(widths: Sequence[int]) -> tuple[str, ...]:
+    """What the text encoders of these widths are called: `CLIP-L` and `CLIP-G` if there are two, else one empty name."""
+    return ("CLIP-L", "CLIP-G") if len(widths) == 2 else ("",)
 
 
 def describe_widths(widths: Sequence[int]) -> str:
