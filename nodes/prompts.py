@@ -11,10 +11,10 @@ import torch
 from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken, load_learned_token
-from ..crossinit_core.families import other_lineage
 from ..crossinit_core.prompts import ANYBODY, PLACE, absent_people, fill_places, has_place, words_in_places
 from ..crossinit_core.text import normal_form, quoted
 from ..crossinit_core.tokens.learned_token import check_token_name
+from ..crossinit_core.tokens.lineage import other_lineage
 from .errors import tells_errors
 from .host.folders import embedding_files
 from .host.models import checkpoint_name

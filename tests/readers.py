@@ -83,6 +83,46 @@ def automatic1111(path: Path) -> Tensor:
     return forge(path)
 
 
+def automatic1111_sdxl(path: Path) -> tuple[Tensor, Tensor]:
+    """`check_pt`, then Forge's rule."""
+    if path.suffix != ".safetensors":
+        automatic1111_check(path)
+    return forge_sdxl(path)
+
+
+def forge_sdxl(path: Path) -> tuple[Tensor, Tensor]:
+    """The second branch of `create_embedding_from_data`, which takes every value of the file for a tensor; each text
+    encoder then takes the one under its `textual_inversion_key`. The same in AUTOMATIC1111, modules/sd_hijack.py."""
+    data = _load(path)
+    assert type(data) is dict and "string_to_param" not in data and "clip_g" in data and "clip_l" in data
+    vectors = {key: value.detach().float() for key, value in data.items()}
+    return vectors["clip_l"], vectors["clip_g"]
+
+
+def kohya_sdxl(path: Path) -> tuple[Tensor, Tensor]:
+    """`load_weights` of kohya-ss/sd-scripts, sdxl_train_textual_inversion.py."""
+    data = _load(path)
+    return data["clip_l"], data["clip_g"]
+
+
+def invokeai_sdxl(path: Path) -> tuple[Tensor, Tensor]:
+    """`_get_base_or_raise`, then the branch "v5" of `from_checkpoint`: see `invokeai`. It looks at CLIP-G's width alone, and
+    keeps CLIP-G's part as `embedding`."""
+    data = _load(path)
+    if "string_to_token" in data or "emb_params" in data or data["clip_g"].shape[-1] != 1280:
+        raise ValueError("unrecognized")
+    return data["clip_l"], data["clip_g"]
+
+
+def onetrainer_sdxl(path: Path) -> tuple[Tensor, Tensor]:
+    """`EmbeddingLoaderMixin`, then `_setup_embeddings` of modules/modelSetup/BaseStableDiffusionXLSetup.py."""
+    try:
+        data = torch.load(path, weights_only=True)
+    except Exception:
+        data = load_file(path)
+    return data.get("clip_l_out", data["clip_l"]), data.get("clip_g_out", data["clip_g"])
+
+
 def kohya(path: Path) -> Tensor:
     """`load_weights` of kohya-ss/sd-scripts, train_textual_inversion.py, with `--num_vectors_per_token K`."""
     data = _load(path)

@@ -26,10 +26,6 @@ class Touch:
         return Path.touch, (self.path,)
 
 
-def _sdxl(path: Path) -> None:
-    save_file({"clip_l": torch.zeros(2, 768), "clip_g": torch.zeros(2, 1280)}, path)
-
-
 def _flux(path: Path) -> None:
     save_file({"clip_l": torch.zeros(2, 768), "t5xxl": torch.zeros(2, 4096)}, path)
 
@@ -73,7 +69,6 @@ def _nothing(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        (_sdxl, "is an SDXL embedding"),
         (_flux, "of another model family: beside 'clip_l' of width 768 it holds 't5xxl' of width 4096"),
         (_two_encoders, "beside 'emb_params' of width 768 it holds 'emb_params_2' of width 1280. Use one for SD 1"),
         (_unrelated, r"is no token file: its keys are conv\.bias, conv\.weight"),

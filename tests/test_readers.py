@@ -23,6 +23,18 @@ RULES = {
     "the published script": readers.published_script,
 }
 
+SDXL_RULES = {
+    "AUTOMATIC1111": readers.automatic1111_sdxl,
+    "Forge": readers.forge_sdxl,
+    "kohya": readers.kohya_sdxl,
+    "InvokeAI": readers.invokeai_sdxl,
+    "OneTrainer": readers.onetrainer_sdxl,
+}
+OF_TWO = [name for name, known in FORMATS.items() if known.sdxl_readers]
+ANNA = LearnedToken(
+    torch.randn(2, 2048, generator=torch.Generator().manual_seed(0)), "anna", "sdxl", {"modelspec.title": "x"}
+)
+
 
 def _saved(folder: Path, format: str, token: LearnedToken = ANN) -> Path:
     chosen = FORMATS[format]
@@ -40,6 +52,15 @@ def test_each_tool_reads_what_it_is_said_to_read(tmp_path: Path, format: str, to
             (ValueError, KeyError, AssertionError, AttributeError, RuntimeError, pickle.UnpicklingError)
         ):
             assert torch.equal(RULES[tool](path).float(), VECTORS)
+
+
+@pytest.mark.parametrize("tool", SDXL_RULES)
+@pytest.mark.parametrize("format", OF_TWO)
+def test_each_tool_reads_both_encoders_parts(tmp_path: Path, format: str, tool: str) -> None:
+    """What is said for SDXL, beside ComfyUI and diffusers, whose own code reads these files in tests/test_sdxl_tokens.py."""
+    assert {*SDXL_RULES, "ComfyUI", "SwarmUI", "diffusers"} == set(FORMATS[format].sdxl_readers)
+    read = SDXL_RULES[tool](_saved(tmp_path, format, ANNA))
+    assert all(torch.equal(part.float(), expected) for part, expected in zip(read, ANNA.parts, strict=True))
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -68,7 +68,7 @@ def test_lists_of_dictionaries_are_read(tmp_path: Path, content: Any) -> None:
         ({"<s1>": FIRST, "<s2>": SECOND}, "holds 2 tokens, '<s1>' and '<s2>'"),
         ({"a_v0": FIRST, "b_v1": SECOND}, "holds 2 tokens, 'a_v0' and 'b_v1'"),
         ({"bundle_emb.a.clip_h": FIRST, "bundle_emb.b.clip_h": SECOND}, "holds 2 tokens, 'a' and 'b'"),
-        ({"bundle_emb.a.clip_g": FIRST}, "is an SDXL embedding"),
+        ({"bundle_emb.a.clip_g": FIRST}, "but 'bundle_emb.a.clip_l' is missing"),
         ({"emp_params_out": VECTORS}, "is an output embedding of OneTrainer"),
         (LORA, "is no token file: its keys are lora_unet_down.alpha"),
         ({"k" * 5000: FIRST}, "has a key of 5000 characters"),

@@ -7,9 +7,11 @@ model metadata standard, https://github.com/Stability-AI/ModelSpec); `crossinit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone import PredictionType
@@ -20,6 +22,8 @@ Metadata = Mapping[str, str]
 VERSION = "crossinit.version"
 BASE = "crossinit.base"
 CHECKPOINT = "crossinit.checkpoint"
+LINEAGE = "crossinit.lineage"
+"""Which child of SDXL the checkpoint is: `families.lineage_of`."""
 BASE_HASH = "crossinit.base_hash"
 PREDICTION_TYPE = "crossinit.prediction_type"
 
@@ -38,7 +42,8 @@ BATCH_SIZE = "crossinit.batch_size"
 SEED = "crossinit.seed"
 PRECISION = "crossinit.precision"
 
-# One number for each vector, as `listed` writes them and `numbers` reads them.
+# One number for each vector, as `listed` writes them and `numbers` reads them. With two text encoders there is one for each
+# vector's part: K for the first encoder, then K for the second.
 START_NORM = "crossinit.start_norm"
 """|v0|, the norms of the vectors that learning started at."""
 NORM = "crossinit.norm"
@@ -57,6 +62,8 @@ _ARCHITECTURES = {
     ("sd1", "v_prediction"): "stable-diffusion-v1/textual-inversion",
     ("sd2", "epsilon"): "stable-diffusion-v2-512/textual-inversion",
     ("sd2", "v_prediction"): "stable-diffusion-v2-768-v/textual-inversion",
+    ("sdxl", "epsilon"): "stable-diffusion-xl-v1-base/textual-inversion",
+    ("sdxl", "v_prediction"): "stable-diffusion-xl-v1-base/textual-inversion",
 }
 
 
@@ -110,6 +117,24 @@ def lambda_of(metadata: Metadata) -> float | None:
         return float(metadata[LAMBDA])
     except (KeyError, ValueError):
         return None
+
+
+def norms_by_encoder(vectors: Tensor, widths: Sequence[int] = ()) -> Tensor:
+    """The Euclidean norms of (K, d) vectors, each text encoder's columns on their own: (E * K,), encoder by encoder.
+
+    Without `widths` all columns are one encoder's.
+    """
+    return torch.cat([part.norm(dim=1) for part in _parts(vectors, widths)])
+
+
+def cosines_by_encoder(vectors: Tensor, others: Tensor, widths: Sequence[int] = ()) -> Tensor:
+    """The cosines between rows of (K, d) and (K, d), each text encoder's columns on their own: (E * K,), as the norms."""
+    pairs = zip(_parts(vectors, widths), _parts(others, widths), strict=True)
+    return torch.cat([F.cosine_similarity(part, other) for part, other in pairs])
+
+
+def _parts(vectors: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
+    return vectors.split(list(widths), dim=1) if widths else [vectors]
 
 
 def listed(values: Tensor) -> str:

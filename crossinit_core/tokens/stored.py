@@ -45,11 +45,9 @@ class StoredTensor:
         """K of (K, d), or 1 of (d,)."""
         return self.shape[0] if len(self.shape) == 2 else 1
 
-    def load(self, key: str) -> Tensor:
-        """(K, d) float32. Only now is anything read; the file declared no more than a token may hold.
-
-        Raises BadFileError if these are not dense rows of real numbers.
-        """
+    def check(self, key: str) -> None:
+        """Raises BadFileError if the file declares anything but dense rows of real numbers, or more than a token may hold.
+        Nothing is read."""
         if self.dtype not in REAL:
             raise BadFileError(
                 f"holds '{quoted(key, 60)}' as {quoted(self.dtype, 30)}, but vectors are real numbers "
@@ -64,13 +62,20 @@ class StoredTensor:
                 f"is no token file: a token is 1 to {MOST_VECTORS_IN_A_FILE} vectors of width {WIDEST} at most, "
                 f"but got {self.shown_shape}"
             )
-        span = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
         if any(size > 1 and stride < 1 for size, stride in zip(self.shape, self.strides, strict=True)):
             raise BadFileError(f"holds '{quoted(key, 60)}' as a tensor that is not dense: it repeats its own numbers")
-        if span > MOST_NUMBERS:
+        if self._span() > MOST_NUMBERS:
             raise BadFileError(f"holds '{quoted(key, 60)}' as a view of a much larger tensor")
-        numbers = self.read(self.start, span)
+
+    def load(self, key: str) -> Tensor:
+        """(K, d) float32. Only now is anything read. Raises BadFileError as `check` does."""
+        self.check(key)
+        numbers = self.read(self.start, self._span())
         return torch.as_strided(numbers, self.shape, self.strides).float().reshape(-1, self.shape[-1]).clone()
+
+    def _span(self) -> int:
+        """How many numbers lie from the first to the last, with those between that are not the tensor's."""
+        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..backbone import Backbone, FrozenModel
+from .metadata import norms_by_encoder
 
 _TABLE_PART = 4096
 """Rows of the token table that are measured at once."""
 
 
 @torch.no_grad()
-def vocabulary_norms(model: FrozenModel, size: int) -> tuple[float, ...]:
-    """The 101 percentiles of the norms of the token table's `size` rows."""
+def vocabulary_norms(model: FrozenModel, size: int, widths: Sequence[int] = ()) -> tuple[float, ...]:
+    """The 101 percentiles of the norms of the token table's `size` rows.
+
+    With `widths`, those of the text encoders, there are 101 for each encoder's columns, one encoder after the other.
+    """
     parts = torch.arange(size, device=model.device).split(_TABLE_PART)
-    return percentiles(torch.cat([model.embed(part).norm(dim=1) for part in parts]))
+    norms = torch.cat([norms_by_encoder(model.embed(part), widths).view(-1, len(part)) for part in parts], dim=1)
+    return tuple(norm for of_one in norms for norm in percentiles(of_one))
 
 
 def mean_norms(backbone: Backbone) -> list[float]:
