@@ -63,9 +63,6 @@ REFINER_UNET = UNetShape(
     extra_dim=1280 + 5 * 256,
 )
 
-CONTROLNET_UNET = _narrow((0, 0, 1), 1)
-"""Depths of the smaller published ControlNets of SDXL; the outputs fit SDXL_UNET."""
-
 
 def make_sdxl_checkpoint(
     path: Path | str,
@@ -104,14 +101,15 @@ def make_sdxl_checkpoint(
 
 
 def make_sdxl_refiner(
-    path: Path | str, *, seed: int = 0, text: bool = True, dtype: torch.dtype = torch.float16
+    path: Path | str, *, seed: int = 0, text: bool = True, vae: bool = True, dtype: torch.dtype = torch.float16
 ) -> Path:
-    """Write a SDXL refiner with random weights: 2.0 GB in float16, or 0.4 GB without `text`; return its path.
+    """Write a SDXL refiner with random weights: 2.1 GB in float16, or 0.6 GB without `text` and `vae`; return its path.
 
     Raises ValueError for a path that does not end in .safetensors.
     """
     entries = list(prefixed("model.diffusion_model.", unet_entries(REFINER_UNET)))
-    entries += prefixed("first_stage_model.", vae_entries(SDXL_LATENT_SCALE))
+    if vae:
+        entries += prefixed("first_stage_model.", vae_entries(SDXL_LATENT_SCALE))
     if text:
         entries += prefixed("conditioner.embedders.0.model.", openclip_g_entries())
     return write_standin(path, entries, seed, dtype)
@@ -126,7 +124,7 @@ def make_sdxl_controlnet(
 
     Raises ValueError for a path that does not end in .safetensors.
     """
-    return write_standin(path, prefixed("control_model.", controlnet_entries(CONTROLNET_UNET, gain)), seed, dtype)
+    return write_standin(path, prefixed("control_model.", controlnet_entries(SDXL_UNET, gain)), seed, dtype)
 
 
 def make_sdxl_lora(
