@@ -1,7 +1,8 @@
 """Every shipped workflow in ComfyUI's real page, in the miniature's painted world. Screenshots stay in test-output/.
 
 The stock nodes load, sample and save; the checkpoint's name leads to the miniature (devtools/standins/miniature/loader.py). That the stock
-loader takes a file of full size is tested in test_live.py and test_page.py.
+loader takes a file of full size is tested in test_live.py and test_page.py, and that SDXL's workflows run on SDXL in
+test_page_sdxl.py.
 """
 
 from __future__ import annotations
@@ -26,7 +27,19 @@ from devtools.docs.screenshots import LARGEST_THUMBNAIL, THUMBNAIL
 from devtools.page.driver import ComfyPage
 from devtools.workflows.faces import EXPRESSIONS, FOLDERS, PROMPTS, SHEET, STRIP
 from devtools.workflows.miniature import DRESSED_PICTURES, PLAIN_PICTURES
-from devtools.workflows.parts import CHECKPOINT, CHECKPOINT_URL, CONTROLNET, CONTROLNET_URL, LORA, OTHER_FILES, SCENE
+from devtools.workflows.parts import (
+    CHECKPOINT,
+    CHECKPOINT_URL,
+    CHECKPOINT_XL,
+    CHECKPOINT_XL_URL,
+    CONTROLNET,
+    CONTROLNET_URL,
+    CONTROLNET_XL,
+    CONTROLNET_XL_URL,
+    LORA,
+    OTHER_FILES,
+    SCENE,
+)
 from devtools.workflows.prompt import to_prompt
 from devtools.workflows.settings import ON_MINIATURE, QUICK, SIDE
 from devtools.workflows.shipped import MINIATURE, WORKFLOWS
@@ -61,6 +74,8 @@ PICTURES: dict[str, dict[str, list[list[int]]]] = {
     "11-learn-from-several-photos": {"CrossInitPrepareFace": 3 * ONE, "SaveImage": ONE},
     "12-compare-initializations": {"SaveImage": _grid(3)},
     "13-bring-in-other-embeddings": {"SaveImage": _grid(3)},
+    "14-learn-a-face-on-sdxl": {"SaveImage": ONE, "CrossInitPrepareFace": ONE, "LossGraphNode": [[840, 520]]},
+    "15-sdxl-with-controlnet": {"SaveImage": ONE, EDGES: [[640, 512]]},
 }
 """Width and height of every picture that nodes, by type or title, show after a run."""
 
@@ -175,6 +190,7 @@ AFTERWARDS = {
     "09-lora-and-second-pass": _controlnet_and_lora_fitted,
     "10-inpaint-into-a-photo": _outside_of_the_mask_all_is_as_it_was,
     "13-bring-in-other-embeddings": _every_embedding_is_saved_whole,
+    "15-sdxl-with-controlnet": _controlnet_and_lora_fitted,
 }
 
 
@@ -212,6 +228,7 @@ def test_missing_models_are_named(painted: Painted, browser: Any) -> None:
     """Models that are missing are named with their folders and where to get them."""
     models = painted.base / "models"
     away = [models / "checkpoints" / CHECKPOINT, models / "controlnet" / CONTROLNET, models / "loras" / LORA]
+    away += [models / "checkpoints" / CHECKPOINT_XL, models / "controlnet" / CONTROLNET_XL]
     for path in away:
         path.rename(path.with_suffix(".away"))
     try:
@@ -219,12 +236,17 @@ def test_missing_models_are_named(painted: Painted, browser: Any) -> None:
         page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         posed = _missing(page, "03-learned-face-with-controlnet", CONTROLNET)
         with_lora = _missing(page, "09-lora-and-second-pass", LORA)
+        on_sdxl = _missing(page, "15-sdxl-with-controlnet", CONTROLNET_XL)
         page.close()
     finally:
         for path in away:
             path.with_suffix(".away").rename(path)
     checkpoint = (CHECKPOINT, "checkpoints", _page_of(CHECKPOINT_URL))
     assert posed == [checkpoint, (CONTROLNET, "controlnet", _page_of(CONTROLNET_URL))]
+    assert on_sdxl == [
+        (CHECKPOINT_XL, "checkpoints", _page_of(CHECKPOINT_XL_URL)),
+        (CONTROLNET_XL, "controlnet", _page_of(CONTROLNET_XL_URL)),
+    ]
     # Nobody can know where a user's own style comes from: the page gives its name.
     assert with_lora == [checkpoint, (LORA, "loras", LORA)]
 

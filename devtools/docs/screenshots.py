@@ -84,6 +84,8 @@ SHOWN: dict[str, Shown] = {
     "11-learn-from-several-photos": Shown(("CrossInitPrepareFace", "SaveImage"), 3),
     "12-compare-initializations": Shown(("SaveImage",), changes=FAST),
     "13-bring-in-other-embeddings": Shown(("SaveImage",)),
+    "14-learn-a-face-on-sdxl": Shown(("LoadImage", "SaveImage")),
+    "15-sdxl-with-controlnet": Shown((EDGES, "SaveImage")),
 }
 NEED_NO_MORE = (
     FIRST,

@@ -9,11 +9,12 @@ from safetensors.torch import save_file
 
 from crossinit_core import LearnedToken, save_learned_token
 
-from ..workflows.parts import OTHER_FILES, SECOND_TOKEN_FILE, TOKEN_FILE
+from ..workflows.parts import OTHER_FILES, SECOND_TOKEN_FILE, TOKEN_FILE, TOKEN_FILE_XL
 
 
-def put_faces(folder: Path, first: LearnedToken, second: LearnedToken) -> None:
-    """Two faces under every name that a workflow loads, in the formats that other tools write."""
+def put_faces(folder: Path, first: LearnedToken, second: LearnedToken, xl: LearnedToken | None = None) -> None:
+    """Two faces under every name that a workflow loads, in the formats that other tools write; the first on SDXL is `xl`."""
+    save_learned_token((xl or first).renamed(Path(TOKEN_FILE_XL).stem), folder / TOKEN_FILE_XL)
     save_learned_token(first.renamed(Path(TOKEN_FILE).stem), folder / TOKEN_FILE)
     save_learned_token(second.renamed(Path(SECOND_TOKEN_FILE).stem), folder / SECOND_TOKEN_FILE)
     published, a1111, kohya = (folder / file for file, _ in OTHER_FILES)

@@ -5,7 +5,7 @@ Text encoder and VAE have their real sizes; the UNet has every block of the real
 included, but each level is 320 channels wide. So block numbers, latent sizes and key names mean what they
 mean in a real file, and a training step at 128 px takes a second or two on two CPU cores.
 
-Which weights they have is in unets.py and weights.py.
+Which weights they have is in unets.py and weights.py. Files of the SDXL family are in sdxl.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ def _sampled(entry: Entry, seed: int, dtype: torch.dtype) -> torch.Tensor:
     return (weight + entry.mean).to(dtype)
 
 
-def _write(path: Path | str, entries: Iterable[Entry], seed: int, dtype: torch.dtype) -> Path:
+def write_standin(path: Path | str, entries: Iterable[Entry], seed: int, dtype: torch.dtype) -> Path:
+    """Write these weights, drawn with the seed, as a file; return its path.
+
+    Raises ValueError for a path that does not end in .safetensors.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
@@ -82,7 +86,7 @@ def make_sd2_checkpoint(
         *prefixed("first_stage_model.", vae_entries()),
         *prefixed("cond_stage_model.model.", openclip_h_entries()),
     ]
-    return _write(path, entries, seed, dtype)
+    return write_standin(path, entries, seed, dtype)
 
 
 def make_sd1_checkpoint(
@@ -97,7 +101,7 @@ def make_sd1_checkpoint(
         *prefixed("first_stage_model.", vae_entries()),
         *prefixed("cond_stage_model.transformer.text_model.", clip_l_entries()),
     ]
-    return _write(path, entries, seed, dtype)
+    return write_standin(path, entries, seed, dtype)
 
 
 def make_sd2_controlnet(
@@ -115,7 +119,7 @@ def make_sd2_controlnet(
 
     Raises ValueError for a path that does not end in .safetensors.
     """
-    return _write(path, prefixed("control_model.", controlnet_entries(unet, gain)), seed, dtype)
+    return write_standin(path, prefixed("control_model.", controlnet_entries(unet, gain)), seed, dtype)
 
 
 def make_lora(
@@ -132,4 +136,4 @@ def make_lora(
 
     Raises ValueError for a path that does not end in .safetensors.
     """
-    return _write(path, lora_entries(unet, rank, text, strength), seed, dtype)
+    return write_standin(path, lora_entries(unet, rank, text, strength), seed, dtype)

@@ -16,8 +16,9 @@ import torch
 from crossinit_core import LearnedToken
 
 from ..comfyui.links import PACK, prepare_base
-from ..workflows.parts import CHECKPOINT, CONTROLNET, LORA, PHOTO
+from ..workflows.parts import CHECKPOINT, CHECKPOINT_XL, CONTROLNET, CONTROLNET_XL, LORA, PHOTO
 from . import files as standins
+from . import sdxl
 from .faces import put_faces
 from .photos import put_astronaut, put_photos
 
@@ -35,6 +36,8 @@ def set_stage(base: Path, cached: Cached) -> None:
         (cached("sd21.safetensors", standins.make_sd2_checkpoint), models / "checkpoints" / CHECKPOINT),
         (cached("sd15.safetensors", standins.make_sd1_checkpoint), models / "checkpoints" / SD1_CHECKPOINT),
         (cached("sd21-controlnet.safetensors", standins.make_sd2_controlnet), models / "controlnet" / CONTROLNET),
+        (cached("sdxl.safetensors", sdxl.make_sdxl_checkpoint), models / "checkpoints" / CHECKPOINT_XL),
+        (cached("sdxl-controlnet.safetensors", sdxl.make_sdxl_controlnet), models / "controlnet" / CONTROLNET_XL),
         (cached("sd21-lora.safetensors", standins.make_lora), models / "loras" / LORA),
     ):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +46,8 @@ def set_stage(base: Path, cached: Cached) -> None:
     put_astronaut(base / "input" / PHOTO)
     generator = torch.Generator().manual_seed(0)
     first, second = (LearnedToken(torch.randn(2, 1024, generator=generator), "somebody", "sd2") for _ in range(2))
-    put_faces(models / "embeddings", first, second)
+    on_sdxl = LearnedToken(torch.randn(2, 768 + 1280, generator=generator), "somebody", "sdxl")
+    put_faces(models / "embeddings", first, second, on_sdxl)
 
 
 def _put(source: Path, target: Path) -> None:

@@ -15,6 +15,7 @@ from crossinit_core.families import CONTEXT_LENGTH
 
 VOCABULARY = 49408
 LATENT_SCALE = 0.18215
+SDXL_LATENT_SCALE = 0.13025
 
 
 class Entry(NamedTuple):
@@ -34,6 +35,8 @@ class TextShape(NamedTuple):
 
 
 SD2_TEXT = TextShape()
+CLIP_L_TEXT = TextShape(12, 3072)
+CLIP_G_TEXT = TextShape(32, 5120)
 
 
 def layer_entries(key: str, *shape: int, gain: float = 1.0, bias: bool = True) -> Iterator[Entry]:
@@ -70,11 +73,15 @@ def _vae_middle(key: str, channels: int) -> Iterator[Entry]:
     yield from _vae_res_block(f"{key}.block_2", channels, channels)
 
 
-def vae_entries() -> Iterator[Entry]:
-    """Layout of the full AutoencoderKL of SD 1.x and 2.x; keys without `first_stage_model.`."""
+def vae_entries(latent_scale: float = LATENT_SCALE, first_gain: float = 1.0) -> Iterator[Entry]:
+    """Layout of the full AutoencoderKL; keys without `first_stage_model.`.
+
+    `latent_scale` is what latents are multiplied by, `first_gain` the strength of the encoder's first activations. The norms
+    take it away again, but float16 ends at 65504.
+    """
     widths = (128, 256, 512, 512)
     channels = widths[0]
-    yield from layer_entries("encoder.conv_in", channels, 3, 3, 3)
+    yield from layer_entries("encoder.conv_in", channels, 3, 3, 3, gain=first_gain)
     for level, width in enumerate(widths):
         for block in range(2):
             yield from _vae_res_block(f"encoder.down.{level}.block.{block}", channels, width)
@@ -85,10 +92,10 @@ def vae_entries() -> Iterator[Entry]:
     yield from norm_entries("encoder.norm_out", channels)
     yield from layer_entries("encoder.conv_out", 8, channels, 3, 3)
     # Channels 0..3 are the posterior's mean, brought to the scale of real latents; 4..7 its log-variance.
-    gains = torch.tensor([1.7 / LATENT_SCALE] * 4 + [0.5] * 4)
+    gains = torch.tensor([1.7 / latent_scale] * 4 + [0.5] * 4)
     yield Entry("quant_conv.weight", (8, 8, 1, 1), mean=torch.diag(gains)[:, :, None, None])
     yield Entry("quant_conv.bias", (8,), mean=torch.tensor([0.0] * 4 + [-8.0] * 4))
-    yield Entry("post_quant_conv.weight", (4, 4, 1, 1), mean=LATENT_SCALE * torch.eye(4)[:, :, None, None])
+    yield Entry("post_quant_conv.weight", (4, 4, 1, 1), mean=latent_scale * torch.eye(4)[:, :, None, None])
     yield Entry("post_quant_conv.bias", (4,))
     yield from layer_entries("decoder.conv_in", channels, 4, 3, 3)
     yield from _vae_middle("decoder.mid", channels)
@@ -115,27 +122,35 @@ def text_scales(width: int, layers: int) -> tuple[float, float, float]:
 
 def openclip_h_entries() -> Iterator[Entry]:
     """Layout of the full text encoder of SD 2.x; keys without `cond_stage_model.model.`."""
-    width, layers = 1024, 24
-    token_std, attention, mlp = text_scales(width, layers)
+    return _openclip_entries(1024, SD2_TEXT)
+
+
+def openclip_g_entries() -> Iterator[Entry]:
+    """Layout of SDXL's second text encoder, CLIP-G; keys without `conditioner.embedders.1.model.`."""
+    return _openclip_entries(1280, CLIP_G_TEXT)
+
+
+def _openclip_entries(width: int, text: TextShape) -> Iterator[Entry]:
+    token_std, attention, mlp = text_scales(width, text.layers)
     yield Entry("positional_embedding", (CONTEXT_LENGTH, width), std=token_std / 2)
     yield Entry("text_projection", (width, width), std=1 / math.sqrt(width))
     yield Entry("logit_scale", (), mean=math.log(100))
     yield Entry("token_embedding.weight", (VOCABULARY, width), std=token_std)
-    for layer in range(layers):
+    for layer in range(text.layers):
         block = f"transformer.resblocks.{layer}"
         yield from norm_entries(f"{block}.ln_1", width)
         yield Entry(f"{block}.attn.in_proj_weight", (3 * width, width), std=1 / math.sqrt(width))
         yield Entry(f"{block}.attn.in_proj_bias", (3 * width,))
         yield from layer_entries(f"{block}.attn.out_proj", width, width, gain=attention)
         yield from norm_entries(f"{block}.ln_2", width)
-        yield from layer_entries(f"{block}.mlp.c_fc", 4 * width, width)
-        yield from layer_entries(f"{block}.mlp.c_proj", width, 4 * width, gain=mlp)
+        yield from layer_entries(f"{block}.mlp.c_fc", text.inner, width)
+        yield from layer_entries(f"{block}.mlp.c_proj", width, text.inner, gain=mlp)
     yield from norm_entries("ln_final", width)
 
 
 def clip_l_entries() -> Iterator[Entry]:
-    """Layout of the full text encoder of SD 1.x; keys without `cond_stage_model.transformer.text_model.`."""
-    width, layers = 768, 12
+    """Layout of CLIP-L, the full text encoder of SD 1.x and SDXL's first one; keys without `...transformer.text_model.`."""
+    width, (layers, inner) = 768, CLIP_L_TEXT
     token_std, attention, mlp = text_scales(width, layers)
     yield Entry("embeddings.token_embedding.weight", (VOCABULARY, width), std=token_std)
     yield Entry("embeddings.position_embedding.weight", (CONTEXT_LENGTH, width), std=token_std / 2)
@@ -146,6 +161,6 @@ def clip_l_entries() -> Iterator[Entry]:
             yield from layer_entries(f"{block}.self_attn.{name}", width, width)
         yield from layer_entries(f"{block}.self_attn.out_proj", width, width, gain=attention)
         yield from norm_entries(f"{block}.layer_norm2", width)
-        yield from layer_entries(f"{block}.mlp.fc1", 4 * width, width)
-        yield from layer_entries(f"{block}.mlp.fc2", width, 4 * width, gain=mlp)
+        yield from layer_entries(f"{block}.mlp.fc1", inner, width)
+        yield from layer_entries(f"{block}.mlp.fc2", width, inner, gain=mlp)
     yield from norm_entries("final_layer_norm", width)

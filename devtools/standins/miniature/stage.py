@@ -17,7 +17,7 @@ from crossinit_core.models.compact_folder import TABLE, load_tokenizer, read_con
 from miniature.training.pack import WEIGHTS
 
 from ...comfyui.links import PACK, prepare_base
-from ...workflows.parts import CHECKPOINT, CONTROLNET, LORA
+from ...workflows.parts import CHECKPOINT, CHECKPOINT_XL, CONTROLNET, CONTROLNET_XL, LORA
 from .. import files as standins
 from ..faces import put_faces
 from ..photos import put_photos
@@ -56,8 +56,10 @@ def put_models(models: Path) -> None:
     text = TextShape(encoder["num_hidden_layers"] + 1, encoder["intermediate_size"])
     for folder in ("checkpoints", "controlnet", "loras"):
         (models / folder).mkdir(parents=True, exist_ok=True)
-    save_file({"nothing": torch.zeros(1)}, models / "checkpoints" / CHECKPOINT, MARK)
-    standins.make_sd2_controlnet(models / "controlnet" / CONTROLNET, unet=unet, gain=0)
+    for checkpoint in (CHECKPOINT, CHECKPOINT_XL):
+        save_file({"nothing": torch.zeros(1)}, models / "checkpoints" / checkpoint, MARK)
+    for controlnet in (CONTROLNET, CONTROLNET_XL):
+        standins.make_sd2_controlnet(models / "controlnet" / controlnet, unet=unet, gain=0)
     standins.make_lora(models / "loras" / LORA, unet=unet, text=text, strength=0.1)
 
 
