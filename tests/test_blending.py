@@ -122,7 +122,7 @@ def test_a_learned_token_records_its_start() -> None:
     from crossinit_core.learning.state import RunState
 
     start = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
-    backbone: Any = SimpleNamespace(prediction_type="epsilon", base="sd2", checkpoint="x")
+    backbone: Any = SimpleNamespace(prediction_type="epsilon", base="sd2", checkpoint="x", widths=(2,))
     model: Any = SimpleNamespace(fingerprint=lambda: "", dtype=torch.float32)
     facts = provenance(backbone, model, InversionSettings(resolution=512), start, RunState(1, start * 2, {}, {}))
     token = LearnedToken(start * 2, "anna", "sd2", facts)

@@ -327,7 +327,7 @@ def test_a_distilled_model_is_warned_about(pack: ModuleType, sdxl: SimpleNamespa
     for name, kind in DISTILLED.items():
         named(sdxl.model, name)
         (said,) = pack.nodes.host.models.warnings_about(sdxl.model)
-        assert f"MODEL's name, '{name}', says that it was distilled to few steps ({kind})." in said
+        assert f"MODEL '{name}' was distilled to few steps ({kind}), says its name." in said
         assert "Learn on the base model" in said and "was not measured" in said
         assert backbone(pack, sdxl).checkpoint == name, "it learns all the same"
 

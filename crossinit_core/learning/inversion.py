@@ -144,7 +144,7 @@ def invert(
             source, data = batches_from_photos(backbone, len(start), settings, images, masks)
         again = RewindableBatches(source)
         state = RunState.first(start, again.state, settings)
-        run = Run(settings, start, again, state, settings.precision, determinism, memory)
+        run = Run(settings, start, backbone.widths, again, state, settings.precision, determinism, memory)
         try:
             while not run.finished:  # a second time if the numbers want a safer precision, or less memory is to be used
                 _learn_on_one_model(backbone, run, resume_file, data, on_step, observe)
@@ -217,7 +217,7 @@ def _learn_on_one_model(
             log.warning("%s Going on in %s.", str(overflow), safer)  # not the exception, which holds the model
             run.state, run.precision = replace(run.state, precision=""), safer
             return
-        run.vocabulary_norms = vocabulary_norms(model, backbone.vocabulary_size)
+        run.vocabulary_norms = vocabulary_norms(model, backbone.vocabulary_size, backbone.widths)
         run.facts = provenance(backbone, model, run.settings, run.start, run.state)
 
 
@@ -237,7 +237,7 @@ def _history(run: Run, images: Tensor | Sequence[Tensor] | None, seconds: float)
     return History(
         losses=state.losses,
         distances=(*state.distances, float(objective.distance(state.vectors, run.start))),
-        angles=(*unknown, *state.angles, mean_angle(state.vectors, run.start)),
+        angles=(*unknown, *state.angles, mean_angle(state.vectors, run.start, run.widths)),
         vocabulary_norms=run.vocabulary_norms,
         photos=() if images is None else small_photos(images),
         resumed_from=run.resumed_from,

@@ -52,6 +52,7 @@ class Run:
 
     settings: InversionSettings
     start: Tensor
+    widths: tuple[int, ...]
     batches: RewindableBatches
     state: RunState
     precision: Precision

@@ -107,7 +107,7 @@ def steps(backbone: Backbone, model: FrozenModel, run: Run, plan: MemoryPlan) ->
                 batches=run.batches.state,
                 losses=(*run.state.losses, numbers.loss),
                 distances=(*run.state.distances, numbers.distance),
-                angles=(*run.state.angles, mean_angle(run.state.vectors, run.start)),
+                angles=(*run.state.angles, mean_angle(run.state.vectors, run.start, backbone.widths)),
             )
             if run.state.step == first:
                 run.memory.look()  # what is recorded is recorded now

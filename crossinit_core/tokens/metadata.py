@@ -41,6 +41,11 @@ WEIGHT_DECAY = "crossinit.weight_decay"
 BATCH_SIZE = "crossinit.batch_size"
 SEED = "crossinit.seed"
 PRECISION = "crossinit.precision"
+# Written if they are not those of the published run of SD 2.x.
+REGULARIZER = "crossinit.regularizer"
+METHOD = "crossinit.method"
+PRIOR = "crossinit.prior"
+TIMESTEPS = "crossinit.timesteps"
 
 # One number for each vector, as `listed` writes them and `numbers` reads them. With two text encoders there is one for each
 # vector's part: K for the first encoder, then K for the second.

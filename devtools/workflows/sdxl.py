@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .graph import Node, Workflow
+from .graph import Node, Note, Workflow
 from .layout import Column, Frame, lay_out
 from .parts import (
     CHECKPOINT_XL,
@@ -130,7 +130,7 @@ def sdxl_with_controlnet() -> Workflow:
         Column(320, [latent(SIDE, SIDE), posed, decode()]),
         Column(520, [save_picture("learned-face-xl-posed")]),
     ]
-    loaded = [checkpoint(CHECKPOINT_XL, CHECKPOINT_XL_URL), load_token(TOKEN_FILE_XL), face, pose]
+    loaded: list[Node | Note] = [checkpoint(CHECKPOINT_XL, CHECKPOINT_XL_URL), load_token(TOKEN_FILE_XL), face, pose]
     return lay_out(
         [
             Frame("1. SDXL checkpoint and face", LOAD, [Column(340, loaded)]),
