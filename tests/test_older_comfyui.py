@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,3 +129,14 @@ def test_a_muted_first_person_stops_nobody(old: Old) -> None:
     del prompt["3"]["inputs"]["tokens.token1"]
     with pytest.raises(PromptError, match=r"No learned token is connected. Connect at least one"):
         old.client.run(prompt)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", [one for one in RELEASES if one.is_in(HOST)], ids=lambda release: release.name)
+def test_sdxl_is_the_same_in_it(release: Release) -> None:
+    """The published run, the checkpoints that are recognised and the prompts, on its own modules."""
+    tests = [f"tests/test_sdxl{part}.py" for part in ("", "_layouts", "_prompts", "_previews")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *tests]
+    environment = os.environ | {"COMFYUI_PATH": str(release.comfyui(HOST)), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -291,3 +291,84 @@ def test_the_graphs_own_clip_does_not_notice(pack: ModuleType, nodes: dict[str, 
     assert same(encoded(taught, "a photo of a person"), before)
     assert lookups == {name: vars(getattr(clip.tokenizer, name)) for name in ("clip_l", "clip_g")}
     assert taught.cond_stage_model is clip.cond_stage_model
+
+
+def test_what_prompts_read_of_a_file(pack: ModuleType, tmp_path: Path) -> None:
+    """Both halves under their own keys; nothing if CLIP would leave one out."""
+    read = pack.nodes.host.tokens.vectors_in_prompts
+    token = pack.crossinit_core.LearnedToken(torch.randn(3, 2048), "anna", "sdxl")
+    assert torch.equal(read(write_file(token, tmp_path), FULL_WIDTHS), token.vectors)
+    swapped = tmp_path / "swapped.safetensors"
+    save_file({"clip_l": torch.ones(3, 1280), "clip_g": torch.ones(3, 768)}, swapped)
+    half = tmp_path / "half.safetensors"
+    save_file({"clip_l": torch.ones(3, 768)}, half)
+    uneven = tmp_path / "uneven.safetensors"
+    save_file({"clip_l": torch.ones(3, 768), "clip_g": torch.ones(2, 1280)}, uneven)
+    assert [read(path, FULL_WIDTHS) for path in (swapped, half, uneven)] == [None] * 3
+    assert torch.equal(read(half, (768,)), torch.ones(3, 768))
+
+
+# Lineages of SDXL
+
+
+def from_checkpoint(clip: Any, name: str) -> Any:
+    """CLIP as Load Checkpoint gives it, which knows the checkpoint's file."""
+    named = clip.clone()
+    named.patcher.cached_patcher_init = (from_checkpoint, (f"/models/checkpoints/{name}.safetensors",))
+    return named
+
+
+def learned_on(pack: ModuleType, checkpoint: str, name: str = "anna", seed: int = 0) -> Any:
+    vectors = person(pack, name, seed, widths=WIDTHS).vectors
+    metadata = {"crossinit.checkpoint": checkpoint}
+    return pack.crossinit_core.LearnedToken(vectors, name, "sdxl", metadata, widths=WIDTHS)
+
+
+PONY, BASE = "ponyDiffusionV6XL_v6StartWithThisOne", "sd_xl_base_1.0"
+STRANGER = f"This person was learned on Pony, but '{BASE}' is SDXL base"
+
+
+def test_a_person_of_another_lineage_is_said(
+    pack: ModuleType, nodes: dict[str, Any], clip: Any, said: list[str]
+) -> None:
+    """On Apply and on Encode Prompt, also behind a LoRA or CLIP Set Last Layer; the prompt is encoded all the same."""
+    stranger, base = learned_on(pack, PONY), from_checkpoint(clip, BASE)
+    base.clip_layer(-2)
+    taught = by_node(nodes["CrossInitApply"], base.clone(), stranger)
+    assert f"Write embedding:anna person in your prompts. {STRANGER}" in said[-1]
+    encodes = flat(by_node(nodes["CrossInitEncodePrompt"], base, PLAIN, {"token0": stranger}))
+    assert said[-1].startswith(f"anna (2 vectors). {STRANGER}")
+    assert same(encodes, encoded(taught, PLAIN.replace("{}", "embedding:anna")))
+
+
+def test_only_the_stranger_among_several_is_named(
+    pack: ModuleType, nodes: dict[str, Any], clip: Any, said: list[str]
+) -> None:
+    people = {
+        "token0": learned_on(pack, "juggernautXL_v9", "anna"),
+        "token1": learned_on(pack, PONY, "ben", 1),
+        "token2": learned_on(pack, PONY, "unused", 2),
+    }
+    by_node(nodes["CrossInitEncodePrompt"], from_checkpoint(clip, BASE), "{anna} and {ben} and {ben}", people)
+    assert said[-1].count("This person was learned on") == 1
+    assert f"ben: {STRANGER}" in said[-1] and "anna: " not in said[-1] and "unused: " not in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("learned", "used"),
+    [
+        (PONY, PONY),
+        (BASE, "RealVisXL_V5.0"),
+        (PONY, ""),
+        ("", BASE),
+        (PONY, "my own merge"),
+        ("illustriousXL_v01", "NoobAI-XL"),
+    ],
+)
+def test_nothing_is_said_of_kin_or_of_unknown_names(
+    pack: ModuleType, nodes: dict[str, Any], clip: Any, said: list[str], learned: str, used: str
+) -> None:
+    token, named = learned_on(pack, learned), from_checkpoint(clip, used)
+    by_node(nodes["CrossInitApply"], named, token)
+    by_node(nodes["CrossInitEncodePrompt"], named, PLAIN, {"token0": token})
+    assert said == ["Write embedding:anna person in your prompts.", "anna (2 vectors)"]
