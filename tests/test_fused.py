@@ -194,12 +194,19 @@ found, right = (
 assert len(found) == 3 and relative_differences(found, right).max() < 1e-5
 
 attention.ROWS = 32
-attention.ATTEND = attention.KEY_GRADIENTS = attention.QUERY_GRADIENTS = ((32, 32, 4, 1),) * 2
+attention.ATTEND = attention.KEY_GRADIENTS = attention.QUERY_GRADIENTS = ((32, 32, 4, 1),) * 3
 sizes = [size for size in TRIED if size[0] < 8 and size[1] < 512]  # The others are for GPUs: they are too large here.
 assert len(sizes) == 4
 assert not attention_differs(attention.by_kernels, cpu, torch.float16, sizes)
 bent = lambda *given, **more: 1.1 * attention.by_kernels(*given, **more)
 assert attention_differs(bent, cpu, torch.float16, sizes)
+
+# Numbers of queries that are no multiple of a block's.
+for queries in (40, 90, 96):
+    few_and_odd = [torch.randn(1, rows, 32).half() for rows in (queries, 90, 90)]
+    ours = values_and_gradients(lambda q, k, v: attention.attention_of_any_length(q, k, v, 2), few_and_odd)
+    truth = values_and_gradients(lambda q, k, v: plain.attention(q, k, v, 2), [part.float() for part in few_and_odd])
+    assert relative_differences(ours, truth).max() < 2e-3
 
 strided = torch.randn(1, 160, 96).half().requires_grad_()
 q, k, v = strided.chunk(3, dim=-1)

@@ -176,6 +176,7 @@ def _spatial(block: Any, kernels: Kernels, checkpointing: bool) -> FusedBlock:
         fused=fused,
         forwards=[(block, forward)],
         channels=block.in_channels,
+        odd=len(layers.blocks) > 1,
         context=layers.blocks[0].cross.to_k.in_features,
     )
 

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 AGREEMENT = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 """Relative differences between two right computations of a block in a precision stay below this."""
-_SIDES = (8, 16)
-"""Height and width of the pictures of a trial."""
+_SIDES, _ODD_SIDES = (8, 16), (8, 18)
+"""Height and width of the pictures of a trial; the others for kernels that see numbers of pixels that no power of two divides."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class FusedBlock:
     channels: int
     context: int | None = None
     embedding: int | None = None
+    odd: bool = False
+    """Whether it is tried on a number of pixels that kernels have to cut."""
     learns_embedding: bool = False
     """Whether gradients go through the time embedding, as they do where a pooled output is added to it."""
     folded: Any = None
@@ -101,7 +103,7 @@ def disagreement(block: FusedBlock, memory_format: torch.memory_format) -> float
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(block.weight)
 
-    inputs = [normal(2, block.channels, *_SIDES)]
+    inputs = [normal(2, block.channels, *(_ODD_SIDES if block.odd else _SIDES))]
     constants: list[Tensor] = []
     if block.embedding is not None:
         (inputs if block.learns_embedding else constants).append(normal(2, block.embedding))

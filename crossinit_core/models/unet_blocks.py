@@ -122,10 +122,10 @@ def spatial_transformer(layers: SpatialLayers, kernels: Kernels, *, checkpointin
     their insides, one block after the other. For a single one the caller decides, see `fusing.checkpoint_blocks`.
     """
     norm, proj_in = layers.norm, layers.proj_in
-    # Ten blocks in a row keep ten times as much, half of it inside their feed-forward parts.
-    again = len(layers.blocks) > 1 and not checkpointing
-    blocks = [_transformer(block, kernels, again) for block in layers.blocks]
-    if checkpointing and len(blocks) > 1:
+    several = len(layers.blocks) > 1
+    blocks = [_transformer(block, kernels, several=several, kept=checkpointing) for block in layers.blocks]
+    prompt_weights = pack(*(layer for block in layers.blocks for layer in (block.cross.to_k, block.cross.to_v)))
+    if checkpointing and several:
         blocks = [checkpointed(block) for block in blocks]
     # A block leaves its last bias out, since the next norm or product can bring it along.
     biases = [_bias(block.outer) for block in layers.blocks]
@@ -136,8 +136,9 @@ def spatial_transformer(layers: SpatialLayers, kernels: Kernels, *, checkpointin
         batch, channels, height, width = x.shape
         x, n = _norm(kernels, norm, x, silu=False)
         tokens = _linear(proj_in, n.permute(0, 2, 3, 1).reshape(batch, height * width, channels))
-        for block, bias in zip(blocks, [None, *biases], strict=True):
-            tokens = block(tokens, context, bias)
+        prompt = project(context, prompt_weights, 2 * len(blocks), at_once=several)
+        for block, bias, k, v in zip(blocks, [None, *biases], prompt[::2], prompt[1::2], strict=True):
+            tokens = block(tokens, k, v, bias)
         tokens = F.linear(tokens, out, out_bias)
         image = tokens.view(batch, height, width, -1).permute(0, 3, 1, 2)
         return image.contiguous(memory_format=kernels.memory_format) + x
@@ -188,31 +189,34 @@ def _linear(layer: Any, tokens: Tensor) -> Tensor:
     return F.linear(tokens, layer.weight.flatten(1), layer.bias)
 
 
-def _transformer(layers: TransformerLayers, kernels: Kernels, again: bool) -> Forward:
-    """All of a block but the bias of its last layer: (B, L, C) + bias (C,) and a context (B, L', d) -> (B, L, C).
+def _transformer(layers: TransformerLayers, kernels: Kernels, *, several: bool, kept: bool) -> Forward:
+    """All of a block but the bias of its last layer: (B, L, C) + bias (C,), and the prompt's keys and values (B, L', C)
+    -> (B, L, C).
 
-    With `again` the feed-forward part's insides are computed a second time instead of kept: 8 of 17 C numbers a token.
+    `several` in a row keep `several` times as much, half of it inside their feed-forward parts. These are computed a second
+    time, 8 of 16 C numbers a token less, unless they are to be `kept`.
     """
     own, cross, inner, outer = layers.own, layers.cross, layers.inner, layers.outer
     own_weights = pack(own.to_q, own.to_k, own.to_v)
-    cross_weights = pack(cross.to_k, cross.to_v)
+    attention = kernels.attention_of_any_length if several else kernels.attention
 
     def add_norm(x: Tensor, residual: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
         return kernels.add_layer_norm(x, residual, norm.weight, norm.bias, norm.eps, x.dtype)
 
-    def kept(x: Tensor, residual: Tensor) -> Tensor:
+    def feed_forward_once(x: Tensor, residual: Tensor) -> Tensor:
         x, n = add_norm(x, residual, layers.norm_forward)
         return kernels.feed_forward(x, n, inner.weight, inner.bias, outer.weight)
 
-    feed_forward = feed_forward_again(layers.norm_forward, inner, outer, kernels) if again else kept
+    feed_forward: Callable[[Tensor, Tensor], Tensor] = feed_forward_once
+    if several and not kept:
+        feed_forward = feed_forward_again(layers.norm_forward, inner, outer, kernels)
 
-    def forward(x: Tensor, context: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(x: Tensor, prompt_k: Tensor, prompt_v: Tensor, bias: Tensor | None = None) -> Tensor:
         x, n = add_norm(x, bias, layers.norm_own)
-        q, k, v = project(n, own_weights, 3)
-        n = own.to_out(kernels.attention(q, k, v, own.heads))
+        q, k, v = project(n, own_weights, 3, at_once=several)
+        n = own.to_out(attention(q, k, v, own.heads))
         x, n = add_norm(x, n, layers.norm_cross)
-        k, v = project(context, cross_weights, 2)
-        n = cross.to_out(kernels.attention(cross.to_q(n), k, v, cross.heads))
+        n = cross.to_out(kernels.attention(cross.to_q(n), prompt_k, prompt_v, cross.heads))
         return feed_forward(x, n)
 
     return forward

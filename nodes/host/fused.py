@@ -114,6 +114,7 @@ def _spatial(block: Any, kernels: Kernels, options: dict[str, Any], checkpointin
         fused=fused,
         forwards=[(block, forward)],
         channels=block.in_channels,
+        odd=len(layers.blocks) > 1,
         context=layers.blocks[0].cross.to_k.weight.shape[1],
     )
 

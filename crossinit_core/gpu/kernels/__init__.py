@@ -30,6 +30,8 @@ class Kernels:
     add_bias: Callable[[Tensor, Tensor, Tensor], Tensor]
     interleave: Callable[[Tensor, Tensor], Tensor]
     attention: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+    attention_of_any_length: Callable[[Tensor, Tensor, Tensor, int], Tensor]
+    """The same, by its own kernels also where `attention` gives odd numbers of queries to a library's."""
     causal_attention: Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
@@ -43,6 +45,7 @@ PLAIN = Kernels(
     add_bias=plain.add_bias,
     interleave=plain.interleave,
     attention=plain.attention,
+    attention_of_any_length=plain.attention,
     causal_attention=plain.causal_attention,
 )
 """For any device."""
@@ -65,5 +68,6 @@ def triton_kernels(*, attention: bool) -> Kernels:
         add_bias=add_bias.add_bias,
         interleave=interleave.interleave,
         attention=attends.attention,
+        attention_of_any_length=own_attention.attention_of_any_length if attention else plain.attention,
         causal_attention=attends.causal_attention,
     )

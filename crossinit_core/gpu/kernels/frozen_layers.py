@@ -6,6 +6,8 @@ step of Stable Diffusion at batch 8. What is kept here is the weights alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,12 +36,14 @@ def pack(*layers: nn.Linear) -> Tensor:
     return packed
 
 
-def project(x: Tensor, packed: Tensor, parts: int, bias: Tensor | None = None) -> tuple[Tensor, ...]:
+def project(
+    x: Tensor, packed: Tensor, parts: int, bias: Tensor | None = None, *, at_once: bool = False
+) -> tuple[Tensor, ...]:
     """x (..., d) times each of `parts` equally large weights in `packed` (parts * e, d), + bias (parts * e,): tensors (..., e).
 
-    Gradients flow to x.
+    Gradients flow to x: each part's added to those before it, or all parts' `at_once`, in one product.
     """
-    return _Project.apply(x, packed, parts, bias)
+    return _Project.apply(x, packed, parts, bias, at_once)
 
 
 class _Convolve(Function):
@@ -77,17 +81,37 @@ class _Convolve(Function):
 
 class _Project(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: Tensor, parts: int, bias: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, packed: Tensor, parts: int, bias: Tensor | None, at_once: bool
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(packed)
+        ctx.at_once = at_once
         return F.linear(x, packed, bias).chunk(parts, dim=-1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (packed,) = ctx.saved_tensors
+        if ctx.at_once:
+            return side_by_side(gradients) @ packed, None, None, None, None
         weights = packed.chunk(len(gradients))
         rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
         dx = rows[0] @ weights[0]
         for gradient, weight in zip(rows[1:], weights[1:], strict=True):
             dx.addmm_(gradient, weight)
-        return dx.view(*gradients[0].shape[:-1], -1), None, None, None
+        return dx.view(*gradients[0].shape[:-1], -1), None, None, None, None
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors (..., e) of one shape as one (..., parts * e): without a copy if they lie beside each other already."""
+    first = parts[0]
+    width, start = first.shape[-1], first.storage_offset()
+    row = len(parts) * width
+    steps = [row * math.prod(first.shape[place + 1 : -1]) for place in range(first.dim() - 1)]
+    lie_there = all(
+        part.stride() == (*steps, 1)
+        and part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        and part.storage_offset() == start + place * width
+        for place, part in enumerate(parts)
+    )
+    return first.as_strided((*first.shape[:-1], row), (*steps, 1)) if lie_there else torch.cat(list(parts), dim=-1)

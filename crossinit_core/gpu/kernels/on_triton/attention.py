@@ -28,23 +28,22 @@ from .launch import launch
 VARYING = ["H", "LQ", "LK", "scale2", "scale"]
 """Numbers whose special values are not worth a kernel of their own: compiling takes longer than it saves."""
 
-# Rows of queries, rows of keys, warps, stages: the fastest of twelve each on an H200 with heads of 64, for 4096 x 4096 and for
-# 1024 x 1024.
-ATTEND = ((128, 64, 8, 3), (128, 64, 8, 4))
-KEY_GRADIENTS = ((128, 64, 4, 2), (128, 64, 4, 2))
-QUERY_GRADIENTS = ((128, 64, 4, 3), (128, 64, 8, 3))
+# Rows of queries, rows of keys, warps, stages: the fastest of twelve each on an H200 with heads of 64, for 4096 x 4096, for
+# 1024 x 1024 and for 576 x 576.
+ATTEND = ((128, 64, 8, 3), (128, 64, 8, 4), (128, 64, 8, 4))
+KEY_GRADIENTS = ((128, 64, 4, 2), (128, 64, 4, 2), (64, 64, 4, 2))
+QUERY_GRADIENTS = ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 4, 3))
 LONG = 2048
-"""From so many keys on the first of them is taken."""
+"""From so many keys on the first of them is taken; the last where a block of queries would be cut."""
 ROWS = 128
-"""The number of queries must be a multiple of this, unless there are few keys."""
+"""A number of queries that is no multiple of this has a block of which a part is left out."""
 WIDTHS = (16, 32, 64, 128)
 
 
 def fits(q: Tensor, k: Tensor, v: Tensor, heads: int) -> bool:
     """Whether `by_kernels` can take tensors (B, L, heads * D)."""
     return (
-        (q.shape[1] % ROWS == 0 or few(k, heads))
-        and q.shape[2] // heads in WIDTHS
+        q.shape[2] // heads in WIDTHS
         and q.dtype in (torch.float16, torch.bfloat16)
         and k.stride() == v.stride()
         and q.stride(2) == k.stride(2) == 1
@@ -52,8 +51,15 @@ def fits(q: Tensor, k: Tensor, v: Tensor, heads: int) -> bool:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """See `plain.attention`, which is also what computes sizes and types that no kernel here takes."""
-    return by_kernels(q, k, v, heads) if fits(q, k, v, heads) else plain_attention(q, k, v, heads)
+    """See `plain.attention`, which is also what computes types and odd numbers of queries, as it always has: learned bits
+    stay what they were."""
+    odd = q.shape[1] % ROWS != 0 and not few(k, heads)
+    return by_kernels(q, k, v, heads) if fits(q, k, v, heads) and not odd else plain_attention(q, k, v, heads)
+
+
+def attention_of_any_length(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """See `plain.attention`, which is also what computes types that no kernel here takes."""
+    return by_kernels(q, k, v, heads, beside=True) if fits(q, k, v, heads) else plain_attention(q, k, v, heads)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -63,27 +69,28 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return plain_causal_attention(q, k, v, heads)
 
 
-def by_kernels(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
+def by_kernels(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False, beside: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(D)) v for each head, of tensors that `fits`: q (B, L, heads * D), k and v (B, L', heads * D).
 
-    If `causal`, a query sees the keys up to its own place; there must be few.
+    If `causal`, a query sees the keys up to its own place; there must be few. If `beside`, the three gradients lie beside each
+    other in each row where they are equally large, for `frozen_layers.project`.
     """
     if few(k, heads):
         return AttendFew.apply(q, k, v, heads, causal)
     assert not causal
-    return _Attend.apply(q, k, v, heads)
+    return _Attend.apply(q, k, v, heads, beside)
 
 
 class _Attend(Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, beside: bool) -> Tensor:
         batch, queries, width = q.shape
         out = torch.empty((batch, queries, width), device=q.device, dtype=q.dtype)
         log = torch.empty((batch, heads, queries), device=q.device, dtype=torch.float32)
-        rows, keys, warps, stages = ATTEND[k.shape[1] < LONG]
+        rows, keys, warps, stages = ATTEND[_way(queries, k.shape[1])]
         launch(
             attend,
-            (queries // rows, batch * heads),
+            (triton.cdiv(queries, rows), batch * heads),
             q,
             k,
             v,
@@ -97,28 +104,28 @@ class _Attend(Function):
             D=width // heads,
             BM=rows,
             BN=keys,
+            WHOLE=queries % rows == 0,
             EVEN=k.shape[1] % keys == 0,
             num_warps=warps,
             num_stages=stages,
         )
         ctx.save_for_backward(q, k, v, out, log)
-        ctx.heads = heads
+        ctx.heads, ctx.beside = heads, beside
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, out, log = ctx.saved_tensors
         heads: int = ctx.heads
         batch, queries, width = q.shape
         depth = width // heads
         dout = dout.contiguous()
         delta = torch.empty_like(log)
-        dq, dk = (torch.empty(part.shape, device=q.device, dtype=q.dtype) for part in (q, k))
-        dv = torch.empty_like(dk)
+        dq, dk, dv = _gradients(q, k, ctx.beside)
         launch(
             row_products,
-            (queries // ROWS, batch * heads),
+            (triton.cdiv(queries, ROWS), batch * heads),
             out,
             dout,
             delta,
@@ -127,9 +134,10 @@ class _Attend(Function):
             queries,
             D=depth,
             BM=ROWS,
+            WHOLE=queries % ROWS == 0,
         )
         sizes = (heads, queries, k.shape[1], scale_of_exp2(depth), depth**-0.5)
-        rows, keys, warps, stages = KEY_GRADIENTS[k.shape[1] < LONG]
+        rows, keys, warps, stages = KEY_GRADIENTS[_way(queries, k.shape[1])]
         launch(
             key_gradients,
             (triton.cdiv(k.shape[1], keys), batch * heads),
@@ -146,13 +154,14 @@ class _Attend(Function):
             D=depth,
             BM=rows,
             BN=keys,
+            WHOLE=queries % rows == 0,
             num_warps=warps,
             num_stages=stages,
         )
-        rows, keys, warps, stages = QUERY_GRADIENTS[k.shape[1] < LONG]
+        rows, keys, warps, stages = QUERY_GRADIENTS[_way(queries, k.shape[1])]
         launch(
             query_gradients,
-            (queries // rows, batch * heads),
+            (triton.cdiv(queries, rows), batch * heads),
             q,
             k,
             v,
@@ -165,11 +174,24 @@ class _Attend(Function):
             D=depth,
             BM=rows,
             BN=keys,
+            WHOLE=queries % rows == 0,
             EVEN=k.shape[1] % keys == 0,
             num_warps=warps,
             num_stages=stages,
         )
-        return dq, dk, dv, None
+        return dq, dk, dv, None, None
+
+
+def _way(queries: int, keys: int) -> int:
+    return 2 if queries % ROWS else int(keys < LONG)
+
+
+def _gradients(q: Tensor, k: Tensor, beside: bool) -> tuple[Tensor, ...]:
+    """Room for dq, dk and dv."""
+    if beside and q.shape == k.shape:
+        return torch.empty((*q.shape[:2], 3 * q.shape[2]), device=q.device, dtype=q.dtype).chunk(3, dim=-1)
+    dq, dk, dv = (torch.empty(part.shape, device=q.device, dtype=q.dtype) for part in (q, k, k))
+    return dq, dk, dv
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -192,14 +214,15 @@ def attend(
     D: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    WHOLE: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """out, and log2 of each row's softmax denominator. BM divides LQ; EVEN says that BN divides LK."""
+    """out, and log2 of each row's softmax denominator. WHOLE says that BM divides LQ; EVEN that BN divides LK."""
     b = (tl.program_id(1) // H).to(tl.int64)
     h = tl.program_id(1) % H
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     d = tl.arange(0, D)
-    q = tl.load(q_ptr + b * q_batch + h * D + m[:, None] * q_row + d[None, :])
+    q = _rows(q_ptr + b * q_batch + h * D, m, q_row, LQ, D, WHOLE)
     keys = k_ptr + b * k_batch + h * D
     values = v_ptr + b * k_batch + h * D
     highest = tl.full([BM], -float("inf"), tl.float32)
@@ -223,19 +246,60 @@ def attend(
         out = tl.dot(p.to(v.dtype), v, out * shrink[:, None])
         highest = raised
     out = out / total[:, None]
-    tl.store(log_ptr + tl.program_id(1).to(tl.int64) * LQ + m, highest + tl.log2(total))
-    tl.store(out_ptr + b * out_batch + h * D + m[:, None] * out_row + d[None, :], out.to(out_ptr.dtype.element_ty))
+    _store_numbers(log_ptr + tl.program_id(1).to(tl.int64) * LQ, m, highest + tl.log2(total), LQ, WHOLE)
+    _store_rows(out_ptr + b * out_batch + h * D, m, out_row, out, LQ, D, WHOLE)
+
+
+@triton.jit
+def _rows(base, m, row, LQ, D: tl.constexpr, WHOLE: tl.constexpr):
+    """(rows m, D), of which those from LQ on are 0."""
+    at = base + m[:, None] * row + tl.arange(0, D)[None, :]
+    if WHOLE:
+        values = tl.load(at)
+    else:
+        values = tl.load(at, mask=(m < LQ)[:, None], other=0.0)
+    return values
+
+
+@triton.jit
+def _numbers(base, m, LQ, WHOLE: tl.constexpr):
+    """A number a row m, of which those from LQ on are 0."""
+    if WHOLE:
+        numbers = tl.load(base + m)
+    else:
+        numbers = tl.load(base + m, mask=m < LQ, other=0.0)
+    return numbers
+
+
+@triton.jit
+def _store_rows(base, m, row, values, LQ, D: tl.constexpr, WHOLE: tl.constexpr):
+    at = base + m[:, None] * row + tl.arange(0, D)[None, :]
+    if WHOLE:
+        tl.store(at, values.to(base.dtype.element_ty))
+    else:
+        tl.store(at, values.to(base.dtype.element_ty), mask=(m < LQ)[:, None])
+
+
+@triton.jit
+def _store_numbers(base, m, values, LQ, WHOLE: tl.constexpr):
+    if WHOLE:
+        tl.store(base + m, values)
+    else:
+        tl.store(base + m, values, mask=m < LQ)
 
 
 @triton.jit(do_not_specialize=VARYING)
-def row_products(out_ptr, dout_ptr, delta_ptr, out_batch, out_row, H, LQ, D: tl.constexpr, BM: tl.constexpr):
+def row_products(
+    out_ptr, dout_ptr, delta_ptr, out_batch, out_row, H, LQ, D: tl.constexpr, BM: tl.constexpr, WHOLE: tl.constexpr
+):
     """delta = sum over D of out * dout."""
     b = (tl.program_id(1) // H).to(tl.int64)
     h = tl.program_id(1) % H
     m = tl.program_id(0) * BM + tl.arange(0, BM)
-    at = b * out_batch + h * D + m[:, None] * out_row + tl.arange(0, D)[None, :]
-    products = tl.load(out_ptr + at).to(tl.float32) * tl.load(dout_ptr + at).to(tl.float32)
-    tl.store(delta_ptr + tl.program_id(1).to(tl.int64) * LQ + m, tl.sum(products, 1))
+    out = _rows(out_ptr + b * out_batch + h * D, m, out_row, LQ, D, WHOLE)
+    dout = _rows(dout_ptr + b * out_batch + h * D, m, out_row, LQ, D, WHOLE)
+    delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), 1)
+    _store_numbers(delta_ptr + tl.program_id(1).to(tl.int64) * LQ, m, delta, LQ, WHOLE)
 
 
 @triton.jit(do_not_specialize=VARYING)
@@ -264,8 +328,9 @@ def key_gradients(
     D: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):
-    """dk and dv of BN keys, over all queries. BM divides LQ."""
+    """dk and dv of BN keys, over all queries. WHOLE says that BM divides LQ."""
     b = (tl.program_id(1) // H).to(tl.int64)
     h = tl.program_id(1) % H
     n = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -282,11 +347,12 @@ def key_gradients(
     deltas = delta_ptr + tl.program_id(1).to(tl.int64) * LQ
     for start in range(0, LQ, BM):
         m = start + tl.arange(0, BM)
-        q = tl.load(queries + m[:, None] * q_row + d[None, :])
-        p = tl.exp2(tl.dot(k, tl.trans(q)) * scale2 - tl.load(logs + m)[None, :])
-        dout = tl.load(douts + m[:, None] * out_row + d[None, :])
+        # Rows past the end have q = dout = delta = 0, so whatever p is there, they add nothing.
+        q = _rows(queries, m, q_row, LQ, D, WHOLE)
+        p = tl.exp2(tl.dot(k, tl.trans(q)) * scale2 - _numbers(logs, m, LQ, WHOLE)[None, :])
+        dout = _rows(douts, m, out_row, LQ, D, WHOLE)
         dv = tl.dot(p.to(dout.dtype), dout, dv)
-        ds = p * (tl.dot(v, tl.trans(dout)) - tl.load(deltas + m)[None, :])
+        ds = p * (tl.dot(v, tl.trans(dout)) - _numbers(deltas, m, LQ, WHOLE)[None, :])
         dk = tl.dot(ds.to(q.dtype), q, dk)
     at = b * dk_batch + h * D + n[:, None] * dk_row + d[None, :]
     tl.store(dv_ptr + at, dv.to(dv_ptr.dtype.element_ty), mask=inside)
@@ -318,17 +384,18 @@ def query_gradients(
     D: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
+    WHOLE: tl.constexpr,
     EVEN: tl.constexpr,
 ):
-    """dq of BM queries, over all keys. BM divides LQ; EVEN says that BN divides LK."""
+    """dq of BM queries, over all keys. WHOLE says that BM divides LQ; EVEN that BN divides LK."""
     b = (tl.program_id(1) // H).to(tl.int64)
     h = tl.program_id(1) % H
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     d = tl.arange(0, D)
-    q = tl.load(q_ptr + b * q_batch + h * D + m[:, None] * q_row + d[None, :])
-    dout = tl.load(dout_ptr + b * out_batch + h * D + m[:, None] * out_row + d[None, :])
-    log = tl.load(log_ptr + tl.program_id(1).to(tl.int64) * LQ + m)
-    delta = tl.load(delta_ptr + tl.program_id(1).to(tl.int64) * LQ + m)
+    q = _rows(q_ptr + b * q_batch + h * D, m, q_row, LQ, D, WHOLE)
+    dout = _rows(dout_ptr + b * out_batch + h * D, m, out_row, LQ, D, WHOLE)
+    log = _numbers(log_ptr + tl.program_id(1).to(tl.int64) * LQ, m, LQ, WHOLE)
+    delta = _numbers(delta_ptr + tl.program_id(1).to(tl.int64) * LQ, m, LQ, WHOLE)
     keys = k_ptr + b * k_batch + h * D
     values = v_ptr + b * k_batch + h * D
     dq = tl.zeros([BM, D], tl.float32)
@@ -346,4 +413,4 @@ def query_gradients(
             p = tl.where((n < LK)[None, :], p, 0.0)
         ds = p * (tl.dot(dout, tl.trans(v)) - delta[:, None])
         dq = tl.dot(ds.to(k.dtype), k, dq)
-    tl.store(dq_ptr + b * dq_batch + h * D + m[:, None] * dq_row + d[None, :], (dq * scale).to(dq_ptr.dtype.element_ty))
+    _store_rows(dq_ptr + b * dq_batch + h * D, m, dq_row, dq * scale, LQ, D, WHOLE)
