@@ -31,7 +31,7 @@ from .commands.arguments import Parser, chosen_device, format_name, formats_help
 from .commands.published_flags import refuse_published_flags
 from .commands.sampling import SIZES, PlacedPrompt, Sampling, check_everybody_is_placed, sample
 from .commands.signals import Screen, Terminated, leave_closed_output, signals_stop
-from .families import BASE_NAMES, base_of_widths, describe_widths, other_lineage
+from .families import BASE_NAMES, base_of_widths, describe_widths
 from .files import check_can_write
 from .initialization import START_STATES, StartStates, cross_initialize, cross_initialize_words
 from .learning.inversion import StepReport, invert
@@ -42,6 +42,7 @@ from .prompts import load_prompts
 from .text import quoted
 from .tokens.layouts import FORMATS
 from .tokens.learned_token import check_token_name, suggest_token_name
+from .tokens.lineage import other_lineage
 from .tokens.metadata import started_from_names, started_from_words
 from .tokens.saving import save_or_keep
 from .tokens.token_files import SUFFIXES, load_learned_token, save_learned_token

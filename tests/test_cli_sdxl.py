@@ -53,7 +53,7 @@ def folder(model: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With text encoders as wide as SDXL's, which tell its family."""
-    return make_tiny_xl(tmp_path_factory.mktemp("wide") / "sd_xl_base", widths=(768, 1280))
+    return make_tiny_xl(tmp_path_factory.mktemp("wide") / "sd_xl_base", {"sample_size": 128}, widths=(768, 1280))
 
 
 def _edit(path: Path, **values: object) -> None:
@@ -194,7 +194,7 @@ def test_a_token_of_another_family_is_refused(run: Run, folder: Path) -> None:
 
 
 def test_zero_terminal_snr_is_drawn_from_pure_noise(run: Run, tmp_path: Path) -> None:
-    zero = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    zero: dict[str, Any] = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     folder = make_tiny_xl(tmp_path / "noob", **zero)
     found = DiffusersBackbone.from_pretrained(folder)
     assert (found.prediction_type, float(found.alphas_cumprod()[-1])) == ("v_prediction", 0)
@@ -249,7 +249,7 @@ def test_a_distilled_model_learns_with_a_warning(run: Run, folder: Path, name: s
     code, _, err = run("train", folder.rename(folder.with_name(name)), "me.png", "--steps", 1, *SMALL)
     assert code == 0, err
     (line,) = [line for line in err.splitlines() if "distilled" in line]
-    assert f"The model '{name}' was distilled to few steps ({kind}), by its name." in line
+    assert f"The model '{name}' was distilled to few steps ({kind}), says its name." in line
     assert "was not measured. Learn on the base model" in line
     assert len(line) <= 600
 
@@ -265,7 +265,7 @@ def test_a_name_in_the_hubs_cache_counts(folder: Path, tmp_path: Path) -> None:
 def test_a_scheduler_of_few_steps_is_told(folder: Path) -> None:
     _edit(folder / "scheduler/scheduler_config.json", _class_name="LCMScheduler")
     (line,) = DiffusersBackbone.from_pretrained(folder).warnings()
-    assert "(LCM), by its configuration" in line
+    assert "(LCM), says its configuration" in line
 
 
 def test_nothing_is_said_of_an_ordinary_model(model: Path) -> None:
