@@ -53,22 +53,9 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
-_CLIP_L = {
-    **_CONFIGS["text_encoder"],
-    "hidden_size": 64,
-    "num_attention_heads": 1,
-    "hidden_act": "quick_gelu",
-    "projection_dim": 64,
-}
 _XL_CONFIGS: dict[str, dict[str, Any]] = {
-    "text_encoder": _CLIP_L,
-    "text_encoder_2": {
-        **_CLIP_L,
-        "hidden_size": 128,
-        "num_attention_heads": 2,
-        "hidden_act": "gelu",
-        "projection_dim": 128,
-    },
+    "text_encoder": _CONFIGS["text_encoder"] | {"hidden_act": "quick_gelu"},
+    "text_encoder_2": _CONFIGS["text_encoder"],
     "unet": {
         "sample_size": 8,
         "block_out_channels": [64, 128, 128],
@@ -77,11 +64,9 @@ _XL_CONFIGS: dict[str, dict[str, Any]] = {
         "layers_per_block": 2,
         "attention_head_dim": [1, 2, 2],
         "transformer_layers_per_block": [1, 2, 3],
-        "cross_attention_dim": 64 + 128,
         "use_linear_projection": True,
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 128 + 6 * 256,
     },
     "vae": {**_CONFIGS["vae"], "scaling_factor": 0.13025},
 }
@@ -116,20 +101,28 @@ def make_tiny(folder: Path, prediction_type: str) -> Path:
     return folder
 
 
-def make_tiny_xl(folder: Path, unet: dict[str, Any] | None = None, **scheduler: Any) -> Path:
-    """Write a diffusers folder with SDXL's structure: text widths 64 and 128, UNet widths 64, 128 and 128. Returns it.
+def make_tiny_xl(
+    folder: Path, unet: dict[str, Any] | None = None, widths: tuple[int, int] = (64, 128), **scheduler: Any
+) -> Path:
+    """Write a diffusers folder with SDXL's structure: UNet widths 64, 128 and 128. Returns it.
 
-    `unet` is put into the UNet's configuration, and `scheduler` into that of the noise schedule.
+    `widths` are those of the text encoders, `unet` is put into the UNet's configuration, and `scheduler` into that of the
+    noise schedule.
     """
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    first, second = (
+        _XL_CONFIGS[part] | {"hidden_size": width, "projection_dim": width, "num_attention_heads": width // 64}
+        for part, width in zip(("text_encoder", "text_encoder_2"), widths, strict=True)
+    )
+    conditions = {"cross_attention_dim": sum(widths), "projection_class_embeddings_input_dim": widths[1] + 6 * 256}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         modules: dict[str, Any] = {
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**_XL_CONFIGS["text_encoder"])),
-            "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**_XL_CONFIGS["text_encoder_2"])),
-            "unet": UNet2DConditionModel(**(_XL_CONFIGS["unet"] | (unet or {}))),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**first)),
+            "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**second)),
+            "unet": UNet2DConditionModel(**(_XL_CONFIGS["unet"] | conditions | (unet or {}))),
             "vae": AutoencoderKL(**_XL_CONFIGS["vae"]),
         }
     for part, module in modules.items():
