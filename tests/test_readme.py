@@ -1,0 +1,143 @@
+"""What people read, the README, the help pages and the texts of nodes: it agrees with what the pack does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from crossinit_core import LearnedToken, save_learned_token
+from crossinit_core.families import BASES
+from crossinit_core.learning.settings import presets_of
+from devtools.docs import locales
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = REPOSITORY / "README.md"
+LEARN = REPOSITORY / "web" / "docs" / "CrossInitLearn.md"
+LEARN_IN_CHINESE = LEARN.with_suffix("") / "zh.md"
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "web/docs/*.md", "web/docs/*/*.md")
+    for path in REPOSITORY.glob(pattern)
+    if path.name != "CHANGELOG.md"
+)
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", [README, LEARN, LEARN_IN_CHINESE], ids=_name)
+@pytest.mark.parametrize("preset", presets_of("sdxl"))
+def test_the_table_of_presets_is_right(page: Path, preset: str) -> None:
+    """Steps and learning rate of both columns; and what all of a family's presets have in common."""
+    rows = [line for line in _text(page).splitlines() if line.startswith("|")]
+    cells = next(row.split("|")[2:-1] for row in rows if re.match(rf"\| \*{preset}\*[,，]? ?[^|]*\|", row))
+    common = next(row.split("|")[2:-1] for row in rows if row.startswith(("| all of them", "| 三者共同")))
+    for base, cell, shared in zip(("sd2", "sdxl"), cells, common, strict=True):
+        settings = presets_of(base)[preset]
+        assert re.findall(r"[\d.]+", cell) == [str(settings.steps), f"{settings.learning_rate:g}"]
+        assert re.findall(r"\d+", shared) == [
+            str(number) for number in (settings.batch_size, settings.resolution) if number
+        ]
+        assert ("squared" in shared) == (settings.regularizer == "squared")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_whoever_names_the_families_names_all(page: Path) -> None:
+    """In a paragraph, or a row of a table with its head, or an entry of a list."""
+    short = [part for part in _parts(_text(page)) if _names_some(part) and not _says_why(part)]
+    assert not short, short
+
+
+@pytest.mark.parametrize("language", ["english", *locales.languages()])
+def test_whoever_names_the_families_in_a_tooltip_names_all(language: str) -> None:
+    path = locales.ENGLISH if language == "english" else locales.FOLDER / language / "nodeDefs.json"
+    texts = re.findall(r'"(?:tooltip|description)": "(.+)"', _text(path))
+    assert texts and not [text for text in texts if _names_some(text)]
+
+
+def _names_some(text: str) -> bool:
+    """Whether it names two families of the three, as if there were no more."""
+    sd1 = re.search(r"(SD|Stable Diffusion) 1\.[x5]|\b[12]\.x\W{1,30}?1\.x", text)
+    sd2 = re.search(r"(SD|Stable Diffusion) 2\.[x1]", text)
+    return bool(sd1 and sd2 and "SDXL" not in text)
+
+
+def _says_why(text: str) -> bool:
+    """The one that is about SD 1.x alone, and says what happens on SD 2.x."""
+    return "SD 1.x only" in text
+
+
+def _parts(text: str) -> Iterator[str]:
+    for block in re.split(r"\n\n+|\n(?=- )", text):
+        lines = block.splitlines()
+        if lines and lines[0].startswith("|"):
+            yield from (f"{lines[0]}\n{line}" for line in lines[2:])
+        else:
+            yield block
+
+
+@pytest.mark.parametrize("page", [README, REPOSITORY / "docs" / "checkpoints.md"], ids=_name)
+def test_sdxl_stands_beside_the_others(page: Path) -> None:
+    """With its size, its well-known children, what is refused, and that no real checkpoint was run."""
+    text = _text(page)
+    assert re.search(r"\| SDXL \|.*1024 px", text)
+    for word in (
+        "sd_xl_base_1.0",
+        "Juggernaut",
+        "RealVisXL",
+        "Pony",
+        "Illustrious",
+        "NoobAI",
+        "refiner",
+        "Turbo",
+        "quantized",
+    ):
+        assert word in text, word
+    assert re.search(r"real checkpoint", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", _text(page), flags=re.DOTALL)
+    # The page of ComfyUI serves pictures of help pages beside them, whatever their language.
+    base = REPOSITORY / "web" / "docs" if page.is_relative_to(REPOSITORY / "web") else page.parent
+    found = [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r'(?:src|href)="([^"]+)"', text)]
+    broken = [link for link in found if "://" not in link and not _is_there(base, page, link)]
+    assert not broken
+
+
+def _is_there(base: Path, page: Path, link: str) -> bool:
+    file, _, anchor = link.partition("#")
+    path = base / file if file else page
+    return path.exists() and (not anchor or anchor in _anchors(path))
+
+
+def _anchors(page: Path) -> set[str]:
+    """The headings as GitHub makes anchors of them."""
+    headings = re.findall(r"^#+ (.+)$", _text(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_a_file_is_as_small_as_the_readme_says(tmp_path: Path) -> None:
+    said = re.search(r"a file of (\d+) to (\d+) KB", _text(README))
+    assert said
+    facts = {"crossinit.facts": "x" * 800}  # about as much as a run writes
+    sizes = []
+    for widths, base in BASES.items():
+        if base == "miniature":
+            continue
+        path = tmp_path / f"{base}.safetensors"
+        token = LearnedToken(torch.ones(2, sum(widths)), "person", base, facts, widths=widths)
+        save_learned_token(token, path)
+        sizes.append(path.stat().st_size / 1000)
+    smallest, largest = map(int, said.groups())
+    assert smallest - 1 < min(sizes) and max(sizes) < largest + 0.5
