@@ -7,6 +7,7 @@ Roundoff", 2006, section 12). The arc cosine of a dot product would lose small a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +27,14 @@ def angles_of_units(u: Tensor, v: Tensor) -> Tensor:
     return 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
 
 
-def mean_angle(vectors: Tensor, others: Tensor) -> float:
-    """The mean over k of the angle between v_k and w_k, (K, d) each, in degrees."""
-    return float(angles(vectors, others).mean())
+def mean_angle(vectors: Tensor, others: Tensor, widths: Sequence[int] = ()) -> float:
+    """The mean over k of the angle between v_k and w_k, (K, d) each, in degrees.
+
+    With `widths`, those of the text encoders, the mean over each encoder's columns on their own as well: the encoders have
+    different scales, so the angle over all columns would be that of the larger one.
+    """
+    parts = [side.split(list(widths) or side.shape[1], dim=1) for side in (vectors, others)]
+    return float(torch.stack([angles(part, other).mean() for part, other in zip(*parts, strict=True)]).mean())
 
 
 def angle_of_cosine(cosine: float) -> float:
