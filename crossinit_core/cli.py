@@ -31,7 +31,7 @@ from .commands.arguments import Parser, chosen_device, format_name, formats_help
 from .commands.published_flags import refuse_published_flags
 from .commands.sampling import SIZES, PlacedPrompt, Sampling, check_everybody_is_placed, sample
 from .commands.signals import Screen, Terminated, leave_closed_output, signals_stop
-from .families import BASE_NAMES, base_of_widths, describe_widths
+from .families import BASE_NAMES, base_of_widths, describe_widths, encoder_names, shown_widths
 from .files import check_can_write
 from .initialization import START_STATES, StartStates, cross_initialize, cross_initialize_words
 from .learning.inversion import StepReport, invert
@@ -43,9 +43,10 @@ from .text import quoted
 from .tokens.layouts import FORMATS
 from .tokens.learned_token import check_token_name, suggest_token_name
 from .tokens.lineage import other_lineage
-from .tokens.metadata import started_from_names, started_from_words
+from .tokens.metadata import norms_by_encoder, started_from_names, started_from_words
+from .tokens.report import by_encoder
 from .tokens.saving import save_or_keep
-from .tokens.token_files import SUFFIXES, load_learned_token, save_learned_token
+from .tokens.token_files import SUFFIXES, keeps_metadata, load_learned_token, save_learned_token
 
 if TYPE_CHECKING:
     from .diffusers_backbone import DiffusersBackbone
@@ -175,8 +176,10 @@ def convert(options: argparse.Namespace) -> None:
         raise OSError(
             f"'{quoted(out, 250)}' could not be written ({quoted(error.strerror or error)}). Make room or choose another place."
         ) from error
-    lost = " (.bin keeps nothing of their origin)" if out.suffix == ".bin" and token.metadata else ""
-    readers = f", for {', '.join(known.readers)}" if known else ""
+    kept = keeps_metadata(token, out, known.layout if known else None)
+    what = f"{out.suffix} of {describe_widths(token.widths)}" if len(token.widths) == 2 else out.suffix
+    lost = f" ({what} keeps nothing of their origin)" if token.metadata and not kept else ""
+    readers = f", for {', '.join(known.readers_of(token.widths))}" if known else ""
     print(f"{out}: '{token.name}', {len(token.vectors)} vectors{readers}{lost}")
 
 
@@ -188,22 +191,25 @@ def inspect(options: argparse.Namespace) -> None:
         return
     for fact in facts:
         metadata = fact.pop("metadata")
-        fact["norms"] = " ".join(map(str, fact["norms"]))
-        fact["width"] = f"{fact['width']} ({describe_widths((fact['width'],))})"
+        widths, norms = fact.pop("widths"), fact.pop("norms")
+        for name, of_one in zip(encoder_names(widths), by_encoder(norms, widths), strict=True):
+            fact[f"norms, {name}" if name else "norms"] = " ".join(map(str, of_one))
+        fact["width"] = f"{shown_widths(widths)} ({describe_widths(widths)})"
         for key, value in (*fact.items(), *metadata.items()):
             print(f"{quoted(key, 60):<28} {quoted(value, 500)}")
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What a token file holds."""
+    """What a token file holds; `norms` are those of each text encoder's part, one encoder after the other."""
     token = load_learned_token(path)
     return {
         "file": str(path),
         "name": token.name,
         "vectors": len(token.vectors),
         "width": token.width,
+        "widths": list(token.widths),
         "base": token.base,
-        "norms": [round(norm, 4) for norm in token.vectors.norm(dim=1).tolist()],
+        "norms": [round(norm, 4) for norm in norms_by_encoder(token.vectors, token.widths).tolist()],
         "metadata": dict(sorted(token.metadata.items())),
     }
 

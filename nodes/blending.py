@@ -128,5 +128,6 @@ class CrossInitRescale(io.ComfyNode):
     @classmethod
     def execute(cls, token: LearnedToken, amount: float, cross_init: CrossInit | None = None) -> io.NodeOutput:
         rescaled = rescale_token(token, amount, start=cross_init.vectors if cross_init else None)
-        show_text(cls, f"{rescaled.name}: norm {describe_norms(token.vectors)} -> {describe_norms(rescaled.vectors)}")
+        before, after = (describe_norms(each.vectors, widths=each.widths) for each in (token, rescaled))
+        show_text(cls, f"{rescaled.name}: norm {before} -> {after}")
         return io.NodeOutput(rescaled)

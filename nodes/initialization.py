@@ -98,7 +98,7 @@ class CrossInitInitialize(io.ComfyNode):
             v0 = cross_initialize(backbone, names.names, vectors, states=_STATES[layer])
         else:
             v0 = celebrity_mean(backbone, names.names, vectors)
-        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {describe_norms(v0)}")
+        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {describe_norms(v0, widths=backbone.widths)}")
         return io.NodeOutput(CrossInit(v0, started_from_names(_method(method, layer, backbone), names)))
 
 
@@ -142,7 +142,7 @@ class CrossInitInitializeWords(io.ComfyNode):
             v0 = cross_initialize_words(backbone, words, states=_STATES[layer])
         else:
             v0 = lookup_words(backbone, words)
-        show_text(cls, f"'{quoted(words)}' gives {len(v0)} vectors, norm {describe_norms(v0)}")
+        show_text(cls, f"'{quoted(words)}' gives {len(v0)} vectors, norm {describe_norms(v0, widths=backbone.widths)}")
         return io.NodeOutput(CrossInit(v0, started_from_words(_method(method, layer, backbone), words)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -127,6 +128,65 @@ def test_a_learned_token_records_its_start() -> None:
     facts = provenance(backbone, model, InversionSettings(resolution=512), start, RunState(1, start * 2, {}, {}))
     token = LearnedToken(start * 2, "anna", "sd2", facts)
     torch.testing.assert_close(rescale_token(token, 1).vectors, start)
+
+
+def _of_two(name: str, lengths: tuple[float, float], angle: float, **metadata: str) -> LearnedToken:
+    """One vector for SDXL: of `lengths` in each encoder, turned by `angle` degrees in the first and by twice that in the
+    second."""
+    parts = []
+    for width, length, turn in zip((768, 1280), lengths, (angle, 2 * angle), strict=True):
+        part = torch.zeros(1, width)
+        radians = math.radians(turn)
+        part[0, 0], part[0, 1] = length * math.cos(radians), length * math.sin(radians)
+        parts.append(part)
+    return LearnedToken(
+        torch.cat(parts, 1), name, "sdxl", {f"crossinit.{key}": value for key, value in metadata.items()}
+    )
+
+
+def _polar(part: torch.Tensor) -> tuple[float, float]:
+    return float(part.norm()), math.degrees(math.atan2(float(part[0, 1]), float(part[0, 0])))
+
+
+def test_each_encoder_turns_on_its_own() -> None:
+    """The second encoder's part is a hundred times longer: an arc over all columns would be its arc alone."""
+    a, b = _of_two("anna", (1.0, 100.0), 0, start_norm="1 90"), _of_two("ben", (3.0, 200.0), 60, start_norm="2 100")
+    blend = blend_tokens(a, b, 0.25)
+    assert (blend.base, blend.widths) == ("sdxl", (768, 1280))
+    assert _polar(blend.parts[0]) == pytest.approx((1.5, 15), rel=1e-5)
+    assert _polar(blend.parts[1]) == pytest.approx((125, 30), rel=1e-5)
+    assert blend.metadata["crossinit.norm"] == "1.5000 125.0000"
+    assert blend.metadata["crossinit.start_norm"] == "1.2500 92.5000"
+    straight = blend_tokens(a, b, 0.25, method="line")
+    torch.testing.assert_close(straight.vectors, 0.75 * a.vectors + 0.25 * b.vectors)
+
+
+def test_each_encoder_keeps_its_own_length(tmp_path: Path) -> None:
+    token = _of_two("anna", (4.0, 100.0), 20, start_norm="2.0000 50.0000")
+    half = rescale_token(token, 0.5)
+    assert _polar(half.parts[0]) == pytest.approx((3, 20)) and _polar(half.parts[1]) == pytest.approx((75, 40))
+    loaded = load_learned_token(save_learned_token(half, tmp_path / "anna.safetensors"))
+    assert loaded.metadata["crossinit.rescaled"] == "0.5 of the way from 4.0000 100.0000 to 2.0000 50.0000"
+    whole = rescale_token(loaded, 1)
+    assert [round(float(part.norm()), 4) for part in whole.parts] == [2.0, 50.0] and whole.widths == (768, 1280)
+    from_start = rescale_token(token, 1, start=_of_two("start", (1.0, 7.0), 0).vectors)
+    assert [round(float(part.norm()), 4) for part in from_start.parts] == [1.0, 7.0]
+
+
+def test_small_tokens_of_two_encoders_keep_their_widths() -> None:
+    a, b = (LearnedToken(torch.randn(2, 80), name, "width-32+48", widths=(32, 48)) for name in ("anna", "ben"))
+    assert blend_tokens(a, b, 0.5).widths == rescale_token(a, 1, start=b.vectors).widths == (32, 48)
+
+
+def test_half_a_record_of_the_start_does_not_count() -> None:
+    token = _of_two("anna", (4.0, 100.0), 20, start_norm="2.0000")
+    with pytest.raises(ValueError, match=r"'anna' does not say how long.*Give the start"):
+        rescale_token(token, 0.5)
+
+
+def test_sdxl_and_sd_1_cannot_be_blended() -> None:
+    with pytest.raises(ValueError, match=r"SDXL \(width 768 \+ 1280\), but 'ben' on SD 1.x \(width 768\)"):
+        blend_tokens(_of_two("anna", (1.0, 2.0), 0), LearnedToken(torch.ones(1, 768), "ben", "sd1"), 0.5)
 
 
 def test_the_nodes_blend_and_rescale(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

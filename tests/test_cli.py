@@ -312,6 +312,20 @@ def test_inspect_shows_what_a_file_holds(run: Run, reference: Path, tmp_path: Pa
     assert [fact["name"] for fact in json.loads(run("inspect", other, path, "--json")[1])] == ["ann", "28017"]
 
 
+def test_inspect_and_convert_know_two_encoders(run: Run, tmp_path: Path) -> None:
+    parts = [torch.full((2, width), length / width**0.5) for width, length in ((768, 3.0), (1280, 50.0))]
+    for part, name in zip(parts, ("learned_embeds", "learned_embeds_2"), strict=True):
+        torch.save({"<anna>": part}, tmp_path / f"{name}.bin")
+    assert run("convert", tmp_path / "learned_embeds_2.bin", "anna.safetensors")[0] == 0
+    code, out, _ = run("inspect", "anna.safetensors")
+    assert code == 0
+    for line in ("width 768 + 1280 (SDXL)", "norms, CLIP-L 3.0 3.0", "norms, CLIP-G 50.0 50.0", "base sdxl"):
+        assert line in [" ".join(found.split()) for found in out.splitlines()]
+    facts = json.loads(run("inspect", "anna.safetensors", "--json")[1])
+    assert (facts["width"], facts["widths"], facts["base"]) == (2048, [768, 1280], "sdxl")
+    assert facts["norms"] == pytest.approx([3, 3, 50, 50], abs=1e-3)
+
+
 # Wrong inputs
 
 

@@ -237,6 +237,22 @@ def test_convert_writes_each_format(name: str, inputs: Path, capsys: pytest.Capt
     assert sorted(keys) == {"bin": ["<ann>"], "bin for the published script": ["ann_v0", "ann_v1"]}.get(name, [])
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_convert_writes_sdxl_or_says_why_not(name: str, inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    token = LearnedToken(torch.randn(2, 2048), "anna", "sdxl", {"crossinit.steps": "400"})
+    save_learned_token(token, inputs / "anna.safetensors")
+    known, out = FORMATS[name], f"new{FORMATS[name].suffix}"
+    code = cli.main(("convert", "anna.safetensors", out, "--format", name.replace(" ", "-")))
+    said = capsys.readouterr()
+    if known.sdxl_readers:
+        assert code == 0 and f"for {', '.join(known.sdxl_readers)}" in said.out
+        assert (f"({known.suffix} of SDXL keeps nothing" in said.out) == (known.suffix != ".safetensors")
+        assert torch.equal(load_learned_token(out).vectors, token.vectors)
+    else:
+        assert code == 2 and not Path(out).exists()
+        assert f"the format '{name}' holds the vectors of one. Choose 'safetensors'" in said.err
+
+
 def test_the_help_says_who_reads_which_format(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(("convert", "--help"))

@@ -28,7 +28,7 @@ from crossinit_core import (
 from crossinit_core.angles import mean_angle
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.tokens.history import History
-from crossinit_core.tokens.report import NO_HISTORY, describe_tokens, labels, smoothed
+from crossinit_core.tokens.report import NO_HISTORY, describe_norms, describe_tokens, headline, labels, smoothed
 from crossinit_core.tokens.report_figure import NoMatplotlibError, draw_report
 from crossinit_core.tokens.small_pictures import MOST_PICTURES, PIXELS, Picture, Strip
 
@@ -280,6 +280,106 @@ def test_without_matplotlib_the_message_says_what_to_install(
 def test_no_token_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one is needed"):
         draw_report([])
+
+
+# Two text encoders
+
+
+def _xl(name: str = "anna", vectors: int = 2, **known: str) -> LearnedToken:
+    """A token of SDXL whose vectors have length 3 in CLIP-L and 50 in CLIP-G."""
+    parts = [torch.full((vectors, width), length / width**0.5) for width, length in ((768, 3.0), (1280, 50.0))]
+    facts = {f"crossinit.{key}": value for key, value in known.items()}
+    return LearnedToken(torch.cat(parts, 1), name, "sdxl", facts)
+
+
+LEARNED = {
+    "start_norm": "2 2.5 40 41",
+    "distance": "1.5 1.25 12 16",
+    "cosine": "0.5 0.5 0 0",
+    "steps": "400",
+    "checkpoint": "RealVisXL_V5.0",
+}
+WORDS = (*np.linspace(0.3, 0.5, 101).tolist(), *np.linspace(0.6, 1.0, 101).tolist())
+
+
+def test_the_text_tells_the_encoders_apart() -> None:
+    text = describe_tokens([_xl(**LEARNED)], WORDS)
+    assert text.startswith("anna\n  what: 2 vectors of width 768 + 1280, learned on RealVisXL_V5.0\n")
+    for line in (
+        "distance from the start in CLIP-L: 1.50, 1.25",
+        "distance from the start in CLIP-G: 12.00, 16.00",
+        "angle from the start in CLIP-L: 60°, 60°",
+        "angle from the start in CLIP-G: 90°, 90°",
+        "norm in CLIP-L: 3.00, 3.00, at the start 2.00, 2.50",
+        "norm in CLIP-G: 50.00, 50.00, at the start 40.00, 41.00",
+        "norm of the vocabulary in CLIP-L: 0.4 in the middle, nine of ten words 0.31 to 0.49",
+        "norm of the vocabulary in CLIP-G: 0.8 in the middle, nine of ten words 0.62 to 0.98",
+    ):
+        assert f"\n  {line}\n" in text
+    assert "vocabulary" not in describe_tokens([_xl()], WORDS[:101]), "the norms of one encoder are not those of two"
+
+
+def test_the_headline_has_a_mean_for_each_encoder() -> None:
+    assert headline(_xl(**LEARNED)) == (
+        "RealVisXL_V5.0 · 400 steps · moved 1.38 and 14.00 · turned 60° and 90° (CLIP-L and CLIP-G)"
+    )
+    assert headline(_xl()) == "SDXL · norm 3.00 and 50.00 (CLIP-L and CLIP-G)"
+    assert describe_norms(_xl().vectors, widths=(768, 1280)) == "CLIP-L 3.0, 3.0; CLIP-G 50.0, 50.0"
+
+
+def _norms(tokens: list[LearnedToken], words: tuple[float, ...] = ()) -> Any:
+    from matplotlib.figure import Figure
+
+    from crossinit_core.tokens.report_charts import norms
+
+    axes = Figure().add_axes((0, 0, 1, 1))
+    norms(axes, tokens, words)
+    return axes
+
+
+def test_the_chart_has_a_panel_for_each_encoder() -> None:
+    axes = _norms([_xl(**LEARNED), _xl("ben", 3)], WORDS)
+    assert [text.get_text() for text in axes.texts if "CLIP" in text.get_text()] == ["CLIP-L", "CLIP-G"]
+    dots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+    learned = [height for _, height in sorted(dots) if height in (pytest.approx(3), pytest.approx(50))]
+    assert learned == pytest.approx([3] * 5 + [50] * 5)
+    bands = [band.get_datalim(axes.transData) for band in axes.collections]
+    assert [(band.y0, band.y1) for band in bands] == [pytest.approx((0.31, 0.49)), pytest.approx((0.62, 0.98))]
+    assert bands[0].x1 <= bands[1].x0 + 1e-6, "each vocabulary stands behind its own vectors"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "1", "2", "3"] * 2
+
+
+def test_one_encoder_has_no_panels(token: LearnedToken) -> None:
+    assert not [text for text in _norms([token]).texts if "CLIP" in text.get_text()]
+
+
+@pytest.mark.parametrize("words", [(), WORDS, WORDS[:101]], ids=["no vocabulary", "both", "one"])
+def test_sdxl_is_drawn_beside_others(token: LearnedToken, words: tuple[float, ...]) -> None:
+    assert token.history
+    history = replace(token.history, vocabulary_norms=words)
+    picture = draw_report([replace(_xl(**LEARNED), history=history), _xl("ben", 8), token, _xl("x" * 100, 1)], words)
+    assert picture.shape[1:] == (1440, 3) and (picture < 128).any()
+
+
+def test_the_vocabulary_is_measured_for_each_encoder(tiny_models: Path) -> None:
+    from crossinit_core.tokens.vocabulary import vocabulary_norms
+
+    backbone = DiffusersBackbone.from_pretrained(tiny_models / "tiny-xl")
+    size = backbone.vocabulary_size
+    with backbone.training(precision="fp32", gradient_checkpointing=False) as model:
+        found = vocabulary_norms(model, size, backbone.widths)
+    rows = backbone.embed(torch.arange(size))
+    expected = [
+        np.percentile(part.norm(dim=1).numpy(), range(101)) for part in rows.split(list(backbone.widths), dim=1)
+    ]
+    assert found == pytest.approx(np.concatenate(expected).tolist(), rel=1e-5)
+
+
+def test_the_angle_is_the_mean_of_the_encoders() -> None:
+    start = torch.tensor([[1.0, 0.0, 1000.0, 0.0]])
+    turned = torch.tensor([[0.0, 1.0, 1000.0, 0.0]])
+    assert mean_angle(turned, start, (2, 2)) == pytest.approx(45)
+    assert mean_angle(turned, start) < 0.1
 
 
 # The node

@@ -102,11 +102,13 @@ def test_comfyuis_sdxl_tokenizer_reads_the_file(pack: ModuleType, tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_diffusers_takes_each_encoders_part(reference: Path, tmp_path: Path, suffix: str) -> None:
+def test_diffusers_takes_each_encoders_part(tiny_models: Path, tmp_path: Path, suffix: str) -> None:
     from diffusers import StableDiffusionXLPipeline
 
-    pipeline = StableDiffusionXLPipeline.from_pretrained(reference / "tiny-xl", local_files_only=True).to(torch.float32)
-    token = LearnedToken(torch.randn(3, 80), "anna", "width-32+48", widths=(32, 48))
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        tiny_models / "tiny-xl", local_files_only=True, torch_dtype=torch.float32
+    )
+    token = LearnedToken(torch.randn(3, 192), "anna", "width-64+128", widths=(64, 128))
     path = save_learned_token(token, tmp_path / f"anna{suffix}")
     tensors = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
     encoders = {

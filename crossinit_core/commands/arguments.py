@@ -39,6 +39,8 @@ def format_name(text: str) -> str:
 def formats_help() -> str:
     """The formats and who reads them, for the end of a help text."""
     lines = [f"  {name.replace(' ', '-'):<30} {', '.join(known.readers)}" for name, known in FORMATS.items()]
+    of_sdxl = {name: ", ".join(known.sdxl_readers) for name, known in FORMATS.items() if known.sdxl_readers}
+    lines.append(f"of SDXL, in {', '.join(of_sdxl)} alone: {of_sdxl['safetensors']}")
     return "\n".join(["formats, and who reads all vectors of them:", *lines])
 
 

@@ -1,4 +1,8 @@
-"""Learned tokens made of learned tokens: a mixture of two, and one with the length of its start."""
+"""Learned tokens made of learned tokens: a mixture of two, and one with the length of its start.
+
+Each text encoder's part of a vector is a vector of its own here: the encoders have different scales, so an angle or a length
+over the columns of both would be that of the larger one.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from ..angles import angles_of_units
 from ..errors import InputError
 from ..families import describe_widths, shown_widths
 from .learned_token import LearnedToken, suggest_token_name
-from .metadata import BLEND, COSINE, DISTANCE, NORM, RESCALED, START_NORM, listed, numbers
+from .metadata import BLEND, COSINE, DISTANCE, NORM, RESCALED, START_NORM, listed, norms_by_encoder, numbers
 
 ARC = "arc"
 LINE = "line"
@@ -26,7 +30,7 @@ def blend_tokens(
 
     `line`: (1 - w) a + w b. Vectors that point apart come out shorter than both.
     `arc`: the direction goes along the great circle from a to b at a steady angle (Shoemake, "Animating rotation with
-    quaternion curves", SIGGRAPH 1985), the norm from |a| to |b| in a straight line.
+    quaternion curves", SIGGRAPH 1985), the norm from |a| to |b| in a straight line; for each text encoder on its own.
     `name` is by default both names with a `-` between. The metadata keeps what is true of both.
     Raises ValueError if the tokens do not fit each other, or for a weight out of 0..1.
     """
@@ -45,8 +49,11 @@ def blend_tokens(
             "with as many vectors can be blended; learn one of them anew with the other's number."
         )
     with torch.inference_mode(False):
-        a, b = first.vectors, second.vectors
-        vectors = torch.lerp(a, b, weight) if method == LINE else _along_the_arc(a, b, weight)
+        if method == LINE:
+            vectors = torch.lerp(first.vectors, second.vectors, weight)
+        else:
+            parts = zip(first.parts, second.parts, strict=True)
+            vectors = torch.cat([_along_the_arc(a, b, weight) for a, b in parts], dim=1)
     shared = {key: value for key, value in first.metadata.items() if second.metadata.get(key) == value}
     for key in _OF_THE_VECTORS:
         shared.pop(key, None)
@@ -59,14 +66,16 @@ def blend_tokens(
         first.base,
         shared
         | {
-            NORM: listed(vectors.norm(dim=1)),
+            NORM: listed(norms_by_encoder(vectors, first.widths)),
             BLEND: f"{1 - weight:g} {first.name} + {weight:g} {second.name} ({method})",
         },
+        widths=first.widths,
     )
 
 
 def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = None) -> LearnedToken:
-    """v <- v / |v| * ((1 - a) |v| + a |v0|) for each vector: its direction stays, its length goes towards its start's.
+    """v <- v / |v| * ((1 - a) |v| + a |v0|) for each vector: its direction stays, its length goes towards its start's. With two
+    text encoders, for each one's part of each vector.
 
     `amount` 0 leaves the token as it is. 1 gives every vector the norm of the one that it was learned from, as UniID (by
     the authors of Cross Initialization, 2025) does with all of its vectors; CoRe (AAAI 2025) says why: vectors that have
@@ -84,7 +93,7 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
                 "start",
             )
         with torch.inference_mode(False):
-            norms: Tensor | None = start.detach().clone().cpu().float().norm(dim=1)
+            norms: Tensor | None = norms_by_encoder(start.detach().clone().cpu().float(), token.widths)
     else:
         norms = _recorded_norms(token)
     if norms is None:
@@ -94,10 +103,12 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
             "start",
         )
     with torch.inference_mode(False):
-        now = token.vectors.norm(dim=1)
+        now = norms_by_encoder(token.vectors, token.widths)
         if float(now.min()) == 0:
             raise ValueError(f"A vector of '{token.name}' is zero, which has no direction to keep.")
-        vectors = token.vectors * (torch.lerp(now, norms, amount) / now)[:, None]
+        factors = (torch.lerp(now, norms, amount) / now).split(len(token.vectors))
+        scaled = [part * factor[:, None] for part, factor in zip(token.parts, factors, strict=True)]
+        vectors = torch.cat(scaled, dim=1)
     kept = {key: value for key, value in token.metadata.items() if key not in (NORM, DISTANCE)}
     return LearnedToken(
         vectors,
@@ -106,9 +117,10 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
         kept
         | {
             START_NORM: listed(norms),
-            NORM: listed(vectors.norm(dim=1)),
+            NORM: listed(norms_by_encoder(vectors, token.widths)),
             RESCALED: f"{amount:g} of the way from {listed(now)} to {listed(norms)}",
         },
+        widths=token.widths,
     )
 
 
@@ -133,8 +145,9 @@ def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
 
 
 def _recorded_norms(token: LearnedToken) -> Tensor | None:
-    """The norms (K,) of its start that a token's metadata records; None if they are missing or cannot be norms."""
-    norms = torch.tensor(numbers(token.metadata, START_NORM, len(token.vectors)))
+    """The norms of its start that a token's metadata records, as `norms_by_encoder` gives them; None if they are missing or
+    cannot be norms."""
+    norms = torch.tensor(numbers(token.metadata, START_NORM, len(token.vectors) * len(token.widths)))
     good = len(norms) and bool(torch.isfinite(norms).all()) and float(norms.min()) > 0
     return norms if good else None
 

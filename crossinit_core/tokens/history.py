@@ -14,9 +14,9 @@ from .small_pictures import Picture
 class History:
     """How a token was learned.
 
-    `losses` has one entry a step, at the vectors that the step began with. `distances` (mean of |v - v0|) and `angles`
-    (mean angle between v and v0 in degrees) have one more: entry s is that after s steps. `vocabulary_norms` are the
-    101 percentiles of the norms of the token table's rows. `photos` are the first of those that were learned from.
+    `losses` has one entry a step, at the vectors that the step began with. `distances` (mean of |v - v0| over all columns) and
+    `angles` (mean angle between v and v0 in degrees, over vectors and text encoders) have one more: entry s is that after s steps. `vocabulary_norms` are the
+    101 percentiles of the norms of the token table's rows, with two text encoders 101 for each. `photos` are the first of those that were learned from.
     `previews` are what the model saw while it learned, `samples` pictures that were sampled for `sample_prompt`; both
     are empty if they were not asked for. The first `resumed_from` steps came from a resume file, which keeps no pictures.
     """

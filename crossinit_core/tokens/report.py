@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..angles import angle_of_cosine
-from ..families import describe_widths, shown_widths
+from ..families import describe_widths, encoder_names, shown_widths
 from . import metadata
 from .history import History
 from .learned_token import LearnedToken
+from .vocabulary import PERCENTILES
 
 NO_HISTORY = "read from a file or made of other tokens, so its history (loss, pictures) is not known"
 
@@ -42,16 +43,20 @@ def labels(tokens: Sequence[LearnedToken]) -> list[str]:
 
 
 def headline(token: LearnedToken) -> str:
-    """The facts of a token in a line."""
+    """The facts of a token in a line; with two text encoders, a mean for each."""
     facts = [family(token)]
     if (steps := steps_taken(token)) is not None:
         facts.append(f"{steps} steps")
-    if distances := end_distances(token):
-        facts.append(f"moved {np.mean(distances):.2f}")
-    if angles := end_angles(token):
-        facts.append(f"turned {np.mean(angles):.0f}°")
-    facts.append(f"norm {float(token.vectors.norm(dim=1).mean()):.2f}")
-    return " · ".join(facts)
+    known = [("moved {:.2f}", end_distances(token)), ("turned {:.0f}°", end_angles(token))]
+    if len(token.widths) == 1 or not any(values for _, values in known):
+        known.append(("norm {:.2f}", metadata.norms_by_encoder(token.vectors, token.widths).tolist()))
+    for form, values in known:
+        if values:
+            word, number = form.split()
+            means = [number.format(np.mean(part)) for part in by_encoder(values, token.widths)]
+            facts.append(f"{word} {' and '.join(means)}")
+    names = " and ".join(filter(None, encoder_names(token.widths)))
+    return " · ".join(facts) + (f" ({names})" if names else "")
 
 
 def family(token: LearnedToken) -> str:
@@ -80,30 +85,49 @@ def steps_taken(token: LearnedToken) -> int | None:
     return metadata.steps_of(token.metadata)
 
 
-def vocabulary_of(tokens: Sequence[LearnedToken], otherwise: Sequence[float] = ()) -> Sequence[float]:
-    """The percentiles of the vocabulary's norms that the first history holds, or others."""
-    return next((token.history.vocabulary_norms for token in tokens if token.history), otherwise)
+def vocabulary_of(tokens: Sequence[LearnedToken], otherwise: Sequence[float] = ()) -> list[Sequence[float]]:
+    """For each text encoder of these tokens the percentiles of its vocabulary's norms, which the first history holds, or others;
+    empty if they are not known."""
+    found = next((token.history.vocabulary_norms for token in tokens if token.history), otherwise)
+    widths = tokens[0].widths
+    return by_encoder(found if len(found) == PERCENTILES * len(widths) else (), widths)
+
+
+def by_encoder(values: Sequence[float], widths: Sequence[int]) -> list[Sequence[float]]:
+    """Numbers that lie one encoder after the other, cut into those of each; empty lists if there are none."""
+    each = len(values) // len(widths)
+    return [values[place * each : (place + 1) * each] for place in range(len(widths))]
 
 
 def start_norms(token: LearnedToken) -> list[float]:
-    """|v0| of each vector; an empty list if it is not known."""
-    return metadata.numbers(token.metadata, metadata.START_NORM, len(token.vectors))
+    """|v0| of each vector, one encoder after the other; an empty list if it is not known."""
+    return _recorded(token, metadata.START_NORM)
 
 
 def end_distances(token: LearnedToken) -> list[float]:
-    """|v - v0| of each vector; an empty list if it is not known."""
-    return metadata.numbers(token.metadata, metadata.DISTANCE, len(token.vectors))
+    """|v - v0| of each vector, one encoder after the other; an empty list if it is not known."""
+    return _recorded(token, metadata.DISTANCE)
 
 
 def end_angles(token: LearnedToken) -> list[float]:
-    """The angle between v and v0 in degrees for each vector; an empty list if it is not known."""
-    cosines = metadata.numbers(token.metadata, metadata.COSINE, len(token.vectors))
-    return [angle_of_cosine(cosine) for cosine in cosines]
+    """The angle between v and v0 in degrees for each vector, one encoder after the other; an empty list if it is not known."""
+    return [angle_of_cosine(cosine) for cosine in _recorded(token, metadata.COSINE)]
 
 
-def describe_norms(vectors: Tensor, digits: int = 1) -> str:
-    """|v| of each vector of (K, d), for people: `30.1, 29.9`."""
-    return _listed(vectors.norm(dim=1).tolist(), f"{{:.{digits}f}}")
+def describe_norms(vectors: Tensor, digits: int = 1, widths: Sequence[int] = ()) -> str:
+    """|v| of each vector of (K, d), for people: `30.1, 29.9`, or `CLIP-L 30.1, 29.9; CLIP-G 55.2, 54.0`."""
+    widths = widths or vectors.shape[1:]
+    norms = by_encoder(metadata.norms_by_encoder(vectors, widths).tolist(), widths)
+    return _for_each_encoder([_listed(of_one, f"{{:.{digits}f}}") for of_one in norms], widths)
+
+
+def _recorded(token: LearnedToken, key: str) -> list[float]:
+    return metadata.numbers(token.metadata, key, len(token.vectors) * len(token.widths))
+
+
+def _for_each_encoder(texts: Sequence[str], widths: Sequence[int]) -> str:
+    names = encoder_names(widths)
+    return "; ".join(f"{name} {text}".strip() for name, text in zip(names, texts, strict=True) if text)
 
 
 def _facts(token: LearnedToken, vocabulary_norms: Sequence[float]) -> list[tuple[str, str]]:
@@ -124,16 +148,27 @@ def _facts(token: LearnedToken, vocabulary_norms: Sequence[float]) -> list[tuple
         facts.append((name, known.get(key, "")))
     if history:
         facts += _course(history, metadata.lambda_of(known))
-    facts.append(("distance from the start", _listed(end_distances(token), "{:.2f}")))
-    facts.append(("angle from the start", _listed(end_angles(token), "{:.0f}°")))
-    norms = describe_norms(token.vectors, 2)
-    start = _listed(start_norms(token), "{:.2f}")
-    facts.append(("norm", f"{norms}, at the start {start}" if start else norms))
-    if vocabulary := vocabulary_of([token], vocabulary_norms):
-        low, middle, high = (vocabulary[percent] for percent in (5, 50, 95))
-        facts.append(
-            ("norm of the vocabulary", f"{middle:.3g} in the middle, nine of ten words {low:.3g} to {high:.3g}")
-        )
+    parts = (
+        encoder_names(token.widths),
+        [describe_norms(part, 2) for part in token.parts],
+        by_encoder(start_norms(token), token.widths),
+        by_encoder(end_distances(token), token.widths),
+        by_encoder(end_angles(token), token.widths),
+        vocabulary_of([token], vocabulary_norms),
+    )
+    for name, norms, starts, distances, angles, words in zip(*parts, strict=True):
+        of = f" in {name}" if name else ""
+        facts.append((f"distance from the start{of}", _listed(distances, "{:.2f}")))
+        facts.append((f"angle from the start{of}", _listed(angles, "{:.0f}°")))
+        facts.append((f"norm{of}", f"{norms}, at the start {_listed(starts, '{:.2f}')}" if starts else norms))
+        if words:
+            low, middle, high = (words[percent] for percent in (5, 50, 95))
+            facts.append(
+                (
+                    f"norm of the vocabulary{of}",
+                    f"{middle:.3g} in the middle, nine of ten words {low:.3g} to {high:.3g}",
+                )
+            )
     if not history:
         facts.append(("history", NO_HISTORY))
     return [(name, value) for name, value in facts if value]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..families import encoder_names
 from ..prompts import MAX_VECTORS
 from .history import History
 from .learned_token import LearnedToken
 from .metadata import lambda_of
 from .report import (
+    by_encoder,
     end_angles,
     end_distances,
     smoothed,
@@ -83,14 +86,14 @@ def loss(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[
 
 
 def distance(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float]) -> None:
-    """Mean over the vectors of |v - v0|, against steps."""
+    """Mean over the vectors of |v - v0|, over the columns of all text encoders, against steps."""
     axes.set_title("How far the vectors moved")
     axes.set_ylabel("mean distance from the start")
-    _course(axes, tokens, lambda history, token: history.distances, end_distances)
+    _course(axes, tokens, lambda history, token: history.distances, _whole_distances)
 
 
 def angle(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float]) -> None:
-    """Mean over the vectors of the angle between v and v0, against steps."""
+    """Mean over the vectors, and over the text encoders, of the angle between v and v0, against steps."""
     axes.set_title("How far they turned")
     axes.set_ylabel("mean angle from the start")
     axes.yaxis.set_major_formatter("{x:g}°")
@@ -112,35 +115,56 @@ def regularizer(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Se
         axes,
         [token if token in known else None for token in tokens],
         lambda history, token: weighted(history.distances, token),
-        lambda token: weighted(end_distances(token), token),
+        lambda token: weighted(_whole_distances(token), token),
     )
 
 
+def _whole_distances(token: LearnedToken) -> list[float]:
+    """|v - v0| of each vector over the columns of all text encoders; an empty list if it is not known."""
+    return [math.hypot(*parts) for parts in zip(*by_encoder(end_distances(token), token.widths), strict=True)]
+
+
 def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float]) -> None:
-    """|v| of every vector, |v0| if it is known, and the range of the vocabulary's words."""
+    """|v| of every vector, |v0| if it is known, and the range of the vocabulary's words: a panel for each text encoder, since
+    each has a scale of its own."""
     axes.set_title("Length of the vectors")
     axes.set_ylabel("norm")
     axes.grid(False, axis="x")
-    values, ticks, place = [], [], 0.0
-    for number, token in enumerate(tokens):
-        ends, starts = token.vectors.norm(dim=1).tolist(), start_norms(token)
-        for k, end in enumerate(ends):
-            if starts:
-                axes.plot([place] * 2, [starts[k], end], **look(number))
-                axes.plot(place, starts[k], "o", color=look(number)["color"], markerfacecolor="white")
-            axes.plot(place, end, "o", color=look(number)["color"])
-            if len(ends) <= MAX_VECTORS or k in (0, len(ends) - 1):
-                ticks.append((place, str(k + 1)))
-            place += 1
-        values += [*ends, *starts]
-        place += 0.7
-    words = vocabulary_of(tokens, vocabulary_norms)
-    if words:
-        low, middle, high = (words[percent] for percent in (5, 50, 95))
-        axes.axhspan(low, high, color=BAND, zorder=0)
-        axes.axhline(middle, color=FAINT, linewidth=1)
+    values, ticks, place, lowest = list[float](), list[tuple[float, str]](), 0.0, math.inf
+    panels = _panels(tokens)
+    for panel, (encoder, shown) in enumerate(panels):
+        first = place
+        for number, index in shown:
+            token = tokens[number]
+            ends = token.parts[index].norm(dim=1).tolist()
+            starts = by_encoder(start_norms(token), token.widths)[index]
+            for k, end in enumerate(ends):
+                if starts:
+                    axes.plot([place] * 2, [starts[k], end], **look(number))
+                    axes.plot(place, starts[k], "o", color=look(number)["color"], markerfacecolor="white")
+                axes.plot(place, end, "o", color=look(number)["color"])
+                if len(ends) <= MAX_VECTORS or k in (0, len(ends) - 1):
+                    ticks.append((place, str(k + 1)))
+                place += 1
+            values += [*ends, *starts]
+            place += _GAP
+        words = vocabulary_of([tokens[number] for number, _ in shown], vocabulary_norms)[shown[0][1]]
+        left, right = first - 0.8, max(place - _GAP, first + 1) - 0.2
+        if words:
+            low, middle, high = (words[percent] for percent in (5, 50, 95))
+            axes.fill_between([left, right], low, high, color=BAND, linewidth=0, zorder=0)
+            axes.plot([left, right], [middle] * 2, color=FAINT, linewidth=1, zorder=1)
+            lowest = min(lowest, low)
+            values += [low, high]
+        if encoder:
+            at: Any = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top"}
+            axes.annotate(encoder, ((left + right) / 2, 0.98), **at, color=INK, fontsize=11)
+        if panel:
+            axes.axvline(left, color=FAINT, linewidth=1)
+        place = right + 0.8
+    if lowest < math.inf:
         below: Any = {
-            "xy": (1, low),
+            "xy": (1, lowest),
             "xycoords": ("axes fraction", "data"),
             "xytext": (-4, -4),
             "textcoords": "offset points",
@@ -148,17 +172,29 @@ def norms(axes: Axes, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence
             "va": "top",
         }
         axes.annotate("words of the vocabulary", **below, color=FAINT, fontsize=10)
-        values += [low, high]
+    named = len(panels) > 1
     if min(values) > 0 and max(values) > 8 * min(values):
         axes.set_yscale("log")
-        axes.set_ylim(min(values) / 2.8, max(values) * 2)
+        axes.set_ylim(min(values) / 2.8, max(values) * (5 if named else 2))
         axes.yaxis.set_major_formatter("{x:g}")
     else:
-        axes.set_ylim(0, max(values) * 1.25 or 1)
-    axes.set_xlim(-0.8, max(place - 0.7, 1) - 0.2)
+        axes.set_ylim(0, max(values) * (1.4 if named else 1.25) or 1)
+    axes.set_xlim(-0.8, place - 0.8)
     axes.set_xticks(*zip(*ticks, strict=True))
     axes.set_xlabel("vector (\u25cb start, \u25cf learned)")
 
+
+def _panels(tokens: Sequence[LearnedToken]) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Each text encoder's name, and of whom a part is shown: (number of the token, index of the encoder)."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for number, token in enumerate(tokens):
+        for index, encoder in enumerate(encoder_names(token.widths)):
+            found.setdefault(encoder, []).append((number, index))
+    return list(found.items())
+
+
+_GAP = 0.7
+"""Between one token's vectors and the next one's."""
 
 ALL = (loss, norms, distance, angle, regularizer)
 

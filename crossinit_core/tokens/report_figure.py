@@ -27,6 +27,8 @@ WIDTH, MARGIN = 12.0, 0.35
 """Inches, like all lengths here; the height grows with the tokens."""
 DPI = 120
 TITLE, LINE, CAPTION, GAP = 0.85, 0.3, 0.25, 0.1
+LINE_ROOM = 1300
+"""Points of a line of text by its characters: smaller letters if there are more than 108."""
 CHART, CHARTS = 2.5, 7.2
 """The height of a chart, and of both rows of them with what stands around."""
 FEWEST_COLUMNS = 9
@@ -147,7 +149,8 @@ def _draw_header(page: _Page, tokens: Sequence[LearnedToken]) -> None:
     for number, (label, token) in enumerate(zip(labels(tokens), tokens, strict=True)):
         top = TITLE + number * LINE
         page.line(MARGIN, MARGIN + 0.5, top + 0.1, linewidth=3.5, **charts.look(number))
-        page.text(MARGIN + 0.65, top, f"{label} · {headline(token)}", fontsize=12)
+        text = f"{label} · {headline(token)}"
+        page.text(MARGIN + 0.65, top, text, fontsize=min(12, LINE_ROOM / len(text)))
 
 
 def _draw_charts(page: _Page, top: float, tokens: Sequence[LearnedToken], vocabulary_norms: Sequence[float]) -> None:

@@ -136,9 +136,10 @@ def files_of_token(path: Path) -> tuple[Path, ...]:
     return (path, *([other] if (other := _other_half(path)).is_file() else []))
 
 
-def keeps_metadata(path: Path, token: LearnedToken) -> bool:
-    """Whether a file that was written for the token by its default layout, under this name, has room for the metadata."""
-    return path.suffix == ".safetensors" or (path.suffix == ".pt" and len(token.widths) == 1)
+def keeps_metadata(token: LearnedToken, path: Path, layout: str | None = None) -> bool:
+    """Whether `save_learned_token` puts the token's metadata into the file."""
+    two = len(token.widths) == 2
+    return path.suffix == ".safetensors" or ((layout or DEFAULT_LAYOUTS[path.suffix]) == "a1111" and not two)
 
 
 @dataclass(frozen=True)

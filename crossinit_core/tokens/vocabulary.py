@@ -10,6 +10,9 @@ from torch import Tensor
 from ..backbone import Backbone, FrozenModel
 from .metadata import norms_by_encoder
 
+PERCENTILES = 101
+"""0 %, 1 %, .. 100 %."""
+
 _TABLE_PART = 4096
 """Rows of the token table that are measured at once."""
 
@@ -37,4 +40,4 @@ def mean_norms(backbone: Backbone) -> list[float]:
 def percentiles(values: Tensor | Iterable[float]) -> tuple[float, ...]:
     """0 %, 1 %, .. 100 % of some numbers."""
     values = torch.as_tensor(values).cpu().double()  # MPS knows no float64
-    return tuple(torch.quantile(values, torch.linspace(0, 1, 101, dtype=torch.float64)).tolist())
+    return tuple(torch.quantile(values, torch.linspace(0, 1, PERCENTILES, dtype=torch.float64)).tolist())
