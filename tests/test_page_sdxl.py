@@ -25,7 +25,7 @@ ONE = [[64, 64]]
 SAMPLING = [change for change in SMALL if change[0] != LEARN]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def memory_is_given_back(live: Any) -> Iterator[None]:
     """The server has loaded SD 2.1, or will, and would hold both."""
     live.client.free()
@@ -43,6 +43,7 @@ def _log(live: Any) -> str:
     return (live.base / "server.log").read_text(encoding="utf-8", errors="replace")
 
 
+@pytest.mark.usefixtures("memory_is_given_back")
 def test_a_face_is_learned_on_sdxl_and_saved_for_both_encoders(classic: ComfyPage, live: Any) -> None:
     before = len(_log(live))
     classic.load(FILES / "14-learn-a-face-on-sdxl.json")
@@ -62,17 +63,20 @@ def test_a_face_is_learned_on_sdxl_and_saved_for_both_encoders(classic: ComfyPag
     classic.screenshot(SCREENSHOTS / "sdxl-learned.png")
 
 
+@pytest.mark.usefixtures("memory_is_given_back")
 def test_the_full_preset_takes_sdxls_own_settings(classic: ComfyPage) -> None:
     """At 64 px and cancelled soon, for 400 steps take long without a GPU."""
     classic.load(FILES / "14-learn-a-face-on-sdxl.json")
     classic.set_widgets((LEARN, "resolution", 64), (LEARN, "resume", False), (LEARN, "seed", 5))
     classic.start()
     classic.wait_until_said(LEARN, "step ")
-    assert classic.said(LEARN)[0].startswith("step 1 of 400")
-    assert "400 steps, batch 4, 64 px, rate 0.02" in classic.text(LEARN)
+    assert any(text.startswith("step 1 of 400") for text in classic.said(LEARN))
+    assert "SDXL: 400 steps, batch 4, 64 px, rate 0.02" in classic.text(LEARN)
     classic.cancel()
+    assert not classic.errors()
 
 
+@pytest.mark.usefixtures("memory_is_given_back")
 def test_controlnet_steers_a_face_learned_on_sdxl(newer: ComfyPage, live: Any) -> None:
     before = len(_log(live))
     newer.load(FILES / "15-sdxl-with-controlnet.json")
