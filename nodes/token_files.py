@@ -16,7 +16,7 @@ from ..crossinit_core.text import quoted
 from ..crossinit_core.tokens.layouts import FORMATS, Format
 from ..crossinit_core.tokens.learned_token import check_token_name, numbered
 from ..crossinit_core.tokens.saving import save_or_keep
-from ..crossinit_core.tokens.token_files import SUFFIXES
+from ..crossinit_core.tokens.token_files import SUFFIXES, files_of_token
 from .errors import tells_errors
 from .files import stamp
 from .host.folders import embedding_names, embedding_path, embeddings_folders, folders_with_embeddings, output_folder
@@ -160,7 +160,9 @@ class CrossInitLoad(io.ComfyNode):
             # By a wire: ComfyUI asks before it knows what will come, and goes by where that comes from.
             return "by wire"
         found = embedding_path(file)
-        return f"{found}|{stamp(found)}" if found else f"{file} is missing"
+        if not found:
+            return f"{file} is missing"
+        return "|".join([str(found), *map(stamp, files_of_token(found))])
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:

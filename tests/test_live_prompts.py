@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from devtools.comfyui.answers import PromptError
-from devtools.workflows.parts import CHECKPOINT, TOKEN_FILE
+from devtools.workflows.parts import CHECKPOINT, CHECKPOINT_XL, TOKEN_FILE, TOKEN_FILE_XL
 from tests.live_watch import Learned, Prompt, file_of, vectors_of, watch
 
 # Tokens in prompts
@@ -37,11 +37,11 @@ def published(live: Any, reference: Path) -> list[str]:
     return files
 
 
-def _three_ways(live: Any, file: str, text: str) -> dict[str, dict[str, torch.Tensor]]:
+def _three_ways(live: Any, file: str, text: str, checkpoint: str = CHECKPOINT) -> dict[str, dict[str, torch.Tensor]]:
     """The conditioning of one prompt through ComfyUI's own `embedding:NAME`, through Apply and through Encode Prompt."""
     name = Path(file).stem
     prompt = Prompt()
-    _, clip, _ = prompt.checkpoint(CHECKPOINT)
+    _, clip, _ = prompt.checkpoint(checkpoint)
     token = prompt.load(file)
     taught = prompt.ref("CrossInitApply", clip=clip, token=token, name="somebody")
     ways = {
@@ -78,6 +78,20 @@ def test_a_published_embedding_means_the_same_everywhere(live: Any, published: l
     ways = _three_ways(live, published[index], "a photo of a {} person")
     assert _same(ways["apply"], ways["file"])
     assert _same(ways["encode"], ways["file"])
+
+
+def test_a_token_of_sdxl_means_the_same_everywhere(live: Any) -> None:
+    """By file, by Apply and by Encode Prompt: context and pooled output of a checkpoint's two text encoders."""
+    ways = _three_ways(live, TOKEN_FILE_XL, LONG.replace("{}", "({}:1.2)"), CHECKPOINT_XL)
+    assert ways["file"]["0.context"].shape == (1, 154, 2048) and ways["file"]["0.pooled"].shape == (1, 1280)
+    assert _same(ways["apply"], ways["file"])
+    assert _same(ways["encode"], ways["file"])
+    for file, checkpoint, widths in (
+        (TOKEN_FILE, CHECKPOINT_XL, r"768 \+ 1280 \(SDXL\).*on width 1024 \(SD 2.x\)"),
+        (TOKEN_FILE_XL, CHECKPOINT, r"1024 \(SD 2.x\).*on width 768 \+ 1280 \(SDXL\)"),
+    ):
+        with pytest.raises(PromptError, match=rf"CLIP has width {widths}"):
+            _three_ways(live, file, "a {} person", checkpoint)
 
 
 def test_two_people_in_one_prompt(live: Any, published: list[str]) -> None:

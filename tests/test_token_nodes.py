@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from crossinit_core.tokens.layouts import FORMATS
 from tests.tiny_page import hearing
 from tests.tiny_people import conditioning, person, with_embeddings
+from tests.tiny_sdxl import tiny_sdxl_clip
 
 pytestmark = pytest.mark.usefixtures("text_without_a_page")
 
@@ -248,6 +250,96 @@ def test_each_format_is_loaded_again(
     applied = pack.nodes.host.tokens.clip_with_tokens(tiny_clip, {"somebody": alice})
     same = torch.equal(conditioning(clip, text), conditioning(applied, "embedding:somebody person"))
     assert same == ("ComfyUI" in FORMATS[format].readers)
+
+
+@pytest.fixture(scope="module")
+def sdxl_clip(pack: ModuleType, tiny_models: Path) -> Any:
+    """A tiny CLIP of SDXL, of widths 64 and 128."""
+    with torch.inference_mode():
+        return tiny_sdxl_clip(tiny_models / "tiny-xl")
+
+
+SDXL_WIDTHS = (64, 128)
+
+
+@pytest.mark.parametrize("format", [name for name, one in FORMATS.items() if one.sdxl_readers])
+def test_a_format_for_sdxl_is_loaded_again(
+    pack: ModuleType,
+    nodes: dict[str, Any],
+    sdxl_clip: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+) -> None:
+    """By Load, by a prompt with all vectors in both text encoders, and as the same person by the next save."""
+    _use_folder(monkeypatch, tmp_path)
+    alice = person(pack, "alice", vectors=3, widths=SDXL_WIDTHS)
+    save = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    text, _ = save.execute(alice, "", format=format).result
+    loaded = nodes["CrossInitLoad"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    token = loaded.execute(f"alice{FORMATS[format].suffix}").result[0]
+    assert torch.equal(token.vectors, alice.vectors) and token.widths == SDXL_WIDTHS and token.name == "alice"
+    reader = sdxl_clip.clone()
+    reader.tokenizer = with_embeddings(sdxl_clip, tmp_path)
+    applied = pack.nodes.host.tokens.clip_with_tokens(sdxl_clip, {"somebody": alice})
+    with torch.inference_mode():
+        by_file, by_us = (
+            one.encode_from_tokens(one.tokenize(prompt), return_pooled=True)
+            for one, prompt in ((reader, text), (applied, "embedding:somebody person"))
+        )
+    assert torch.equal(by_file[0], by_us[0]) and torch.equal(by_file[1], by_us[1])
+    assert save.execute(alice, "", format=format).result[0] == text
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("format", [name for name, one in FORMATS.items() if not one.sdxl_readers])
+def test_a_format_that_cannot_hold_sdxl_is_refused(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """With a format that can; nothing is written."""
+    _use_folder(monkeypatch, tmp_path)
+    save = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    with pytest.raises(ValueError, match=rf"'{format}' holds the vectors of one. Choose 'safetensors'"):
+        save.execute(person(pack, "alice", widths=SDXL_WIDTHS), "", format=format)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_person_of_another_family_is_somebody_else(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SDXL's alice and SD 1.x's whose vectors are the same as one half of hers."""
+    _use_folder(monkeypatch, tmp_path)
+    save = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    xl = person(pack, "alice", widths=(768, 1280))
+    half = pack.crossinit_core.LearnedToken(xl.parts[0], "alice", "sd1")
+    names = [save.execute(token, "").result[1].name for token in (xl, half, xl, half)]
+    assert names == ["alice", "alice-2", "alice", "alice-2"]
+
+
+def test_the_other_half_in_a_file_of_its_own(
+    pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers' script writes two files: Load takes both, sees when either changes, and a save is not confused with them."""
+    _use_folder(monkeypatch, tmp_path)
+    said = _said(monkeypatch)
+    load = nodes["CrossInitLoad"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    xl = person(pack, "alice", widths=(768, 1280))
+    files = [tmp_path / f"learned_embeds{end}.safetensors" for end in ("", "_2")]
+    save_file({"<alice>": xl.parts[0].clone()}, files[0])
+    stamps = [load.fingerprint_inputs(files[0].name)]
+    for part in (xl.parts[1], xl.parts[1].repeat(2, 1)):
+        save_file({"<alice>": part.clone()}, files[1])
+        stamps.append(load.fingerprint_inputs(files[0].name))
+    assert len(set(stamps)) == 3
+    save_file({"<alice>": xl.parts[1].clone()}, files[1])
+    for file in files:
+        token = load.execute(file.name).result[0]
+        assert torch.equal(token.vectors, xl.vectors) and token.base == "sdxl"
+    assert said[-1].endswith(": 2 vectors of width 768 + 1280 (SDXL)")
+    save = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    assert save.execute(xl, "learned_embeds").result[1].name == "learned_embeds-2", (
+        "a prompt reads one half of them alone"
+    )
 
 
 @pytest.mark.parametrize("if_exists", ["add a number", "stop with an error"])
