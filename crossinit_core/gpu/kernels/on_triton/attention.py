@@ -254,7 +254,7 @@ def attend(
 def _rows(base, m, row, LQ, D: tl.constexpr, WHOLE: tl.constexpr):
     """(rows m, D), of which those from LQ on are 0."""
     at = base + m[:, None] * row + tl.arange(0, D)[None, :]
-    if WHOLE:
+    if WHOLE:  # noqa: SIM108  Triton has no such expression over blocks
         values = tl.load(at)
     else:
         values = tl.load(at, mask=(m < LQ)[:, None], other=0.0)
@@ -264,7 +264,7 @@ def _rows(base, m, row, LQ, D: tl.constexpr, WHOLE: tl.constexpr):
 @triton.jit
 def _numbers(base, m, LQ, WHOLE: tl.constexpr):
     """A number a row m, of which those from LQ on are 0."""
-    if WHOLE:
+    if WHOLE:  # noqa: SIM108
         numbers = tl.load(base + m)
     else:
         numbers = tl.load(base + m, mask=m < LQ, other=0.0)
