@@ -97,7 +97,10 @@ def train(options: argparse.Namespace) -> None:
     if options.names:
         load_celebrity_names(options.names)
     photos = _photos(options, settings)
-    backbone = _backbone(options.model, device)
+    # On a GPU a run learns on copies in its own precision: SDXL's UNet in float32 beside them would be 5 GB more.
+    half = device.type == "cuda" and base_of_widths(_widths(options.model)) == "sdxl"
+    unet_dtype = DTYPES[resolve_precision(settings.precision, device)] if half else None
+    backbone = _backbone(options.model, device, unet_dtype=unet_dtype)
     for warning in backbone.warnings():
         Screen().say(warning)
     v0, facts = _start(options, backbone)
@@ -283,7 +286,9 @@ def _widths(model: Path) -> tuple[int, ...]:
     return widths_of(model)
 
 
-def _backbone(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> DiffusersBackbone:
+def _backbone(
+    folder: Path, device: torch.device, dtype: torch.dtype = torch.float32, unet_dtype: torch.dtype | None = None
+) -> DiffusersBackbone:
     try:
         import diffusers
         import transformers
@@ -294,7 +299,7 @@ def _backbone(folder: Path, device: torch.device, dtype: torch.dtype = torch.flo
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-    return DiffusersBackbone.from_pretrained(folder, device=device, dtype=dtype)
+    return DiffusersBackbone.from_pretrained(folder, device=device, dtype=dtype, unet_dtype=unet_dtype)
 
 
 def _presets_help() -> str:

@@ -97,10 +97,16 @@ class DiffusersBackbone:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        unet_dtype: torch.dtype | None = None,
     ) -> DiffusersBackbone:
         """Load from a local folder, in diffusers' layout or in that of the miniature, or from a checkpoint file
         (.safetensors, .ckpt); nothing is downloaded.
+
+        `unet_dtype` is the UNet's, if it is another: one that learns in half precision on copies, as on a GPU, needs no more.
 
         Raises FileNotFoundError if the folder is not a diffusers model, and ValueError if the model is not SD 1.x, SD 2.x
         or SDXL.
@@ -109,7 +115,7 @@ class DiffusersBackbone:
         if is_compact(folder):
             return cls._from_compact(folder, device, dtype)
         if is_checkpoint(folder):
-            return cls(**load_checkpoint(folder, dtype), checkpoint=folder.stem, device=device)
+            return cls(**load_checkpoint(folder, dtype, unet_dtype), checkpoint=folder.stem, device=device)
 
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -127,7 +133,7 @@ class DiffusersBackbone:
         return cls(
             tokenizer=_load_tokenizer(folder / "tokenizer"),
             text_encoder=_load(CLIPTextModel, folder / "text_encoder", options),
-            unet=_load(UNet2DConditionModel, folder / "unet", options),
+            unet=_load(UNet2DConditionModel, folder / "unet", {**options, "torch_dtype": unet_dtype or dtype}),
             vae=_load(AutoencoderKL, folder / "vae", options),
             scheduler_config=scheduler,
             checkpoint=name_of(folder),

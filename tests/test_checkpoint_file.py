@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from crossinit_core import cross_initialize_words
-from crossinit_core.backbone import Encoded
 from crossinit_core.diffusers_backbone import DiffusersBackbone, resolution_of, widths_of
 from crossinit_core.models.compact_folder import MERGES
 from devtools.standins.files import make_sd1_checkpoint, make_sd2_checkpoint
+from devtools.standins.sdxl import SSD1B_UNET, VEGA_UNET, make_sdxl_checkpoint
 from devtools.standins.unets import UNetShape
 from tests.tiny_checkpoint import sdxl_state
 from tests.tiny_models import make_tiny_xl
@@ -41,8 +41,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         (make_sd1_checkpoint, {}, ("sd1", "epsilon", 512)),
         (make_sd2_checkpoint, {"prediction": "epsilon"}, ("sd2", "epsilon", 512)),
         (make_sd2_checkpoint, {"prediction": "v"}, ("sd2", "v_prediction", 768)),
+        (make_sdxl_checkpoint, {}, ("sdxl", "epsilon", 1024)),
+        (make_sdxl_checkpoint, {"prediction": "v", "zero_terminal_snr": True}, ("sdxl", "v_prediction", 1024)),
+        (make_sdxl_checkpoint, {"unet": SSD1B_UNET}, ("sdxl", "epsilon", 1024)),
+        (make_sdxl_checkpoint, {"unet": VEGA_UNET}, ("sdxl", "epsilon", 1024)),
     ],
-    ids=["SD 1.x", "SD 2.x", "SD 2.x of v"],
+    ids=["SD 1.x", "SD 2.x", "SD 2.x of v", "SDXL", "SDXL of v with zero SNR", "SSD-1B", "Segmind-Vega"],
 )
 def test_it_is_the_model_that_comfyui_makes_of_it(
     pack: ModuleType, comfyui: Path, tmp_path: Path, make: Callable[..., Path], options: dict[str, Any], facts: Any
@@ -58,21 +62,26 @@ def test_it_is_the_model_that_comfyui_makes_of_it(
         theirs = pack.nodes.host.backbone.ComfyBackbone(model, clip, vae)
         text = "a photo of Angelina Jolie, naïve 2 faces"
         assert ours.tokenize(text) == theirs.tokenize(text)
-        assert (ours.bos, ours.eos, ours.pad) == (theirs.bos, theirs.eos, theirs.pad)
+        assert (ours.bos, ours.eos, ours.pads, ours.widths) == (theirs.bos, theirs.eos, theirs.pads, theirs.widths)
         ids = torch.tensor([ours.bos, *ours.tokenize(text), ours.eos])
+        end = torch.tensor([len(ids) - 1])
         ids = torch.nn.functional.pad(ids, (0, 77 - len(ids)), value=ours.pad)
         assert torch.equal(ours.embed(ids), theirs.embed(ids))
         # ComfyUI keeps text encoders in half precision.
-        context = ours.last_states(ours.embed(ids)[None])
-        torch.testing.assert_close(theirs.last_states(theirs.embed(ids)[None]), context, atol=2e-2, rtol=2e-2)
+        states = [backbone.last_states(backbone.embed(ids)[None]) for backbone in (theirs, ours)]
+        torch.testing.assert_close(*states, atol=2e-2, rtol=2e-2)
+        encoded, other = (backbone.encode(backbone.embed(ids)[None], end) for backbone in (ours, theirs))
+        torch.testing.assert_close(other.context, encoded.context, atol=2e-2, rtol=2e-2)
+        torch.testing.assert_close(other.pooled, encoded.pooled, atol=2e-2, rtol=2e-2)
         torch.testing.assert_close(ours.alphas_cumprod(), theirs.alphas_cumprod(), atol=1e-5, rtol=1e-4)
         photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(ours.posterior(photo).mean, theirs.posterior(photo).mean, atol=1e-2, rtol=1e-2)
         latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        sizes = torch.tensor([[1024.0, 1024, 0, 0, 64, 64]]) if ours.base == "sdxl" else None
         predicted = []
         for backbone in (ours, theirs):
             with backbone.training(precision="fp32", gradient_checkpointing=False) as frozen:
-                predicted.append(frozen.predict(latents, torch.tensor([500]), Encoded(context)).cpu())
+                predicted.append(frozen.predict(latents, torch.tensor([500]), encoded, sizes).cpu())
     torch.testing.assert_close(*predicted, atol=1e-3, rtol=1e-3)
 
 

@@ -60,6 +60,9 @@ REFUSED = {
     "hub id": (("train", "stabilityai/stable-diffusion-2-1", "me.jpg"), "hf download"),
     "published flag": (("train", "--pretrained_model_name_or_path=x"), "the model folder comes first"),
     "published flag of its test": (("generate", "--prompt_file", "x"), "--prompts FILE"),
+    "published flag of SDXL": (("train", "--init_method", "xinit"), "--words TEXT"),
+    "published flag of SDXL alone": (("train", "--reg_lambda=1e-5"), "Leave it out"),
+    "flip": ((*TRAIN, "--flip-probability", "1.5"), "flip_probability is 1.5"),
     "published flag without a like": (("train", "--reg_weight", "1e-5"), "Leave it out"),
     "format of another ending": (
         ("convert", "ann.safetensors", "a.pt", "--format", "bin-for-the-published-script"),

@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from crossinit_core import InversionSettings, LearnedToken, cli, load_learned_token, save_learned_token
+from crossinit_core import (
+    InversionSettings,
+    LearnedToken,
+    cli,
+    cross_initialize_words,
+    invert,
+    load_learned_token,
+    save_learned_token,
+)
 from crossinit_core.diffusers_backbone import DiffusersBackbone, resolution_of, widths_of
 from tests.overflowing_vae import make_overflowing
+from tests.tiny_checkpoint import sdxl_state
 from tests.tiny_models import make_tiny_xl
 
 Run = Callable[..., tuple[int, str, str]]
@@ -137,6 +147,22 @@ def test_a_model_says_its_family_unloaded(wide: Path, model: Path, tiny_models: 
     assert [widths_of(path) for path in (wide, model, tiny_models / "tiny-eps")] == [(768, 1280), WIDTHS, (32,)]
     assert widths_of(tmp_path / "gone") == ()
     assert resolution_of(model) == 64
+
+
+def test_a_unet_in_half_precision_learns_the_same(model: Path, tmp_path: Path) -> None:
+    """As on a GPU, where a run learns on copies in half precision. A folder and a file."""
+    save_file(sdxl_state(model), tmp_path / "model.safetensors")
+    settings = InversionSettings(steps=2, batch_size=1, resolution=64, precision="fp16")
+    learned = []
+    for path, dtype in ((model, None), (model, torch.float16), (tmp_path / "model.safetensors", torch.float16)):
+        backbone = DiffusersBackbone.from_pretrained(path, unet_dtype=dtype)
+        assert (backbone.unet.dtype, backbone.text_encoder_2.dtype) == (dtype or torch.float32, torch.float32)
+        backbone.fused = True
+        start = cross_initialize_words(backbone, "face")
+        learned.append(invert(backbone, start, settings, images=torch.full((1, 64, 64, 3), 0.5)).token.vectors)
+    assert not torch.equal(learned[0], start)
+    assert torch.equal(learned[0], learned[1])
+    torch.testing.assert_close(learned[2], learned[0], atol=1e-3, rtol=0)
 
 
 # generate

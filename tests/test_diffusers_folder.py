@@ -12,6 +12,7 @@ import torch
 
 from crossinit_core import InversionSettings, cross_initialize_words, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
+from tests.tiny_models import make_tiny_xl
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
@@ -168,3 +169,113 @@ def test_a_tokenizer_of_another_model_is_said(folder: Path) -> None:
     tokenizer.save_pretrained(folder / "tokenizer")
     with pytest.raises(ValueError, match="do not belong together"):
         DiffusersBackbone.from_pretrained(folder)
+
+
+# SDXL
+
+
+@pytest.fixture
+def xl(tiny_models: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_models / "tiny-xl", tmp_path / "xl"))
+
+
+def _more_tokens(folder: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["anna_v0"])
+    tokenizer.save_pretrained(folder)
+
+
+def _refiner_of_sdxl(folder: Path) -> None:
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(folder / part)
+
+
+SPOILT_XL: dict[str, tuple[Callable[[Path], object], str]] = {
+    "refiner": (_refiner_of_sdxl, "is the refiner of SDXL, a special version"),
+    "inpainting": (lambda f: _edit(f / "unet/config.json", in_channels=9), "takes 9 channels"),
+    "editing": (lambda f: _edit(f / "unet/config.json", in_channels=8), "takes 8 channels"),
+    "no second tokenizer": (lambda f: shutil.rmtree(f / "tokenizer_2"), "'tokenizer_2' is missing"),
+    "no second encoder": (lambda f: shutil.rmtree(f / "text_encoder_2"), "'text_encoder_2' is missing"),
+    "no weights": (lambda f: (f / "text_encoder_2/model.safetensors").unlink(), "text_encoder_2' holds no weights"),
+    "4 bits": (
+        lambda f: _edit(f / "unet/config.json", quantization_config={"quant_method": "bitsandbytes"}),
+        "is quantized .its unet: bitsandbytes.",
+    ),
+    "quantized text": (
+        lambda f: _edit(f / "text_encoder_2/config.json", quantization_config={"quant_method": "x" * 9000}),
+        "is quantized .its text_encoder_2",
+    ),
+    "odd quantization": (lambda f: _edit(f / "vae/config.json", quantization_config=[1]), "is quantized"),
+    "EDM": (
+        lambda f: _edit(f / "scheduler/scheduler_config.json", _class_name="EDMEulerScheduler"),
+        "samples by EDM .its scheduler is EDMEulerScheduler.",
+    ),
+    "flow": (
+        lambda f: _edit(f / "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"),
+        "samples by flow matching",
+    ),
+    "more tokens": (lambda f: _more_tokens(f / "tokenizer_2"), "do not belong together|other tokens"),
+    "no sizes": (lambda f: _edit(f / "unet/config.json", addition_embed_type=None), "its UNet takes 'None'"),
+    "sizes of a refiner": (
+        lambda f: _edit(f / "unet/config.json", projection_class_embeddings_input_dim=128 + 5 * 256),
+        "cannot be loaded|numbers beside the prompt",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT_XL)
+def test_an_sdxl_folder_that_does_not_do_says_why(xl: Path, case: str) -> None:
+    spoil, message = SPOILT_XL[case]
+    spoil(xl)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        DiffusersBackbone.from_pretrained(xl)
+    assert len(str(caught.value)) <= 600
+    assert "\n" not in str(caught.value)
+
+
+def test_an_sdxl_folder_of_half_precision_loads(xl: Path) -> None:
+    """As SDXL's own repository is downloaded with `--include *.fp16.*`."""
+    before = DiffusersBackbone.from_pretrained(xl)
+    for part, stem in {**WEIGHTS, "text_encoder_2": "model"}.items():
+        (xl / part / f"{stem}.safetensors").rename(xl / part / f"{stem}.fp16.safetensors")
+    after = DiffusersBackbone.from_pretrained(xl)
+    start = [cross_initialize_words(backbone, "human face") for backbone in (before, after)]
+    assert torch.equal(*start)
+
+
+def test_an_lcm_unet_learns_with_a_warning(tmp_path: Path) -> None:
+    """It takes the guidance as a number, and works without."""
+    folder = make_tiny_xl(tmp_path / "unet-of-few-words", {"time_cond_proj_dim": 32})
+    backbone = DiffusersBackbone.from_pretrained(folder)
+    (warning,) = backbone.warnings()
+    assert "(LCM), says its configuration" in warning
+    settings = InversionSettings(steps=2, batch_size=1, resolution=64)
+    start = cross_initialize_words(backbone, "face")
+    learned = invert(backbone, start, settings, images=torch.full((1, 64, 64, 3), 0.5)).token.vectors
+    assert torch.isfinite(learned).all() and not torch.equal(learned, start)
+
+
+@pytest.mark.parametrize(
+    "unet",
+    [
+        {
+            "transformer_layers_per_block": [1, [2, 2], [3, 3]],
+            "reverse_transformer_layers_per_block": [[3, 3, 4], [2, 1, 1], 1],
+            "mid_block_type": "UNetMidBlock2D",
+        },
+        {"layers_per_block": 1, "mid_block_type": None},
+    ],
+    ids=["as SSD-1B", "as KOALA"],
+)
+def test_smaller_children_of_sdxl_learn(tmp_path: Path, unet: dict[str, object]) -> None:
+    backbone = DiffusersBackbone.from_pretrained(make_tiny_xl(tmp_path / "small", unet))
+    start = cross_initialize_words(backbone, "face")
+    learned = []
+    for fused in (False, True):
+        backbone.fused = fused
+        settings = InversionSettings(steps=2, batch_size=1, resolution=64, precision="fp32")
+        learned.append(invert(backbone, start, settings, images=torch.full((1, 64, 64, 3), 0.5)).token.vectors)
+    assert not torch.equal(learned[0], start)
+    torch.testing.assert_close(*learned, atol=1e-4, rtol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from torch import Tensor
 from crossinit_core.backbone import Encoded
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.prompt_chunks import encode_prompt
+from tests.tiny_people import with_embeddings
+from tests.tiny_sdxl import tiny_sdxl_clip
 
 
 class _Seen:
@@ -98,3 +101,47 @@ def test_comfyui_encodes_it_the_same(
         tokenizer.embedding_directory = folder
     found = encode_prompt(backbone, [before, vectors, after])
     torch.testing.assert_close(found.context, expected.float().cpu(), atol=1e-5, rtol=1e-5)
+
+
+# SDXL
+
+
+@pytest.fixture(scope="module")
+def xl(tiny_models: Path) -> DiffusersBackbone:
+    return DiffusersBackbone.from_pretrained(tiny_models / "tiny-xl")
+
+
+@pytest.fixture(scope="module")
+def xl_clip(pack: ModuleType, tiny_models: Path) -> Any:
+    """ComfyUI's own CLIP of SDXL over the same weights."""
+    with torch.inference_mode():
+        return tiny_sdxl_clip(tiny_models / "tiny-xl")
+
+
+@pytest.mark.parametrize(
+    ("before", "count", "after"),
+    [
+        ("", 0, ""),
+        ("a photo of a ", 2, " person"),
+        ("red " * 74, 2, " on a beach"),
+        ("red " * 80, 2, " person"),
+        ("red " * 80 + "and a person of ", 8, " yellow" * 90),
+        ("a ", 75, " b c d"),
+    ],
+    ids=["nothing", "short", "at the edge", "after it", "three chunks", "many vectors"],
+)
+def test_comfyui_encodes_it_the_same_on_sdxl(
+    xl: DiffusersBackbone, xl_clip: Any, tmp_path: Path, before: str, count: int, after: str
+) -> None:
+    """Context and pooled output: that of the first chunk."""
+    vectors = torch.randn(max(count, 1), sum(xl.widths), generator=torch.Generator().manual_seed(0)) / 10
+    first, second = (part.contiguous() for part in vectors.split(xl.widths, dim=1))
+    save_file({"clip_l": first, "clip_g": second}, tmp_path / "ann.safetensors")
+    text = f"{before}embedding:ann{after}" if count else before + after
+    with torch.inference_mode():
+        tokens = with_embeddings(xl_clip, tmp_path).tokenize_with_weights(text)
+        ((expected, more),) = xl_clip.encode_from_tokens_scheduled(tokens)
+    found = encode_prompt(xl, [before, *([vectors] if count else []), after])
+    torch.testing.assert_close(found.context, expected.float(), atol=1e-5, rtol=1e-5)
+    assert found.pooled is not None
+    torch.testing.assert_close(found.pooled, more["pooled_output"].float(), atol=1e-5, rtol=1e-5)

@@ -1,7 +1,8 @@
 """Flags of the programs that people come from, and what they are here.
 
 Those of train_cross_init.py and test_cross_init.py (github.com/lyuPang/CrossInitialization), of diffusers'
-textual_inversion.py, which the former is made of, and of its pipelines.
+textual_inversion.py and textual_inversion_sdxl.py, which the former is made of, of its pipelines, and of Cross Initialization's
+published SDXL form (github.com/kunheek/dti, src/dti/argument_parser.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ _HERE = {
     "--initialize_tokens": "--words TEXT",
     "--initializer_token": "--words TEXT",
     "--celeb_path": "--names FILE",
+    "--init_method": "--names FILE or --words TEXT: both are cross initialization",
     "--n_persudo_tokens": "--vectors K",
     "--num_vectors": "--vectors K",
     "--max_train_steps": "--steps N",
@@ -39,15 +41,21 @@ _ALONE = {
     "adam_epsilon",
     "adam_weight_decay",
     "allow_tf32",
+    "beta",
     "center_crop",
     "checkpointing_steps",
     "checkpoints_total_limit",
     "dataloader_num_workers",
+    "dcoloss_beta",
+    "decompose_scale",
     "enable_xformers_memory_efficient_attention",
     "hub_model_id",
     "hub_token",
+    "instance",
+    "kappa",
     "learnable_property",
     "local_rank",
+    "log_freq",
     "logging_dir",
     "lr_num_cycles",
     "lr_scheduler",
@@ -55,21 +63,37 @@ _ALONE = {
     "no_safe_serialization",
     "num_train_epochs",
     "num_validation_images",
+    "oft_r",
     "only_save_embeds",
+    "optimizer",
+    "peft_learning_rate",
+    "peft_modules",
+    "peft_rank",
+    "peft_start_step",
+    "pretrained_vae_model_name_or_path",
     "push_to_hub",
+    "reg_lambda",
     "reg_weight",
     "repeats",
     "report_to",
     "revision",
+    "run_name",
     "save_as_full_pipeline",
     "save_steps",
     "scale_lr",
+    "snr_gamma",
+    "token_scale",
     "tokenizer_name",
+    "train_magnitude",
+    "use_8bit_adam",
+    "use_oft",
     "validation_epochs",
     "validation_prompt",
     "validation_prompt_file",
     "validation_steps",
     "variant",
+    "weight_decay",
+    "zero_pad",
 }
 
 

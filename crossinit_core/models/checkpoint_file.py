@@ -116,8 +116,9 @@ def widths_of_checkpoint(state: State) -> tuple[int, ...]:
     return tuple(width for width in tables if width is not None)
 
 
-def load_checkpoint(path: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """The networks, tokenizers and `scheduler_config` of a checkpoint file, as `DiffusersBackbone` takes them.
+def load_checkpoint(path: Path, dtype: torch.dtype, unet_dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """The networks, tokenizers and `scheduler_config` of a checkpoint file, as `DiffusersBackbone` takes them; `unet_dtype` is
+    the UNet's, if it is another.
 
     Raises ValueError as `read_checkpoint` does, and if weights are missing.
     """
@@ -127,7 +128,7 @@ def load_checkpoint(path: Path, dtype: torch.dtype) -> dict[str, Any]:
     family = _family(state)
     parts: dict[str, Any] = {}
     try:
-        parts |= _unet_and_vae(state, family, dtype)
+        parts |= _unet_and_vae(state, family, dtype, unet_dtype or dtype)
         if family == "sd2":
             weights = open_clip_weights(state, _OPEN_CLIP, whole=False)
             parts["text_encoder"] = _text_encoder(CLIPTextModel, weights, dtype, open_clip=True)
@@ -152,7 +153,7 @@ def load_checkpoint(path: Path, dtype: torch.dtype) -> dict[str, Any]:
     return parts
 
 
-def _unet_and_vae(state: State, family: _Family, dtype: torch.dtype) -> dict[str, Any]:
+def _unet_and_vae(state: State, family: _Family, dtype: torch.dtype, unet_dtype: torch.dtype) -> dict[str, Any]:
     """Raises an error of any kind if the file does not hold all weights of both, or more of a UNet."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -165,9 +166,9 @@ def _unet_and_vae(state: State, family: _Family, dtype: torch.dtype) -> dict[str
         for part, config in configs.items():
             (Path(folder) / part).mkdir()
             (Path(folder) / part / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        options: dict[str, Any] = {"config": folder, "local_files_only": True, "torch_dtype": dtype}
-        unet = UNet2DConditionModel.from_single_file(dict(state), subfolder="unet", **options)  # pyright: ignore[reportArgumentType]
-        vae = AutoencoderKL.from_single_file(dict(state), subfolder="vae", **options)  # pyright: ignore[reportArgumentType]
+        options: dict[str, Any] = {"config": folder, "local_files_only": True}
+        unet = UNet2DConditionModel.from_single_file(dict(state), subfolder="unet", torch_dtype=unet_dtype, **options)  # pyright: ignore[reportArgumentType]
+        vae = AutoencoderKL.from_single_file(dict(state), subfolder="vae", torch_dtype=dtype, **options)  # pyright: ignore[reportArgumentType]
     lost = [key for part in (unet, vae) for key, value in part.named_parameters() if value.is_meta]
     if lost:
         raise KeyError(lost[0])
