@@ -28,10 +28,16 @@ def folder(tiny_models: Path) -> Path:
     return tiny_models / "tiny-xl"
 
 
+@pytest.fixture(scope="module")
+def clip(pack: ModuleType, folder: Path) -> Any:
+    with torch.inference_mode():
+        return tiny_sdxl_clip(folder)
+
+
 @pytest.fixture
-def sdxl(pack: ModuleType, folder: Path) -> SimpleNamespace:
-    """A fresh tiny model that a test may change."""
-    return SimpleNamespace(model=tiny_sdxl_model(folder), clip=tiny_sdxl_clip(folder))
+def sdxl(pack: ModuleType, folder: Path, clip: Any) -> SimpleNamespace:
+    """A fresh tiny MODEL that a test may change, and a clone of CLIP, whose weights it may not change."""
+    return SimpleNamespace(model=tiny_sdxl_model(folder), clip=clip.clone(), folder=folder)
 
 
 @pytest.fixture
@@ -106,6 +112,7 @@ def _quantized_model(parts: SimpleNamespace) -> None:
 
 def _quantized(encoder: str) -> Any:
     def change(parts: SimpleNamespace) -> None:
+        parts.clip = tiny_sdxl_clip(parts.folder)
         layer = getattr(parts.clip.cond_stage_model, encoder).transformer.text_model.encoder.layers[0].mlp.fc1
         layer.weight = torch.nn.Parameter(layer.weight.to(torch.float8_e5m2), False)
 
@@ -213,11 +220,10 @@ def test_clips_of_other_families_are_named(pack: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("zsnr", [False, True])
-def test_v_prediction_learns_with_zero_terminal_snr(pack: ModuleType, folder: Path, zsnr: bool) -> None:
+def test_v_prediction_learns_with_zero_terminal_snr(pack: ModuleType, folder: Path, clip: Any, zsnr: bool) -> None:
     """As NoobAI's checkpoints say of themselves, and as the ModelSamplingDiscrete node makes of others."""
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
-    clip = tiny_sdxl_clip(folder)
     own = tiny_sdxl_model(folder, settings={"zsnr": zsnr}, kind="V_PREDICTION")
     (by_node,) = ModelSamplingDiscrete().patch(tiny_sdxl_model(folder), "v_prediction", zsnr)
     for model in (own, by_node):
@@ -272,9 +278,9 @@ def test_other_samplings_are_refused_by_name(
 
 
 @pytest.mark.parametrize("kind", ["EDM", "V_PREDICTION_EDM"])
-def test_checkpoints_made_for_edm_are_refused(pack: ModuleType, folder: Path, kind: str) -> None:
+def test_checkpoints_made_for_edm_are_refused(pack: ModuleType, folder: Path, clip: Any, kind: str) -> None:
     """Playground 2.5 and CosXL say so of themselves: no node is to be removed."""
-    parts = SimpleNamespace(model=tiny_sdxl_model(folder, kind=kind), clip=tiny_sdxl_clip(folder))
+    parts = SimpleNamespace(model=tiny_sdxl_model(folder, kind=kind), clip=clip)
     text = refusal(pack, parts)
     assert "by EDM, as Playground 2.5 and CosXL. Use a checkpoint that predicts noise or v" in text
     assert "node" not in text
