@@ -342,6 +342,38 @@ def test_the_other_half_in_a_file_of_its_own(
     )
 
 
+def test_people_of_sdxl_are_blended_rescaled_and_reported(
+    pack: ModuleType,
+    nodes: dict[str, Any],
+    sdxl_clip: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each text encoder's part by itself, and the result is a person that a prompt takes."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    run = {name: node.PREPARE_CLASS_CLONE({"hidden_inputs": {}}) for name, node in nodes.items()}
+    anna, ben = (person(pack, name, seed, widths=SDXL_WIDTHS) for seed, name in enumerate(("anna", "ben")))
+    both = run["CrossInitBlend"].execute(anna, ben, 0.5).result[0]
+    start = pack.nodes.sockets.CrossInit(person(pack, "start", 2, widths=SDXL_WIDTHS).vectors * 0.1)
+    short = run["CrossInitRescale"].execute(both, 1.0, cross_init=start).result[0]
+    assert both.widths == short.widths == SDXL_WIDTHS and both.base == short.base == anna.base
+    for part, blended, first, begun in zip(
+        short.parts, both.parts, anna.parts, start.vectors.split(SDXL_WIDTHS, dim=1), strict=True
+    ):
+        torch.testing.assert_close(part.norm(dim=1), begun.norm(dim=1))
+        torch.testing.assert_close(torch.cosine_similarity(part, blended), torch.ones(2))
+        assert bool((torch.cosine_similarity(blended, first) > 0.5).all())
+    with torch.inference_mode():
+        prompt = run["CrossInitEncodePrompt"].execute(sdxl_clip, "a {} person", {"token0": short}).result[0]
+        picture, text = run["CrossInitReport"].execute({"token0": short, "token1": anna}, clip=sdxl_clip).result
+    assert prompt[0][0].shape == (1, 77, 192) and picture.ndim == 4
+    assert text.count("norm of the vocabulary in CLIP-L") == text.count("norm of the vocabulary in CLIP-G") == 2
+    with pytest.raises(ValueError, match="width 32"):
+        run["CrossInitBlend"].execute(anna, person(pack, "tiny"), 0.5)
+
+
 @pytest.mark.parametrize("if_exists", ["add a number", "stop with an error"])
 def test_people_saved_at_once_are_all_kept(
     pack: ModuleType, nodes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, if_exists: str
