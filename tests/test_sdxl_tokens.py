@@ -202,6 +202,12 @@ def test_either_path_of_two_files_gives_the_token(tmp_path: Path, first: str, se
         assert set(files_of_token(path)) == {tmp_path / first, tmp_path / second}
 
 
+def test_the_longest_name_has_no_neighbour(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 243}.safetensors"
+    save_file({"<anna>": L}, path)
+    assert load_learned_token(path).base == "sd1" and files_of_token(path) == (path,)
+
+
 def test_two_pickles_and_small_models_too(tmp_path: Path) -> None:
     torch.save({"<anna>": torch.ones(2, 32)}, tmp_path / "learned_embeds.bin")
     torch.save({"<anna>": torch.zeros(2, 48)}, tmp_path / "learned_embeds_2.bin")

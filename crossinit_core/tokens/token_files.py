@@ -133,7 +133,11 @@ def save_learned_token(
 
 def files_of_token(path: Path) -> tuple[Path, ...]:
     """The files that `load_learned_token` may read for a path: itself, and beside it what may be the other half of SDXL."""
-    return (path, *([other] if (other := _other_half(path)).is_file() else []))
+    try:
+        other = _other_half(path)
+        return (path, other) if other.is_file() else (path,)
+    except (OSError, ValueError):  # a name that is too long, or none
+        return (path,)
 
 
 def keeps_metadata(token: LearnedToken, path: Path, layout: str | None = None) -> bool:

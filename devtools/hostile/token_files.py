@@ -21,7 +21,8 @@ def valid_files(width: int = 16) -> dict[str, bytes]:
 
     Those that begin with `two` are for two text encoders."""
     vectors = torch.arange(2 * width, dtype=torch.float32).reshape(2, width) / 7
-    wide = torch.arange(4 * width, dtype=torch.float32).reshape(2, 2 * width) / 9
+    second = 1280 if width == 768 else 2 * width
+    wide = torch.arange(2 * second, dtype=torch.float32).reshape(2, second) / 9
     layouts: dict[str, dict[str, torch.Tensor]] = {
         "named": {"<ann>": vectors},
         "diffusers-multi": {"<ann>": vectors[0].clone(), "<ann>_1": vectors[1].clone()},
@@ -33,7 +34,7 @@ def valid_files(width: int = 16) -> dict[str, bytes]:
         "bundle-param": {"bundle_emb.ann.string_to_param.*": vectors},
         "half": {"<ann>": vectors.half()},
         "brain": {"<ann>": vectors.bfloat16()},
-        # Two text encoders, the second one's part twice as wide.
+        # Two text encoders, the second one's part wider: SDXL's or those of a small model.
         "two": {"clip_l": vectors, "clip_g": wide},
         "two-onetrainer": {"clip_l": vectors, "clip_g": wide, "clip_l_out": vectors + 1, "clip_g_out": wide + 1},
         "two-older": {"text_encoders_0": vectors.half(), "text_encoders_1": wide},
