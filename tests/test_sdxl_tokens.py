@@ -192,6 +192,11 @@ def _two_files(
     [
         ("learned_embeds.safetensors", "learned_embeds_2.safetensors", "learned_embeds"),
         ("learned_embeds-steps-500.safetensors", "learned_embeds_2-steps-500.safetensors", "learned_embeds-steps-500"),
+        (
+            "learned_embeds-steps-9_dog.safetensors",
+            "learned_embeds_2-steps-9_dog.safetensors",
+            "learned_embeds-steps-9_dog",
+        ),
         ("anna.safetensors", "anna_2.safetensors", "anna"),
     ],
 )

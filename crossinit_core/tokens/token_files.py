@@ -163,16 +163,17 @@ def _read(path: Path) -> _Held:
         return _Held(parts, [key for key, _ in found[0]], _clean(held.metadata or _stored_metadata(held.values)))
 
 
-_HALF = re.compile(r"(?P<before>.+?)(?P<second>_2)?(?P<steps>-steps-[0-9]+)?", re.DOTALL)
+_HALVES = (
+    re.compile(r"(?P<before>learned_embeds)(?P<second>_2(?![0-9]))?(?P<after>.*)", re.DOTALL),
+    re.compile(r"(?P<before>.+?)(?P<second>_2)?(?P<after>)", re.DOTALL),
+)
 
 
 def _other_half(path: Path) -> Path:
-    """Where diffusers' textual_inversion_sdxl.py puts the other text encoder's part: `NAME_2` is beside `NAME`, and
-    `NAME_2-steps-500` beside `NAME-steps-500`."""
-    match = _HALF.fullmatch(path.stem)
-    assert match
-    other = "" if match["second"] else "_2"
-    return path.with_name(f"{match['before']}{other}{match['steps'] or ''}{path.suffix}")
+    """Where diffusers' textual_inversion_sdxl.py puts the other text encoder's part: `learned_embeds_2-steps-500` is beside
+    `learned_embeds-steps-500`. For other names: `NAME_2` beside `NAME`."""
+    match = next(filter(None, (pattern.fullmatch(path.stem) for pattern in _HALVES)))
+    return path.with_name(f"{match['before']}{'' if match['second'] else '_2'}{match['after']}{path.suffix}")
 
 
 def _two_files(path: Path, held: _Held) -> tuple[_Held, Path] | None:
