@@ -40,9 +40,15 @@ def _entry(dtype: str, shape: object, begin: object, end: object) -> str:
     return json.dumps({"<x>": {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}})
 
 
-def _bomb() -> bytes:
-    """A tensor of 400 MB of zeros, deflated to 400 KB."""
-    small = zipfile.ZipFile(io.BytesIO(_torch({"<x>": torch.zeros(2, 8)})))
+def _two(first: object, second: object, place: int) -> str:
+    """The header of SDXL's two parts; the second starts at a place of its own."""
+    parts = {"clip_l": (first, [0, 64]), "clip_g": (second, [place, place + 64])}
+    return json.dumps({key: {"dtype": "F32", "shape": shape, "data_offsets": at} for key, (shape, at) in parts.items()})
+
+
+def _bomb(content: object = None) -> bytes:
+    """A tensor of 40 MB of zeros, deflated to 40 KB."""
+    small = zipfile.ZipFile(io.BytesIO(_torch(content or {"<x>": torch.zeros(2, 8)})))
     kept = io.BytesIO()
     with zipfile.ZipFile(kept, "w", zipfile.ZIP_DEFLATED) as target:
         for member in small.namelist():
@@ -85,6 +91,15 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a header of nothing": lambda: struct.pack("<Q", 0),
     "a header that is a list": lambda: _safetensors("[]"),
     "a deep header": lambda: _safetensors('{"a":' * 100_000),
+    "two parts, one of gigabytes": lambda: _safetensors(_two([2, 8], [2, 10**12], 64), bytes(128)),
+    "two parts in one place": lambda: _safetensors(_two([2, 8], [2, 8], 0), bytes(64)),
+    "two parts of other numbers": lambda: _torch({"clip_l": torch.zeros(2, 768), "clip_g": torch.zeros(3, 1280)}),
+    "two parts of stride 0": lambda: _torch(
+        {"clip_l": torch.zeros(1, 1).expand(75, 768), "clip_g": torch.zeros(1, 1).expand(75, 1280)}
+    ),
+    "two parts that are one": lambda: _torch(dict.fromkeys(("clip_l", "clip_g"), torch.zeros(2, 768))),
+    "two parts, one a bomb": lambda: _bomb({"clip_l": torch.zeros(2, 8), "clip_g": torch.zeros(2, 16)}),
+    "two parts of all rows": lambda: _torch({"clip_l": torch.zeros(40_000, 8), "clip_g": torch.zeros(40_000, 16)}),
     "a shape of gigabytes": lambda: _safetensors(_entry("F32", [2, 10**12], 0, 64), bytes(64)),
     "a negative shape": lambda: _safetensors(_entry("F32", [-2, -8], 0, 64), bytes(64)),
     "a place outside": lambda: _safetensors(_entry("F32", [2, 8], 64, 128), bytes(64)),

@@ -285,10 +285,10 @@ def test_no_token_is_refused() -> None:
 # Two text encoders
 
 
-def _xl(name: str = "anna", vectors: int = 2, **known: str) -> LearnedToken:
+def _xl(name: str = "anna", vectors: int = 2, known: dict[str, str] | None = None) -> LearnedToken:
     """A token of SDXL whose vectors have length 3 in CLIP-L and 50 in CLIP-G."""
     parts = [torch.full((vectors, width), length / width**0.5) for width, length in ((768, 3.0), (1280, 50.0))]
-    facts = {f"crossinit.{key}": value for key, value in known.items()}
+    facts = {f"crossinit.{key}": value for key, value in (known or {}).items()}
     return LearnedToken(torch.cat(parts, 1), name, "sdxl", facts)
 
 
@@ -303,7 +303,7 @@ WORDS = (*np.linspace(0.3, 0.5, 101).tolist(), *np.linspace(0.6, 1.0, 101).tolis
 
 
 def test_the_text_tells_the_encoders_apart() -> None:
-    text = describe_tokens([_xl(**LEARNED)], WORDS)
+    text = describe_tokens([_xl(known=LEARNED)], WORDS)
     assert text.startswith("anna\n  what: 2 vectors of width 768 + 1280, learned on RealVisXL_V5.0\n")
     for line in (
         "distance from the start in CLIP-L: 1.50, 1.25",
@@ -320,7 +320,7 @@ def test_the_text_tells_the_encoders_apart() -> None:
 
 
 def test_the_headline_has_a_mean_for_each_encoder() -> None:
-    assert headline(_xl(**LEARNED)) == (
+    assert headline(_xl(known=LEARNED)) == (
         "RealVisXL_V5.0 · 400 steps · moved 1.38 and 14.00 · turned 60° and 90° (CLIP-L and CLIP-G)"
     )
     assert headline(_xl()) == "SDXL · norm 3.00 and 50.00 (CLIP-L and CLIP-G)"
@@ -338,7 +338,7 @@ def _norms(tokens: list[LearnedToken], words: tuple[float, ...] = ()) -> Any:
 
 
 def test_the_chart_has_a_panel_for_each_encoder() -> None:
-    axes = _norms([_xl(**LEARNED), _xl("ben", 3)], WORDS)
+    axes = _norms([_xl(known=LEARNED), _xl("ben", 3)], WORDS)
     assert [text.get_text() for text in axes.texts if "CLIP" in text.get_text()] == ["CLIP-L", "CLIP-G"]
     dots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"]
     learned = [height for _, height in sorted(dots) if height in (pytest.approx(3), pytest.approx(50))]
@@ -357,7 +357,9 @@ def test_one_encoder_has_no_panels(token: LearnedToken) -> None:
 def test_sdxl_is_drawn_beside_others(token: LearnedToken, words: tuple[float, ...]) -> None:
     assert token.history
     history = replace(token.history, vocabulary_norms=words)
-    picture = draw_report([replace(_xl(**LEARNED), history=history), _xl("ben", 8), token, _xl("x" * 100, 1)], words)
+    picture = draw_report(
+        [replace(_xl(known=LEARNED), history=history), _xl("ben", 8), token, _xl("x" * 100, 1)], words
+    )
     assert picture.shape[1:] == (1440, 3) and (picture < 128).any()
 
 

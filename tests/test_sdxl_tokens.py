@@ -192,6 +192,11 @@ def _two_files(
     [
         ("learned_embeds.safetensors", "learned_embeds_2.safetensors", "learned_embeds"),
         ("learned_embeds-steps-500.safetensors", "learned_embeds_2-steps-500.safetensors", "learned_embeds-steps-500"),
+        (
+            "learned_embeds-steps-9_dog.safetensors",
+            "learned_embeds_2-steps-9_dog.safetensors",
+            "learned_embeds-steps-9_dog",
+        ),
         ("anna.safetensors", "anna_2.safetensors", "anna"),
     ],
 )
@@ -200,6 +205,12 @@ def test_either_path_of_two_files_gives_the_token(tmp_path: Path, first: str, se
         assert _is_anna(load_learned_token(path), name)
         assert load_learned_token(path, name="bob").name == "bob"
         assert set(files_of_token(path)) == {tmp_path / first, tmp_path / second}
+
+
+def test_the_longest_name_has_no_neighbour(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 243}.safetensors"
+    save_file({"<anna>": L}, path)
+    assert load_learned_token(path).base == "sd1" and files_of_token(path) == (path,)
 
 
 def test_two_pickles_and_small_models_too(tmp_path: Path) -> None:
@@ -218,12 +229,26 @@ def test_a_lone_768_wide_file_stays_sd_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("other", "tensor"),
-    [("<anna>", L + 1), ("<anna>", torch.ones(2, 1024)), ("<bob>", G), ("<bob>", torch.ones(3, 1280))],
+    [
+        ("<anna>", L + 1),
+        ("<anna>", torch.ones(2, 1024)),
+        ("<bob>", G),
+        ("<bob>", torch.ones(3, 1280)),
+        ("<anna>", torch.ones(3, 1280)),
+    ],
 )
 def test_a_neighbour_of_its_own_is_left_alone(tmp_path: Path, other: str, tensor: torch.Tensor) -> None:
     first, _ = _two_files(tmp_path, "anna.safetensors", "anna_2.safetensors", other=other, g=tensor)
     token = load_learned_token(first)
     assert (token.base, token.name) == ("sd1", "anna") and torch.equal(token.vectors, L)
+
+
+def test_a_neighbour_of_1280_columns_is_left_alone(tmp_path: Path) -> None:
+    save_file({"emb_params": G}, tmp_path / "anna.safetensors")
+    save_file({"emb_params": L}, tmp_path / "anna_2.safetensors")
+    assert load_learned_token(tmp_path / "anna_2.safetensors").base == "sd1"
+    with pytest.raises(ValueError, match="the other way round"):
+        load_learned_token(tmp_path / "anna.safetensors")
 
 
 def test_a_damaged_neighbour_is_left_alone(tmp_path: Path) -> None:
@@ -248,6 +273,15 @@ def test_two_files_of_different_trainings_are_refused(tmp_path: Path) -> None:
             load_learned_token(path)
     for path in _two_files(tmp_path, "learned_embeds_2.safetensors", "learned_embeds.safetensors"):
         with pytest.raises(ValueError, match=r"the other way round: '.*embeds\.safetensors' has width 1280 and .* 768"):
+            load_learned_token(path)
+
+
+def test_a_third_encoders_file_is_of_another_family(tmp_path: Path) -> None:
+    """kunheek/dti writes it for SD 3.5, whose first two encoders are SDXL's."""
+    paths = _two_files(tmp_path, "learned_embeds.safetensors", "learned_embeds_2.safetensors")
+    save_file({"<anna>": torch.ones(2, 4096)}, tmp_path / "learned_embeds_3.safetensors")
+    for path in paths:
+        with pytest.raises(ValueError, match=r"another model family: 'learned_embeds_3\.safetensors' beside it"):
             load_learned_token(path)
 
 

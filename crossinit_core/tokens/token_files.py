@@ -1,7 +1,7 @@
 """Files of learned tokens, in and out.
 
 `containers` opens safetensors and pickles without believing them, `layouts` knows where each tool puts the vectors, and which
-tools read what is written here. docs/formats.md is the table for users.
+tools read what is written here, `halves` puts together what lies in one file or two. docs/formats.md is the table for users.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
-from ..families import BASES, SDXL_WIDTHS, base_of_widths, describe_widths, is_pair, shown_widths
+from ..families import BASES, SDXL_WIDTHS, base_of_widths, describe_widths, shown_widths
 from ..files import write_atomically
 from ..text import quoted
-from .containers import opened, read_container
-from .layouts import DEFAULT_LAYOUTS, FORMATS, LAYOUTS, Found, find_vectors, two_parts
-from .learned_token import MOST_VECTORS_IN_A_FILE, LearnedToken, suggest_token_name
+from .halves import clean, files_of_token, other_half, read_file, whole_of_two_files
+from .layouts import DEFAULT_LAYOUTS, FORMATS, LAYOUTS, two_parts
+from .learned_token import LearnedToken, suggest_token_name
 from .metadata import BASE, CHECKPOINT, steps_of
 from .pickles import ForeignCodeError
-from .stored import WIDEST, BadFileError
+from .stored import BadFileError
 
 SUFFIXES = tuple(DEFAULT_LAYOUTS)
 
@@ -48,14 +45,14 @@ def load_learned_token(path: str | Path, *, name: str | None = None) -> LearnedT
     path = Path(path)
     shown = quoted(path.name, 100)
     try:
-        held = _read(path)
-        if len(held.parts) == 1 and (whole := _two_files(path, held)):
+        held = read_file(path)
+        if len(held.parts) == 1 and (whole := whole_of_two_files(path, held)):
             held, path = whole
         widths = tuple(part.shape[1] for part in held.parts)
         if widths == SDXL_WIDTHS[1:]:
             raise BadFileError(
                 f"holds one half of an SDXL token: vectors of width {widths[0]} are for the second of its two text encoders. Put "
-                f"the file of the first, '{quoted(_other_half(path).name, 100)}', beside it, or ask for a file with clip_l and "
+                f"the file of the first, '{quoted(other_half(path).name, 100)}', beside it, or ask for a file with clip_l and "
                 "clip_g"
             )
         return LearnedToken(
@@ -112,7 +109,7 @@ def save_learned_token(
     if two and not LAYOUTS[layout].two_encoders:
         raise ValueError(_not_for_two(token, layout))
     tensors = two_parts(token.parts) if two else LAYOUTS[layout].content(token.vectors, token.name)
-    metadata = _clean(token.metadata)
+    metadata = clean(token.metadata)
     if suffix == ".safetensors":
         write_atomically(path, save(tensors, metadata), replace=replace)
     elif layout == "a1111" and not two:
@@ -131,79 +128,10 @@ def save_learned_token(
     return path
 
 
-def files_of_token(path: Path) -> tuple[Path, ...]:
-    """The files that `load_learned_token` may read for a path: itself, and beside it what may be the other half of SDXL."""
-    return (path, *([other] if (other := _other_half(path)).is_file() else []))
-
-
 def keeps_metadata(token: LearnedToken, path: Path, layout: str | None = None) -> bool:
     """Whether `save_learned_token` puts the token's metadata into the file."""
     two = len(token.widths) == 2
     return path.suffix == ".safetensors" or ((layout or DEFAULT_LAYOUTS[path.suffix]) == "a1111" and not two)
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What a file holds: a part (K, w) float32 for each text encoder, the keys of the first part, and the metadata."""
-
-    parts: list[Tensor]
-    keys: list[str]
-    metadata: dict[str, str]
-
-
-def _read(path: Path) -> _Held:
-    with opened(path) as file:
-        held = read_container(file)
-        found = find_vectors(held.values)
-        parts = _parts(found)
-        return _Held(parts, [key for key, _ in found[0]], _clean(held.metadata or _stored_metadata(held.values)))
-
-
-_HALF = re.compile(r"(?P<before>.+?)(?P<second>_2)?(?P<steps>-steps-[0-9]+)?", re.DOTALL)
-
-
-def _other_half(path: Path) -> Path:
-    """Where diffusers' textual_inversion_sdxl.py puts the other text encoder's part: `NAME_2` is beside `NAME`, and
-    `NAME_2-steps-500` beside `NAME-steps-500`."""
-    match = _HALF.fullmatch(path.stem)
-    assert match
-    other = "" if match["second"] else "_2"
-    return path.with_name(f"{match['before']}{other}{match['steps'] or ''}{path.suffix}")
-
-
-def _two_files(path: Path, held: _Held) -> tuple[_Held, Path] | None:
-    """Both halves of a token whose text encoders' parts lie in two files, and the first one's path; None if there is no
-    other file, or if it has nothing to do with this one: another key, or a width that stands for itself."""
-    other = _other_half(path)
-    of_diffusers = path.stem.startswith("learned_embeds")
-    try:
-        if not other.is_file():
-            return None
-        there = _read(other)
-    except (OSError, ValueError) as error:
-        if not of_diffusers:
-            return None
-        raise BadFileError(f"has another half beside it, but '{quoted(other.name, 100)}' {str(error)[:200]}") from error
-    if len(there.parts) != 1 or not (of_diffusers or there.keys == held.keys):
-        return None
-    second = len(path.stem) > len(other.stem)
-    halves = (there, held) if second else (held, there)
-    widths = tuple(half.parts[0].shape[1] for half in halves)
-    names = [quoted(file.name, 100) for file in ((other, path) if second else (path, other))]
-    if widths == SDXL_WIDTHS[::-1]:
-        raise BadFileError(
-            f"is one half of an SDXL token, but the other way round: '{names[0]}' has width {widths[0]} and '{names[1]}' "
-            f"{widths[1]}. Swap the names of the two files"
-        )
-    if not is_pair(widths):
-        return None
-    if len(halves[0].parts[0]) != len(halves[1].parts[0]):
-        raise BadFileError(
-            f"is one half of a token whose halves do not fit: '{names[0]}' holds {len(halves[0].parts[0])} vectors and "
-            f"'{names[1]}' {len(halves[1].parts[0])}. Ask for both files of one training"
-        )
-    parts = [half.parts[0] for half in halves]
-    return _Held(parts, halves[0].keys, halves[1].metadata | halves[0].metadata), other if second else path
 
 
 def _base_of(widths: tuple[int, ...], metadata: Mapping[str, str]) -> str:
@@ -219,16 +147,13 @@ def _base_of(widths: tuple[int, ...], metadata: Mapping[str, str]) -> str:
 
 
 def _not_for_two(token: LearnedToken, layout: str) -> str:
+    """Why a token of two text encoders cannot be written in a layout, and what to choose."""
     asked = next((name for name, known in FORMATS.items() if known.layout == layout), layout)
-    others = [name for name, known in FORMATS.items() if known.sdxl_readers]
-    tool = (
-        next((tool for tool in FORMATS[asked].readers if tool in FORMATS[others[0]].sdxl_readers), "")
-        if (asked in FORMATS)
-        else ""
-    )
+    other, readers = next((name, known.sdxl_readers) for name, known in FORMATS.items() if known.sdxl_readers)
+    meant = [tool for tool in readers if tool in asked]  # `safetensors for InvokeAI`
     return (
         f"'{token.name}' is for two text encoders (width {shown_widths(token.widths)}, {describe_widths(token.widths)}), but the "
-        f"format '{asked}' holds the vectors of one. Choose '{others[0]}'{f', which {tool} reads' if tool else ''}."
+        f"format '{asked}' holds the vectors of one. Choose '{other}'{f', which {meant[0]} reads' if meant else ''}."
     )
 
 
@@ -249,72 +174,6 @@ def _pickled(content: object) -> bytes:
             if _PICKLE_MEMBER.fullmatch(member.filename):
                 target.writestr(zipfile.ZipInfo(member.filename), source.read(member))
     return kept.getvalue()
-
-
-def _parts(found: tuple[Found, ...]) -> list[Tensor]:
-    """A part (K, w) float32 for each text encoder. Nothing is read before all of them are known to be one token."""
-    for part in found:
-        _check_rows(part)
-    if len(found) == 2:
-        rows = [sum(tensor.rows() for _, tensor in part) for part in found]
-        names = [quoted(part[0][0], 60) for part in found]
-        widths = tuple(part[0][1].shape[-1] for part in found)
-        shown = f"'{names[0]}' has width {quoted(widths[0], 20)} and '{names[1]}' {quoted(widths[1], 20)}"
-        if widths == SDXL_WIDTHS[::-1]:
-            raise BadFileError(f"holds the two halves of an SDXL token the wrong way round: {shown}. Ask for it anew")
-        if not is_pair(widths):
-            raise BadFileError(
-                f"is an embedding of another model family: {shown}, but SDXL's have {shown_widths(SDXL_WIDTHS)}. Use one for "
-                "SD 1.x, SD 2.x or SDXL"
-            )
-        if rows[0] != rows[1]:
-            raise BadFileError(
-                f"holds {rows[0]} vectors in '{names[0]}' and {rows[1]} in '{names[1]}', but each of SDXL's two text encoders "
-                "needs as many. Ask for the whole token"
-            )
-        if sum(widths) > WIDEST:
-            raise BadFileError(
-                f"is no token file: a token is 1 to {MOST_VECTORS_IN_A_FILE} vectors of width {WIDEST} at most, but got "
-                f"{quoted(shown_widths(widths), 60)}"
-            )
-    for key, tensor in (named for part in found for named in part):
-        tensor.check(key)
-    return [torch.cat([tensor.load(key) for key, tensor in part]) for part in found]
-
-
-def _check_rows(found: Found) -> None:
-    """Raises BadFileError unless these tensors are 1 to 75 rows of one width."""
-    tensors = [tensor for _, tensor in found]
-    if any(len(tensor.shape) not in (1, 2) or 0 in tensor.shape for tensor in tensors) or (
-        len({tensor.shape[-1] for tensor in tensors}) != 1
-    ):
-        shapes = ", ".join(tensor.shown_shape for tensor in tensors[:4]) + (" .." if len(tensors) > 4 else "")
-        raise BadFileError(f"holds tensors of shape {shapes}, but a token is (d,) or (K, d) vectors of one width")
-    if sum(tensor.rows() for tensor in tensors) > MOST_VECTORS_IN_A_FILE:
-        total = quoted((sum(tensor.rows() for tensor in tensors), tensors[0].shape[-1]), 60)
-        raise BadFileError(
-            f"is no token file: a token is 1 to {MOST_VECTORS_IN_A_FILE} vectors of shape (K, d), but got {total}"
-        )
-
-
-def _stored_metadata(content: Any) -> dict[str, str]:
-    """What `save_learned_token` put into a `.pt` file; nothing if another tool wrote something else there."""
-    stored = content.get("crossinit") if isinstance(content, Mapping) else None
-    try:
-        facts = json.loads(stored) if isinstance(stored, str) else {}
-        return {str(key): str(value) for key, value in facts.items()} if isinstance(facts, dict) else {}
-    except RecursionError as error:
-        raise BadFileError("is damaged or no token file: its metadata is nested too deeply") from error
-    except ValueError:
-        return {}
-
-
-def _clean(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata that can be written again: half a surrogate pair becomes a question mark."""
-    return {
-        key.encode(errors="replace").decode(): value.encode(errors="replace").decode()
-        for key, value in metadata.items()
-    }
 
 
 __all__ = [

@@ -17,8 +17,12 @@ from safetensors.torch import save
 
 
 def valid_files(width: int = 16) -> dict[str, bytes]:
-    """Whole files by a name that ends in their suffix: each layout of each tool, in each container, of two vectors."""
+    """Whole files by a name that ends in their suffix: each layout of each tool, in each container, of two vectors.
+
+    Those that begin with `two` are for two text encoders."""
     vectors = torch.arange(2 * width, dtype=torch.float32).reshape(2, width) / 7
+    second = 1280 if width == 768 else 2 * width
+    wide = torch.arange(2 * second, dtype=torch.float32).reshape(2, second) / 9
     layouts: dict[str, dict[str, torch.Tensor]] = {
         "named": {"<ann>": vectors},
         "diffusers-multi": {"<ann>": vectors[0].clone(), "<ann>_1": vectors[1].clone()},
@@ -30,6 +34,15 @@ def valid_files(width: int = 16) -> dict[str, bytes]:
         "bundle-param": {"bundle_emb.ann.string_to_param.*": vectors},
         "half": {"<ann>": vectors.half()},
         "brain": {"<ann>": vectors.bfloat16()},
+        # Two text encoders, the second one's part wider: SDXL's or those of a small model.
+        "two": {"clip_l": vectors, "clip_g": wide},
+        "two-onetrainer": {"clip_l": vectors, "clip_g": wide, "clip_l_out": vectors + 1, "clip_g_out": wide + 1},
+        "two-older": {"text_encoders_0": vectors.half(), "text_encoders_1": wide},
+        "two-bundle": {
+            "bundle_emb.ann.clip_l": vectors,
+            "bundle_emb.ann.clip_g": wide,
+            "lora_up.weight": torch.ones(4, 4),
+        },
     }
     files: dict[str, bytes] = {}
     for name, tensors in layouts.items():
@@ -41,11 +54,14 @@ def valid_files(width: int = 16) -> dict[str, bytes]:
         "a1111": {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "ann", "step": 3},
         "original": {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": parameters},
         "list": [{"<ann>": vectors}],
+        "two-list": [{"clip_l": vectors}, {"clip_g": wide}],
         "bare": vectors,
     }
     for name, content in others.items():
         files[f"{name}.pt"] = _pickled(content)
         files[f"{name}.bin"] = _pickled(content, zipped=False)
+    two = {"clip_l": {"TORCHTENSOR": vectors.tolist()}, "clip_g": {"TORCHTENSOR": wide.tolist()}, "name": "ann"}
+    files["two-picture.png"] = picture(two)
     files["picture.png"] = picture({"string_to_param": {"*": {"TORCHTENSOR": vectors.tolist()}}, "name": "ann"})
     return files
 
