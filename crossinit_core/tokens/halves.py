@@ -69,8 +69,8 @@ def whole_of_two_files(path: Path, held: Held) -> tuple[Held, Path] | None:
     script named must fit; files of other names are halves only if they say so by their keys and widths.
     """
     of_diffusers = path.stem.startswith("learned_embeds")
+    other = other_half(path)
     try:
-        other = other_half(path)
         if not other.is_file():
             return None
         there = read_file(other)
