@@ -8,7 +8,7 @@
     python3 run.py setup     only prepare, so that the others later need no network
 
 Needs Python 3.11 or newer and nothing else. The first run makes .venv/ and .host/ beside this file
-(about 12 GB with downloads). Each command explains itself: python3 run.py demo --help
+(about 15 GB with downloads). Each command explains itself: python3 run.py demo --help
 """
 
 import os
