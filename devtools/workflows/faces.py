@@ -159,7 +159,7 @@ def other_embeddings() -> Workflow:
     ]
     what = note(
         "What loads",
-        "Textual inversions of the published code, diffusers, A1111, kohya, InvokeAI and OneTrainer, for SD 2.x or SD 1.x. "
+        "Textual inversions of the published code, diffusers, A1111, kohya, InvokeAI and OneTrainer, for the family of your checkpoint. "
         "Put them into *models/embeddings* and choose them here.",
         "Both vectors of a published file load; ComfyUI's own *embedding:* takes the first alone.",
         "Files that could run code are refused.",

@@ -36,8 +36,8 @@ PROMPT = "a photo of a {} person"
 def learn_a_face() -> Workflow:
     needed = note(
         "What you need",
-        "A Stable Diffusion **2.x** or **1.x** checkpoint in *ComfyUI/models/checkpoints*, for example "
-        "**v2-1_512-ema-pruned**, and one photo.",
+        "An **SD 2.x** or **SD 1.x** checkpoint in *ComfyUI/models/checkpoints*, for example **v2-1_512-ema-pruned**, and one "
+        "photo. For **SDXL** open *14-learn-a-face-on-sdxl*.",
         "Prepare Face Photo finds the face, turns it upright and crops it. It needs facenet-pytorch or OpenCV 4; without "
         "both, set **framing** to *by hand*.",
         "To see the crop before you learn it, select Prepare Face Photo and press the **▷** above it.",
@@ -46,13 +46,13 @@ def learn_a_face() -> Workflow:
     how = note(
         "How to learn",
         "Press **Run**. Learn Face shows what the model sees of the person while it learns.",
-        "- **full**: 320 steps, the best likeness\n- **fast**: 25 steps, a first impression",
+        "- **full**: 320 steps, as published\n- **fast**: 25 steps, a first impression",
         "**Cancel** keeps what was learned: the next run goes on from there.",
         "Learning starts at the average of many well-known faces, so the bundled names are fine for everybody.",
     )
     where = note(
         "Where it goes",
-        "The face is an 8 KB file in *models/embeddings*. Every prompt node understands it from now on: "
+        "The face is a file of a few KB in *models/embeddings*. Every prompt node understands it from now on: "
         "**embedding:my-face person**",
     )
     prompts = note(
@@ -86,8 +86,8 @@ def learn_a_face() -> Workflow:
 def learn_a_face_fast() -> Workflow:
     fast = note(
         "Fast",
-        "The same as *01-learn-a-face* in a tenth of the time: **preset** is *fast*.",
-        "25 steps give a first impression: a person of the right kind. For a close likeness set it to *full*; nothing else "
+        "The same as *01-learn-a-face* in a few seconds on a fast GPU: **preset** is *fast*.",
+        "25 steps give a first impression: a person of the right kind. For more likeness set it to *full*; nothing else "
         "has to change.",
         "Good for a first look, for trying photos and prompts, and without a GPU.",
         LARGE,

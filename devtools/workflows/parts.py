@@ -156,4 +156,4 @@ def note(title: str, *paragraphs: str) -> Note:
 
 LARGE = "A **768** checkpoint: set **resolution** of Prepare Face Photo and both sizes of Empty Latent Image to 768."
 LARGE_PICTURE = "A **768** checkpoint: set both sizes of Empty Latent Image to 768."
-FAMILY = "It must have been learned on the family of the checkpoint: SD 2.x or SD 1.x."
+FAMILY = "It must have been learned on the family of the checkpoint: SDXL, SD 2.x or SD 1.x."

@@ -48,14 +48,14 @@ SAMPLING: dict[str, Any] = {"steps": 30, "cfg": 7.0, "scheduler": "karras"}
 
 CHILDREN = (
     "Children of SDXL work as well: Pony, Illustrious, NoobAI, Juggernaut, RealVisXL. Learn the face on the checkpoint that "
-    "draws it: on another child it loses likeness."
+    "draws it: on another child it may lose likeness."
 )
 
 
 def learn_a_face_on_sdxl() -> Workflow:
     needed = note(
         "What you need",
-        "A **SDXL** checkpoint in *ComfyUI/models/checkpoints*, for example **sd_xl_base_1.0**, and one photo.",
+        "An **SDXL** checkpoint in *ComfyUI/models/checkpoints*, for example **sd_xl_base_1.0**, and one photo.",
         CHILDREN,
         "Not the refiner, and not a checkpoint for inpainting.",
         "Prepare Face Photo finds the face, turns it upright and crops it. It needs facenet-pytorch or OpenCV 4; without "
