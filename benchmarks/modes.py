@@ -2,7 +2,8 @@
 
     python -m benchmarks.modes --comfyui ComfyUI --out build/modes                (also: run.py bench modes)
 
-Every mode is a ComfyUI of its own with full-size SD 2.1 and random weights. In each one float32 and the default precision
+Every mode is a ComfyUI of its own with full-size SD 2.1 or SDXL and random weights; see `speed.sdxl.make_uneven` for the last
+one. In each one float32 and the default precision
 learn from the same batches, and the runs are then repeated: after a picture, without the recorded graph, in low-memory
 mode, after a cancel, in bf16, with an overflow, and twice with too little memory. One more part is the embedded miniature
 with its real weights. Writes modes.json, which docs/performance.md shows; `outcome` says what that page calls right. A mode
@@ -40,6 +41,10 @@ MODES: dict[str, list[str]] = {
     "use-quad-cross-attention": ["--use-quad-cross-attention"],
     "use-sage-attention": ["--use-sage-attention"],
     "embedded miniature": [],
+    "SDXL": [],
+    "SDXL, disable-dynamic-vram": ["--disable-dynamic-vram"],
+    "SDXL, lowvram": ["--lowvram"],
+    "SDXL, uneven activations": [],
 }
 CPU_MODES = ("default", "use-split-cross-attention", "use-quad-cross-attention", "embedded miniature")
 SAME_BITS = ("again after a picture", "without the recorded graph", "with sample pictures", "after a cancel")
@@ -109,17 +114,21 @@ def run_mode(name: str, comfyui: Path, out: Path) -> dict[str, Any]:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from .speed.host import make_checkpoint
-
     options.out.mkdir(parents=True, exist_ok=True)
-    make_checkpoint(_checkpoint(), small=not _has_gpu())
 
 
-def _checkpoint() -> Path:
-    small = "" if _has_gpu() else "-small"
-    folder = Path(tempfile.gettempdir()) / "crossinit-benchmark"
-    folder.mkdir(exist_ok=True)
-    return folder / f"sd21-random{small}.safetensors"
+def _checkpoint(mode: str) -> Path:
+    """The one of random weights that a mode learns on; made if it is not there. Needs ComfyUI started."""
+    from .speed import host
+
+    family = "sd2" if not mode.startswith("SDXL") else "sdxl-uneven" if "uneven" in mode else "sdxl"
+    small = not _has_gpu()
+    path = host.checkpoint_file(small, family)
+    own = path.with_name(f"{os.getpid()}-{path.name}")  # another mode may be making it too
+    if not path.exists():
+        host.make_checkpoint(own, small, family)
+        own.replace(path)
+    return path
 
 
 def _run(options: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -149,14 +158,15 @@ def _command(options: argparse.Namespace, name: str) -> list[str]:
 def _part(options: argparse.Namespace) -> int:
     from .speed import host
 
-    small, real = not _has_gpu(), options.part == "embedded miniature"
+    small, real, large = not _has_gpu(), options.part == "embedded miniature", options.part.startswith("SDXL")
     pack = host.start(options.comfyui, [*MODES[options.part], *(["--cpu"] if small else [])])
     import torch
 
     from .paper_claims.results import write_json
 
     host.output_folder(Path(tempfile.gettempdir()) / "crossinit-benchmark" / f"output-{options.part}")
-    graph = host.Graph(pack, None if real else _checkpoint(), SMALL["resolution"] if small else 512)
+    resolution = SMALL["resolution"] if small else 768 if large else 512
+    graph = host.Graph(pack, None if real else _checkpoint(options.part), resolution)
     size = {"batch_size": REAL_BATCH if real else 1 if small else BATCH}
     steps = REAL_STEPS if real else 2 if small else STEPS
     kept: dict[str, float] = {}
@@ -201,8 +211,8 @@ def _part(options: argparse.Namespace) -> int:
     check("overflow in fp16", lambda: _overflowing(pack, learn))
     if not small and not real:
         if options.at_once == 1:  # it would be full for all of them
-            check("memory full while recording", lambda: _full(pack, learn, result["precision"]))
-        check("out of memory", lambda: _crowded(pack, learn, result["precision"]))
+            check("memory full while recording", lambda: _full(pack, learn, _room(result["precision"], large)))
+        check("out of memory", lambda: _crowded(pack, learn, _room(result["precision"], large)))
     write_json(file, result)
     return 0
 
@@ -249,14 +259,14 @@ def _overflowing(pack: Any, learn: Any) -> Any:
     return token.vectors
 
 
-def _crowded(pack: Any, learn: Any, precision: str) -> Any:
+def _crowded(pack: Any, learn: Any, room: float) -> Any:
     """Allow torch little more than the weights; nothing was recorded before."""
     import torch
 
     sys.modules[f"{pack.__name__}.crossinit_core.gpu.self_tests"]._passed.clear()
     _give_way()
     total = torch.cuda.mem_get_info()[1]
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + _room(precision)) / total)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + room) / total)
     try:
         with _runs_out(pack):
             return learn().vectors
@@ -264,13 +274,13 @@ def _crowded(pack: Any, learn: Any, precision: str) -> Any:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def _full(pack: Any, learn: Any, precision: str) -> Any:
+def _full(pack: Any, learn: Any, room: float) -> Any:
     """Fill the GPU but for little more than the weights; the same work was recorded before."""
     import torch
 
     learn()
     _give_way()
-    ballast = torch.empty(int(torch.cuda.mem_get_info()[0] - _room(precision)), dtype=torch.uint8, device="cuda")
+    ballast = torch.empty(int(torch.cuda.mem_get_info()[0] - room), dtype=torch.uint8, device="cuda")
     try:
         with _runs_out(pack):
             return learn().vectors
@@ -279,9 +289,10 @@ def _full(pack: Any, learn: Any, precision: str) -> Any:
         torch.cuda.empty_cache()
 
 
-def _room(precision: str) -> float:
+def _room(precision: str, sdxl: bool) -> float:
     """Bytes for the weights and for a part of a step."""
-    return (6.1 if precision == "float32" else 2.95) * 1024**3
+    single, half = (15.5, 7.8) if sdxl else (6.1, 2.95)
+    return (single if precision == "float32" else half) * 1024**3
 
 
 def _give_way() -> None:

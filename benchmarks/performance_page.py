@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +26,7 @@ TRIED = Path(__file__).with_name("speed") / "tried.json"
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="performance_page", description=__doc__.splitlines()[0])
     parser.add_argument("--speed", type=Path, default=KEPT)
+    parser.add_argument("--sdxl", type=Path, default=KEPT / "sdxl", help="of inversion_speed with --family sdxl")
     parser.add_argument("--memory", type=Path, default=KEPT)
     parser.add_argument("--modes", type=Path, default=KEPT)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance.md")
@@ -37,7 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     memory = _read(options.memory / "memory.json") or []
     modes = _read(options.modes / "modes.json") or {}
     diffusers = _read(options.speed / "diffusers.json")
-    options.out.write_text(page(speed, repeats, memory, modes, _read(TRIED), diffusers), encoding="utf-8")
+    sdxl: dict[str, Any] = {}
+    for part in ("published", "ours"):
+        sdxl |= _read(options.sdxl / f"{part}.json") or {}
+    options.out.write_text(page(speed, repeats, memory, modes, _read(TRIED), diffusers, sdxl), encoding="utf-8")
     print(options.out)
     return 0
 
@@ -53,6 +57,7 @@ def page(
     modes: dict[str, Any],
     tried: dict[str, Any],
     diffusers: dict[str, Any] | None = None,
+    sdxl: dict[str, Any] | None = None,
 ) -> str:
     """The page as Markdown."""
     parts = [
@@ -65,6 +70,7 @@ def page(
         *(["## From Python, through diffusers", _diffusers(diffusers)] if diffusers else []),
         "## Where a step's time goes, and the floor",
         _floor(speed),
+        *(["## SDXL", _sdxl(sdxl, _read(TRIED)["sdxl"])] if sdxl else []),
         "## Memory",
         _memory(memory),
         "## ComfyUI's modes",
@@ -75,56 +81,67 @@ def page(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _where(speed: dict[str, Any]) -> str:
+def _where(speed: dict[str, Any], family: str = "SD 2.1") -> str:
     where, size = speed["where"], speed["size"]
     memory = "dynamic video memory" if where["dynamic_vram"] else "no dynamic video memory"
     return (
         f"Measured on: {where.get('gpu', 'a CPU')}, torch {where['torch']}, Triton {where.get('triton')}, cuDNN "
         f"{where.get('cudnn')}, diffusers {where['diffusers']}, transformers {where['transformers']}, ComfyUI "
-        f"{where['comfyui']} with {memory} and the allocator {where.get('allocator')}; SD 2.1 at full size with random "
+        f"{where['comfyui']} with {memory} and the allocator {where.get('allocator')}; {family} at full size with random "
         f"weights, batch {size['batch_size']}, {size['resolution']} px."
     )
 
 
 def _speed(speed: dict[str, Any], repeats: dict[str, Any]) -> str:
-    published = speed.get("published")
+    seconds = [
+        f"{row['seconds']:.2f}" for name, row in speed["modes"].items() if name.startswith("fast") and "seconds" in row
+    ]
+    fast = f"The fast preset took {' and '.join(seconds)} s in this run. {_repeated(repeats)}" if seconds else ""
+    return (
+        _speeds(speed, lambda row: f"{row['seconds_25']:.1f} / {row['seconds_320']:.0f}")
+        + "\n\nSeconds are from entering the node *Learn Face* to the token, encoding of the photo and loading of the weights "
+        f"included (25 / 320 steps for the published recipe, without reading the photo). {fast}Cosine and distance compare the "
+        f"vectors' movement with that of float32 on the same draws. {_compiled(speed['modes'])}Peaks are those of torch's "
+        "allocator and of the recorded graph: with dynamic video memory ComfyUI's own copy of the model is not in them, and gives "
+        f"way when memory is short.{_pictures(speed)}"
+    )
+
+
+def _speeds(speed: dict[str, Any], seconds: Callable[[dict[str, Any]], str]) -> str:
+    """The table of the published recipe and of our modes."""
     rows = []
-    for name, label in (("published", "published recipe"), ("published, TF32", "published recipe, TF32")):
-        if name in speed:
-            row = speed[name]
-            rows.append(
-                [
-                    label,
-                    "",
-                    f"{row['ms_a_step']:.0f}",
-                    f"{row['seconds_25']:.1f} / {row['seconds_320']:.0f}",
-                    _gib(row),
-                    "",
-                    "",
-                    "",
-                ]
-            )
+    for name in (name for name in speed if name.startswith("published")):
+        row = speed[name]
+        label = name.replace("published", "published recipe")
+        rows.append([label, "", f"{row['ms_a_step']:.0f}", seconds(row), _gib(row), "", "", ""])
     for name, row in speed["modes"].items():
         if "error" in row:
             rows.append([name, "", "", row["error"][:60], "", "", "", ""])
             continue
+        published = speed.get("published, 1024 px" if name.startswith("1024 px") else "published")
         ratio = f"{published['ms_a_step'] / row['ms_a_step']:.1f} x" if published and row["ms_a_step"] else ""
         cosine = f"{row['cosine_of_movement']:.5f}" if "cosine_of_movement" in row else ""
         distance = f"{row['ratio_of_distance']:.4f}" if "ratio_of_distance" in row else ""
         ms = f"{row['ms_a_step']:.1f}" if row["ms_a_step"] else ""
         rows.append([name, str(row["steps"]), ms, f"{row['seconds']:.2f}", _gib(row), ratio, cosine, distance])
     head = ["", "steps", "ms a step", "seconds", "peak GiB", "against published", "cosine", "distance"]
-    seconds = [
-        f"{row['seconds']:.2f}" for name, row in speed["modes"].items() if name.startswith("fast") and "seconds" in row
-    ]
-    fast = f"The fast preset took {' and '.join(seconds)} s in this run. {_repeated(repeats)}" if seconds else ""
-    return (
-        _table(head, rows)
-        + "\n\nSeconds are from entering the node *Learn Face* to the token, encoding of the photo and loading of the weights "
-        f"included (25 / 320 steps for the published recipe, without reading the photo). {fast}Cosine and distance compare the "
-        f"vectors' movement with that of float32 on the same draws. {_compiled(speed['modes'])}Peaks are those of torch's "
-        "allocator and of the recorded graph: with dynamic video memory ComfyUI's own copy of the model is not in them, and gives "
-        f"way when memory is short.{_pictures(speed)}"
+    return _table(head, rows)
+
+
+def _sdxl(sdxl: dict[str, Any], tried: dict[str, Any]) -> str:
+    steps = [[name, str(before), str(after), note] for name, before, after, note in tried["rows"]]
+    return "\n\n".join(
+        [
+            _where(sdxl, "SDXL")
+            + " The recipe is that of kunheek/dti, whose script runs in bfloat16 under autocast: see benchmarks/speed/published_sdxl.py.",
+            _speeds(sdxl, lambda row: f"{row['seconds_400']:.0f}"),
+            "Seconds are from entering the node *Learn Face* to the token; of the published recipe they are 400 steps, without "
+            "reading the photo. Rows without a size are at 768 px, as published; low memory takes as many samples at once as "
+            f"fit into 7.5 GiB by the node's own estimate. {_compiled(sdxl['modes'])}{_pictures(sdxl).strip()}",
+            _floor(sdxl),
+            tried["text"],
+            _table(["", "before", "after", ""], steps),
+        ]
     )
 
 
@@ -236,7 +253,7 @@ def _memory(memory: list[dict[str, Any]]) -> str:
     ]
     return (
         _table(["batch", "micro-batch", "px", "precision", "mode", "peak GiB"], rows)
-        + "\n\nThrough the node; peaks of torch's allocator and of the recorded graph, private copies of the weights included. Low: checkpointing, and "
+        + "\n\nThrough the node; peaks of torch's allocator and of the recorded graph, private copies of the weights included. SD 2.1. Low: checkpointing, and "
         "as many samples at once as fit into 4 GiB by the node's own estimate, one at least: float32's weights alone take more. "
         "By itself the node takes the low-memory mode where ComfyUI cannot free what the normal one needs."
     )

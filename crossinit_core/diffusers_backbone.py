@@ -200,7 +200,9 @@ class DiffusersBackbone:
         dtype = DTYPES[resolve_precision(precision, self.device)]
         copied = [self.unet, *self._encoders] if self.fused else [] if self.unet.dtype == dtype else [self.unet]
         numbers = sum(weight.numel() for part in copied for weight in part.parameters())
-        return numbers * dtype.itemsize + activation_memory(samples, resolution, dtype, gradient_checkpointing)
+        return numbers * dtype.itemsize + activation_memory(
+            samples, resolution, dtype, gradient_checkpointing, self.widths
+        )
 
     def free_memory(self, needed: int) -> int | None:
         """What is free on a CUDA device; None elsewhere."""

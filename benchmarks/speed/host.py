@@ -222,13 +222,14 @@ def checkpoint_file(small: bool, family: str = "sd2") -> Path:
 
 
 def make_checkpoint(path: Path, small: bool, family: str = "sd2") -> None:
-    """SD 2.1 or SDXL at full size, or with a narrow UNet, with random weights. SDXL needs ComfyUI started."""
+    """SD 2.1 or SDXL at full size, or with a narrow UNet, with random weights. SDXL needs ComfyUI started; `sdxl-uneven` is
+    that of `sdxl.make_uneven`."""
     if path.exists():
         return
-    if family == "sdxl":
+    if family.startswith("sdxl"):
         from .sdxl import make_sdxl_checkpoint
 
-        make_sdxl_checkpoint(path, small)
+        make_sdxl_checkpoint(path, small, uneven=family == "sdxl-uneven")
         return
     from devtools.standins.files import make_sd2_checkpoint
     from devtools.standins.unets import UNetShape

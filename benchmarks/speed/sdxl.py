@@ -12,17 +12,51 @@ WIDTHS, LAYERS = (768, 1280), (12, 32)
 """Of the two text encoders."""
 
 
-def make_sdxl_checkpoint(path: Path, small: bool = False) -> None:
+def make_sdxl_checkpoint(path: Path, small: bool = False, uneven: bool = False) -> None:
     """Write it where `path` says; 3.5 G parameters, 6.9 GB in float16. If `small`, no level of the UNet is wider than the first.
 
-    Needs ComfyUI started, see `host.start`: the UNet's layers are those of its class.
+    If `uneven`, one channel in a hundred of what flows in the UNet's transformer blocks is 300 times as large, while the whole
+    computes the same: what makes a number large is undone by the layer behind it, as in trained models. Needs ComfyUI started, see `host.start`: the UNet's layers are those of its class.
     """
     import torch
     from safetensors.torch import save_file
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = {key: _drawn(entry, device) for key, entry in _entries(small)}
+    if uneven:
+        make_uneven(state)
     save_file(state, path)
+
+
+LARGE, ONE_IN = 300.0, 100
+NORMS_AND_READERS = {
+    "norm1": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    "norm2": ("attn2.to_q",),
+    "norm3": ("ff.net.0.proj",),
+}
+VALUES_AND_OUTPUTS = {"attn1.to_v": "attn1.to_out.0", "attn2.to_v": "attn2.to_out.0", "ff.net.0.proj": "ff.net.2"}
+
+
+def make_uneven(state: dict[str, Any]) -> None:
+    """Rescale a UNet's weights in place, in ComfyUI's names: norms and values of some channels up, the next layers down."""
+    blocks = {
+        key[: -len("norm1.weight")] for key in state if key.endswith("norm1.weight") and "transformer_blocks" in key
+    }
+    for block in blocks:
+        width = len(state[f"{block}norm1.weight"])
+        for place, (norm, readers) in enumerate(NORMS_AND_READERS.items()):
+            channels = slice(7 * place, width, ONE_IN)
+            for part in ("weight", "bias"):
+                state[f"{block}{norm}.{part}"][channels] *= LARGE
+            for reader in readers:
+                state[f"{block}{reader}.weight"][:, channels] /= LARGE
+        for values, output in VALUES_AND_OUTPUTS.items():
+            # Of the feed-forward part the first half is what is gated, and as wide as what `output` reads.
+            channels = slice(3, state[f"{block}{output}.weight"].shape[1], ONE_IN)
+            for part in ("weight", "bias"):
+                if f"{block}{values}.{part}" in state:
+                    state[f"{block}{values}.{part}"][channels] *= LARGE
+            state[f"{block}{output}.weight"][:, channels] /= LARGE
 
 
 def _entries(small: bool) -> Iterator[tuple[str, Any]]:

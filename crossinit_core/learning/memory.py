@@ -11,8 +11,9 @@ from .settings import InversionSettings
 log = logging.getLogger(__name__)
 
 GIB = 1024**3
-LOW_MEMORY = 4 * GIB
-"""What the low-memory mode keeps to if it can."""
+LOW_MEMORY, LOW_MEMORY_SDXL = 4 * GIB, int(7.5 * GIB)
+"""What the low-memory mode keeps to if it can. SDXL's weights alone are 6.3 GiB in half precision; a card of 8 GB has 7.5 to
+give."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def plan_memory(backbone: Backbone, settings: InversionSettings) -> MemoryPlan:
     if settings.memory == "normal":
         return first
     if settings.memory == "low":
-        limit = LOW_MEMORY if free is None else min(free, LOW_MEMORY)
+        limit = LOW_MEMORY if len(backbone.widths) == 1 else LOW_MEMORY_SDXL
+        limit = limit if free is None else min(free, limit)
         return _largest_that_fits(backbone, settings, samples, limit)
     if free is None or _needed(backbone, settings, first) <= free:
         return first

@@ -136,7 +136,9 @@ class ComfyBackbone:
     ) -> int:
         """Bytes for a step over so many samples at once, private copies included."""
         dtype = DTYPES[_host_precision(precision, self.device)]
-        return self._copies_size(dtype) + activation_memory(samples, resolution, dtype, gradient_checkpointing)
+        return self._copies_size(dtype) + activation_memory(
+            samples, resolution, dtype, gradient_checkpointing, self.widths
+        )
 
     def free_memory(self, needed: int) -> int | None:
         """What ComfyUI reports as free after it has moved other models out of the way; None on a CPU."""

@@ -69,6 +69,39 @@ def test_group_norm_at_full_size(
 
 
 @pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("channels, side", [(320, 128), (640, 48), (1280, 24), (1920, 24)])
+def test_a_learned_shift_gets_its_gradient(
+    kernels: Kernels, device: torch.device, dtype: torch.dtype, channels: int, side: int
+) -> None:
+    """Through SDXL's time embedding, to which the pooled output is added."""
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    inputs = [draw(2, channels, side, side) + 1, draw(2, channels)]
+    weight, bias = draw(channels) + 1, draw(channels)
+
+    def run(by: Kernels, dtype: torch.dtype) -> list[Tensor]:
+        w, b = (part.to(device, dtype) for part in (weight, bias))
+        return values_and_gradients(
+            lambda x, shift: by.group_norm(x, w, b, 1e-5, silu=True, shift=shift),
+            [part.to(device, dtype) for part in inputs],
+        )
+
+    far = relative_differences(run(kernels, dtype), run(PLAIN, torch.float32))
+    assert len(far) == 4 and far.max() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("rows, heads", [(576, 20), (676, 20), (100, 10), (2304, 10)])
+def test_any_number_of_pixels_can_be_attended_to(
+    kernels: Kernels, device: torch.device, dtype: torch.dtype, rows: int, heads: int
+) -> None:
+    """SDXL at 768 px has 24 x 24 of them on its last level."""
+    inputs = _qkv(2, rows, rows, heads, device, dtype)
+    ours = values_and_gradients(lambda q, k, v: kernels.attention_of_any_length(q, k, v, heads), inputs)
+    truth = values_and_gradients(partial(plain.attention, heads=heads), [part.float() for part in inputs])
+    assert relative_differences(ours, truth).max() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("heads, queries, keys", [(5, 4096, 4096), (10, 1024, 1024), (5, 4096, 77), (20, 64, 77)])
 def test_attention_at_full_size(
     kernels: Kernels, device: torch.device, dtype: torch.dtype, heads: int, queries: int, keys: int

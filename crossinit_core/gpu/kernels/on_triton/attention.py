@@ -30,8 +30,8 @@ VARYING = ["H", "LQ", "LK", "scale2", "scale"]
 
 # Rows of queries, rows of keys, warps, stages: the fastest of twelve each on an H200 with heads of 64, for 4096 x 4096, for
 # 1024 x 1024 and for 576 x 576.
-ATTEND = ((128, 64, 8, 3), (128, 64, 8, 4), (128, 64, 8, 4))
-KEY_GRADIENTS = ((128, 64, 4, 2), (128, 64, 4, 2), (64, 64, 4, 2))
+ATTEND = ((128, 64, 8, 3), (128, 64, 8, 4), (64, 64, 4, 3))
+KEY_GRADIENTS = ((128, 64, 4, 2), (128, 64, 4, 2), (128, 64, 4, 2))
 QUERY_GRADIENTS = ((128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 4, 3))
 LONG = 2048
 """From so many keys on the first of them is taken; the last where a block of queries would be cut."""
