@@ -8,7 +8,7 @@ from .celebrity_names import CelebrityNames, load_celebrity_names
 from .initialization import celebrity_mean, cross_initialize, cross_initialize_words, lookup_words
 from .learning.batches import TrainingBatch
 from .learning.inversion import InversionResult, StepReport, invert
-from .learning.settings import PRESETS, InversionSettings
+from .learning.settings import PRESETS, InversionSettings, presets_of
 from .photos.images import load_photo
 from .tokens.history import History
 from .tokens.learned_token import LearnedToken
@@ -33,5 +33,6 @@ __all__ = [
     "load_learned_token",
     "load_photo",
     "lookup_words",
+    "presets_of",
     "save_learned_token",
 ]

@@ -122,7 +122,7 @@ def parse(arguments: Sequence[str], description: str | None = None) -> tuple[arg
         "--person", type=int, metavar="N", help="which drawn person to learn, from 0; needs no checkpoint"
     )
     demo.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="a Stable Diffusion 2.x or 1.x checkpoint, to learn a photo"
+        "--checkpoint", type=Path, metavar="FILE", help="a checkpoint of SDXL, SD 2.x or SD 1.x, to learn a photo"
     )
     demo.add_argument("--photo", type=Path, metavar="FILE", help="a portrait photo, with --checkpoint")
     demo.add_argument("--preset", choices=("fast", "full"), help="how long to learn")

@@ -117,7 +117,9 @@ def steps_of(metadata: Metadata) -> int | None:
 
 
 def lambda_of(metadata: Metadata) -> float | None:
-    """The weight of the regularizer; None if the metadata does not say."""
+    """The weight of the distance in what was learned; None if the metadata does not say, or if something else was weighed."""
+    if metadata.get(REGULARIZER, "distance") != "distance" or metadata.get(METHOD, "published") != "published":
+        return None
     try:
         return float(metadata[LAMBDA])
     except (KeyError, ValueError):

@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--base", type=Path, required=True, help="the server's own folder for models and pictures")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="where the results go")
     parser.add_argument("--person", type=int, help="which drawn person to learn: a number from 0")
-    parser.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 2.x or 1.x checkpoint, to learn a photo")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint of SDXL, SD 2.x or SD 1.x, to learn a photo")
     parser.add_argument("--photo", type=Path, help="a photo of a person, with --checkpoint")
     parser.add_argument("--preset", choices=("fast", "full"), help="learn for 25 or for 320 steps, as published")
     parser.add_argument("--prompt", help="{} is the person, with --checkpoint")
