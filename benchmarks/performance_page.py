@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .modes import outcome
+from .modes import outcome, wrong
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "docs" / "measurements" / "performance"
@@ -253,7 +253,7 @@ def _memory(memory: list[dict[str, Any]]) -> str:
     ]
     return (
         _table(["batch", "micro-batch", "px", "precision", "mode", "peak GiB"], rows)
-        + "\n\nThrough the node; peaks of torch's allocator and of the recorded graph, private copies of the weights included. SD 2.1. Low: checkpointing, and "
+        + "\n\nThrough the node, on SD 2.1; peaks of torch's allocator and of the recorded graph, private copies of the weights included. Low: checkpointing, and "
         "as many samples at once as fit into 4 GiB by the node's own estimate, one at least: float32's weights alone take more. "
         "By itself the node takes the low-memory mode where ComfyUI cannot free what the normal one needs."
     )
@@ -288,10 +288,15 @@ def _modes(modes: dict[str, Any]) -> str:
     real = "; the embedded miniature, whose weights are real, 128 px, batch 8, 25 steps" if MINIATURE in modes else ""
     parts = [
         "Each in a ComfyUI of its own: movement of the vectors against a plain float32 run on the same draws, at least "
-        f"0.999 and within 2 % to be right; then the same run under other conditions. Full size, 512 px, batch 2, 6 steps{real}. "
+        f"0.999 and within 2 % to be right; then the same run under other conditions. Full size, 512 px and on SDXL 768 px, batch 2, 6 steps{real}. "
         "An empty cell was not measured.",
         _table(head, rows),
         *(f"*{name}* {_end(row)}" for name, row in modes.items() if "end" in row),
+        *(
+            f"*{name}* is wrong in: {', '.join(wrong(row))}."
+            for name, row in modes.items()
+            if "code" not in row and wrong(row)
+        ),
     ]
     return "\n\n".join(part for part in parts if part)
 
