@@ -6,7 +6,6 @@ Which blocks those are and which layers they have is said here; `unet_blocks` ha
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,7 +85,7 @@ def _blocks(unet: Any, kernels: Kernels, checkpointing: bool = False) -> Iterato
         if isinstance(module, Upsample2D) and _is_plain_upsample(module):
             yield _upsample(module, kernels)
         elif isinstance(module, ResnetBlock2D) and _is_plain_residual(module):
-            yield replace(_residual(module, kernels), learns_embedding=learns_embedding)
+            yield _residual(module, kernels, learns_embedding)
         elif isinstance(module, Transformer2DModel) and _is_plain_spatial(module):
             yield _spatial(module, kernels, checkpointing)
 
@@ -129,7 +128,7 @@ def _upsample(block: Any, kernels: Kernels) -> FusedBlock:
     )
 
 
-def _residual(block: Any, kernels: Kernels) -> FusedBlock:
+def _residual(block: Any, kernels: Kernels, learns_embedding: bool) -> FusedBlock:
     layers = ResidualLayers(
         norm_in=block.norm1,
         conv_in=block.conv1,
@@ -151,6 +150,7 @@ def _residual(block: Any, kernels: Kernels) -> FusedBlock:
         forwards=[(block, forward)],
         channels=block.in_channels,
         embedding=block.time_emb_proj.in_features,
+        learns_embedding=learns_embedding and layers.feels_embedding,
     )
 
 

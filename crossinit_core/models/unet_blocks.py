@@ -35,6 +35,11 @@ class ResidualLayers:
     skip: nn.Conv2d | None
     """None if the input is added as it is."""
 
+    @property
+    def feels_embedding(self) -> bool:
+        """Whether the time embedding changes anything: groups of a single channel normalize it away."""
+        return self.norm_out.num_groups < self.norm_out.num_channels
+
 
 @dataclass(frozen=True)
 class AttentionLayers:

@@ -6,7 +6,6 @@ Only blocks of the Stable Diffusion 1.x, 2.x and XL kind are replaced; `crossini
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from comfy.ldm.modules.attention import GEGLU, SpatialTransformer
@@ -47,7 +46,7 @@ def _blocks(unet: Any, kernels: Kernels, options: dict[str, Any], checkpointing:
         elif isinstance(module, Upsample) and can_convolve(getattr(module, "conv", None)):
             yield _upsample(module, kernels)
         elif isinstance(module, ResBlock) and _is_plain_residual(module):
-            yield replace(_residual(module, kernels), learns_embedding=learns_embedding)
+            yield _residual(module, kernels, learns_embedding)
         elif isinstance(module, SpatialTransformer) and all(map(_is_plain_transformer, module.transformer_blocks)):
             yield _spatial(module, kernels, options, checkpointing)
 
@@ -76,7 +75,7 @@ def _upsample(block: Any, kernels: Kernels) -> FusedBlock:
     )
 
 
-def _residual(block: Any, kernels: Kernels) -> FusedBlock:
+def _residual(block: Any, kernels: Kernels, learns_embedding: bool) -> FusedBlock:
     layers = ResidualLayers(
         norm_in=block.in_layers[0],
         conv_in=block.in_layers[-1],
@@ -94,6 +93,7 @@ def _residual(block: Any, kernels: Kernels) -> FusedBlock:
         forwards=[(block, fused)],
         channels=block.channels,
         embedding=block.emb_channels,
+        learns_embedding=learns_embedding and layers.feels_embedding,
     )
 
 
