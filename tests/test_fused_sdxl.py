@@ -145,8 +145,8 @@ def test_blocks_in_a_row_keep_no_feed_forward_insides(unet: UNet2DConditionModel
 def test_each_block_in_a_row_is_checkpointed_alone(unet: UNet2DConditionModel) -> None:
     """As a whole, a row would keep the insides of all while it is computed again."""
     row = next(part for part in unet.modules() if hasattr(part, "transformer_blocks"))
-    changed = checkpoint_blocks([row, unet.mid_block.resnets[0]])  # type: ignore[union-attr]
-    assert changed == [*row.transformer_blocks, unet.mid_block.resnets[0]]  # type: ignore[union-attr, misc]
+    changed = checkpoint_blocks([row, unet.mid_block.resnets[0]])
+    assert changed == [*row.transformer_blocks, unet.mid_block.resnets[0]]
 
 
 def test_a_single_block_is_checkpointed_with_all_around_it() -> None:
