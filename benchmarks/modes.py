@@ -41,10 +41,10 @@ MODES: dict[str, list[str]] = {
     "use-quad-cross-attention": ["--use-quad-cross-attention"],
     "use-sage-attention": ["--use-sage-attention"],
     "embedded miniature": [],
-    "SDXL": [],
-    "SDXL, disable-dynamic-vram": ["--disable-dynamic-vram"],
-    "SDXL, lowvram": ["--lowvram"],
-    "SDXL, uneven activations": [],
+    "sdxl": [],
+    "sdxl-disable-dynamic-vram": ["--disable-dynamic-vram"],
+    "sdxl-lowvram": ["--lowvram"],
+    "sdxl-uneven": [],
 }
 CPU_MODES = ("default", "use-split-cross-attention", "use-quad-cross-attention", "embedded miniature")
 SAME_BITS = ("again after a picture", "without the recorded graph", "with sample pictures", "after a cancel")
@@ -121,7 +121,7 @@ def _checkpoint(mode: str) -> Path:
     """The one of random weights that a mode learns on; made if it is not there. Needs ComfyUI started."""
     from .speed import host
 
-    family = "sd2" if not mode.startswith("SDXL") else "sdxl-uneven" if "uneven" in mode else "sdxl"
+    family = "sd2" if not mode.startswith("sdxl") else "sdxl-uneven" if "uneven" in mode else "sdxl"
     small = not _has_gpu()
     path = host.checkpoint_file(small, family)
     own = path.with_name(f"{os.getpid()}-{path.name}")  # another mode may be making it too
@@ -158,7 +158,7 @@ def _command(options: argparse.Namespace, name: str) -> list[str]:
 def _part(options: argparse.Namespace) -> int:
     from .speed import host
 
-    small, real, large = not _has_gpu(), options.part == "embedded miniature", options.part.startswith("SDXL")
+    small, real, large = not _has_gpu(), options.part == "embedded miniature", options.part.startswith("sdxl")
     pack = host.start(options.comfyui, [*MODES[options.part], *(["--cpu"] if small else [])])
     import torch
 

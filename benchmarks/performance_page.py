@@ -293,7 +293,7 @@ def _modes(modes: dict[str, Any]) -> str:
         _table(head, rows),
         *(f"*{name}* {_end(row)}" for name, row in modes.items() if "end" in row),
         *(
-            f"*{name}* is wrong in: {', '.join(wrong(row))}."
+            f"*{name}* fell short, or differed, in: {', '.join(wrong(row))}."
             for name, row in modes.items()
             if "code" not in row and wrong(row)
         ),

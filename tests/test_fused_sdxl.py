@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
+from benchmarks.speed.sdxl import LARGE, make_uneven
 from crossinit_core.backbone import Encoded
 from crossinit_core.gpu.kernels import PLAIN, plain
 from crossinit_core.gpu.kernels.frozen_layers import pack, project, side_by_side
@@ -185,3 +186,19 @@ def test_a_learned_shift_of_a_group_norm_gets_its_gradient() -> None:
     x, shift = torch.randn(2, 64, 3, 5, **DOUBLE), torch.randn(2, 64, **DOUBLE)
     weight, bias = torch.randn(2, 64, dtype=torch.float64)
     assert gradcheck(lambda x, s: plain.group_norm(x, weight, bias, 1e-5, silu=True, shift=s)[1], (x, shift))
+
+
+def test_uneven_weights_compute_the_same(unet: UNet2DConditionModel) -> None:
+    """The benchmark's UNet with large channels is the same function, or its gradients would prove nothing."""
+    even, uneven = private_copy(unet, lambda name: torch.float64), private_copy(unet, lambda name: torch.float64)
+    state = uneven.state_dict()
+    make_uneven(state)
+    norms = [state[key] for key in state if "transformer_blocks" in key and key.endswith("norm1.weight")]
+    assert norms and all(float(norm.abs().max()) == LARGE for norm in norms)
+    noisy, context, pooled = (part.double() for part in _inputs())
+    conditions = {"text_embeds": pooled, "time_ids": torch.tensor([[8.0, 8, 0, 0, 8, 8]] * 2)}
+
+    def run(model: Any) -> Tensor:
+        return model(noisy, 500, encoder_hidden_states=context, added_cond_kwargs=conditions).sample
+
+    torch.testing.assert_close(run(uneven), run(even))
