@@ -1,6 +1,6 @@
 """Write docs/performance.md from what inversion_speed, speed.diffusers, memory and modes measured.
 
-python -m benchmarks.performance_page --speed build/speed --memory build/memory --modes build/modes
+python -m benchmarks.performance_page --speed build/speed --sdxl build/speed-sdxl --memory build/memory --modes build/modes
 """
 
 from __future__ import annotations

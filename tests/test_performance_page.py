@@ -132,3 +132,31 @@ def test_the_page_shows_the_spread() -> None:
 def test_the_miniature_only_if_measured() -> None:
     assert "embedded miniature" not in _page(default=RIGHT)
     assert "the embedded miniature, whose weights are real" in _page(**{"default": RIGHT, "embedded miniature": RIGHT})
+
+
+def test_sdxl_is_compared_with_its_own_recipe_at_the_same_size() -> None:
+    """Rows at 1024 px with the published recipe at 1024 px, all others with that at 768 px."""
+
+    def row(ms: float, **more: Any) -> dict[str, Any]:
+        return {"ms_a_step": ms, "seconds_400": 0.4 * ms, "peak_gib": 9.0, **more}
+
+    ours = {"steps": 10, "seconds": 1.0, "until_first_step": 0.5}
+    sdxl = {
+        **_read("sdxl/ours.json"),
+        "published": row(300.0),
+        "published, 1024 px": row(800.0),
+        "modes": {"default, 10 steps": row(100.0, **ours), "1024 px": row(200.0, **ours)},
+    }
+    speed = _read("published.json") | _read("ours.json")
+    text = page(speed, {}, [], {}, json.loads(TRIED.read_text(encoding="utf-8")), None, sdxl)
+    text = text[text.index("## SDXL") :]
+    assert _row(text, "default, 10 steps")[5] == "3.0 x"
+    assert _row(text, "1024 px")[5] == "4.0 x"
+    assert _row(text, "published recipe")[2:4] == ["300", "120"]
+    assert _row(text, "published recipe, 1024 px")[2:4] == ["800", "320"]
+
+
+def test_a_mode_that_fell_short_says_in_what() -> None:
+    far = {"cosine_of_movement": 0.998, "ratio_of_distance": 1.0}
+    assert "*new* fell short, or differed, in: bf16." in _page(new={**RIGHT, "bf16": far})
+    assert "fell short" not in _page(new=RIGHT)
