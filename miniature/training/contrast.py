@@ -98,14 +98,20 @@ def names_told_apart(
     embed: Callable[[Tensor], Tensor],
     encoder: Encoder,
     people: Sequence[tuple[str, Identity]],
+    portraits: int = 1,
 ) -> dict[str, float]:
-    """How well names find painted portraits that nothing was trained on, one of each of N people.
+    """How well names find painted portraits that nothing was trained on: one of each of N people, `portraits` times.
 
-    By the whole name, and by its first token alone. `embed` gives token embeddings (N, 77, d) for ids (N, 77).
+    By the whole name, and by its first token alone; the shares are those of `accuracy`. `embed` gives token embeddings
+    (N, 77, d) for ids (N, 77).
     """
     device = contrast.log_scale.device
-    paintings = np.stack([portrait(who, HELD_OUT_PORTRAITS + i) for i, (_, who) in enumerate(people)])
-    pictures = [contrast.pictures(to_pixels(part.to(device))) for part in torch.from_numpy(paintings).split(256)]
+
+    def pictures(number: int) -> Tensor:
+        seeds = range(HELD_OUT_PORTRAITS + number * len(people), HELD_OUT_PORTRAITS + (number + 1) * len(people))
+        paintings = np.stack([portrait(who, seed) for seed, (_, who) in zip(seeds, people, strict=True)])
+        parts = torch.from_numpy(paintings).split(256)
+        return torch.cat([contrast.pictures(to_pixels(part.to(device))) for part in parts])
 
     before, after = (encoder.ids(part) for part in PORTRAIT.split("{}"))
 
@@ -115,12 +121,13 @@ def names_told_apart(
         return torch.cat([contrast.texts(encode_text(text_encoder, embed(part)), part) for part in ids.split(256)])
 
     tokens = [encoder.ids(name) for name, _ in people]
-    whole = accuracy(texts(tokens), torch.cat(pictures))
-    first = accuracy(texts([name[:1] for name in tokens]), torch.cat(pictures))
+    whole, first = texts(tokens), texts([name[:1] for name in tokens])
+    sets = [pictures(number) for number in range(portraits)]
+    found = np.mean([(*accuracy(whole, each), accuracy(first, each)[0]) for each in sets], axis=0)
     return {
         "people": len(people),
         "chance": 1 / len(people),
-        "name to picture": whole[0],
-        "picture to name": whole[1],
-        "first token to picture": first[0],
+        "name to picture": float(found[0]),
+        "picture to name": float(found[1]),
+        "first token to picture": float(found[2]),
     }

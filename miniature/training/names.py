@@ -54,6 +54,8 @@ def made_up_names(tokenizer: Any, count: int, apart_from: Collection[str] = ()) 
     `apart_from` are texts whose tokens no made-up name has.
     Raises ValueError if there are not so many.
     """
+    if count < 0:
+        raise ValueError(f"{count} made-up names were asked for, but it must be 0 or more.")
     taken = {token for text in apart_from for token in _ids(tokenizer, [text])[0]}
     words = _words()
     tokens = {word: ids for word, ids in zip(words, _ids(tokenizer, words), strict=True) if not taken & set(ids)}

@@ -179,14 +179,14 @@ def names_found(trainer: Trainer, parts: Parts, extra: Any) -> dict[str, Any]:
     def embed(ids: Tensor) -> Tensor:
         return extra.embed(rows, ids, torch.empty(0))
 
-    everybody, bundled = trainer.mixture.world().people, trainer.world.people
+    bundled = trainer.world.people
     groups = {
         "bundled names": list(bundled.items()),
-        "made-up names": [(name, who) for name, who in everybody.items() if name not in bundled],
+        "made-up names": [(name, who) for name, who in trainer.everybody.people.items() if name not in bundled],
     }
     most = 8 if trainer.settings.toy else 512
     return {
-        name: names_told_apart(contrast.eval(), parts.text_encoder, embed, trainer.encoder, people[:most])
+        name: names_told_apart(contrast, parts.text_encoder, embed, trainer.encoder, people[:most])
         for name, people in groups.items()
         if people
     }

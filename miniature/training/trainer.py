@@ -52,7 +52,7 @@ class OutOfTimeError(Exception):
 class Trainer:
     """Everything that a run holds. `phase` names what is being trained; `painters` are there while it is trained.
 
-    `world` are the bundled names, which every world is judged by; names beside them are painted and learned as well.
+    `world` are the bundled names, which every miniature is judged by; `everybody` are all who are painted under a name.
     """
 
     painters: Painters
@@ -70,6 +70,7 @@ class Trainer:
         virtual = recipe.virtual if settings.virtual is None else settings.virtual
         made_up = recipe.made_up if settings.made_up is None else settings.made_up
         self.mixture = Mixture(settings.seed, virtual, settings.shard_size, recipe.unnamed, made_up)
+        self.everybody = self.mixture.world() if made_up else self.world
         self.encoder = Encoder(load_tokenizer())
         self.judges: list[Judge] = [judge.to(self.device) for judge in build_judges(self.sizes.judges)]
         self.parts = build(self.configs)
@@ -82,10 +83,9 @@ class Trainer:
         if self.recipe.contrast:
             self.contrast = Contrast(self.sizes.image, self.sizes.width, self.sizes.space).to(self.device)
         if self.device.type == "cuda" and not settings.nchw:
-            for module in (*self.judges, self.parts.vae, self.parts.unet):
+            convolutional: list[Any] = [*self.judges, self.parts.vae, self.parts.unet]
+            for module in convolutional if self.contrast is None else [*convolutional, self.contrast.image]:
                 module.to(memory_format=torch.channels_last)
-            if self.contrast is not None:
-                self.contrast.image.to(memory_format=torch.channels_last)
         self.averages = {name: Average(part, 0.999) for name, part in self._learned().items()}
         self.pool = Pool(settings.pool, self.device)
         self.phase, self.phase_began, self.step = "features", 0.0, 0
