@@ -206,11 +206,9 @@ def test_the_second_world_loads_as_a_backbone(run: Path) -> None:
     config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
     assert config["training"]["world"] == "contrast"
     assert config["training"]["mixture"]["virtual"] == 0 and config["training"]["mixture"]["made_up"] == 24
-    rows = {
-        name: backbone.embed(torch.tensor(backbone.tokenize(name))) for name in ("Anne Hathaway", "zebra", "quantum")
-    }
+    rows = {name: backbone.embed(torch.tensor(backbone.tokenize(name))) for name in ("person", "zebra", "quantum")}
     assert torch.equal(rows["zebra"][0], rows["quantum"][0])
-    assert not torch.equal(rows["Anne Hathaway"][0], rows["zebra"][0])
+    assert not torch.equal(rows["person"][0], rows["zebra"][0])
     judges = pack.load_judges(run / "model")
     assert len(judges) == 2
 
