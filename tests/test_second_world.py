@@ -143,7 +143,8 @@ def test_names_find_pictures_never_seen(tmp_path: Path) -> None:
     trainer.phase = "contrast"
     with Painters(Painting(tmp_path / "shards", 0, 0, trainer.mixture)) as trainer.painters:
         train_contrast(trainer)
-    text, contrast = (trainer.averages[name].module for name in ("text_encoder", "contrast"))
+    text: Any = trainer.averages["text_encoder"].module
+    contrast: Any = trainer.averages["contrast"].module
     found = names_told_apart(contrast, text, lambda ids: table(text)[ids], trainer.encoder, list(people.items()), 4)
     print(found)
     assert found["chance"] == 1 / 12
