@@ -40,7 +40,7 @@ def wait_for_pictures(trainer: Trainer) -> None:
     """Wait for enough pictures to begin with, and a minute at most for those that an earlier command kept."""
     pool, enough = trainer.pool, min(4096, trainer.pool.capacity)
     wanted = HELD_OUT_SHARDS * trainer.mixture.shard_size
-    known = min(trainer.known_pictures, pool.capacity)
+    known = 0 if trainer.phase == "end" else min(trainer.known_pictures, pool.capacity)
     began = time.time()
     while (
         pool.count < enough
