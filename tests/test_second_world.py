@@ -140,24 +140,26 @@ def test_the_loss_compares_every_caption_with_every_picture() -> None:
 
 @pytest.mark.slow
 def test_names_find_pictures_never_seen(tmp_path: Path) -> None:
-    """12 names after 150 small steps: at least three times chance, on four portraits of each that nothing was trained on."""
-    options = parse([*TOY, "--out", str(tmp_path), "--pool", "384", "--max-steps", "150", "--contrast-batch", "32"])
+    """12 names after 200 small steps: at least six times chance, on four portraits of each that nothing was trained on.
+
+    With other seeds it was ten times chance or more.
+    """
+    options = parse([*TOY, "--out", str(tmp_path), "--pool", "1024", "--max-steps", "200", "--contrast-batch", "32"])
     options.started = time.time()
     torch.manual_seed(0)
     trainer = Trainer(options)
     few = trainer.everybody.names[-12:]
     people = {name: trainer.everybody.people[name] for name in few}
     world = World(people, named_vectors(few))
-    trainer.pool.add(9, paint_shard(9, world, trainer.encoder, Mixture(virtual=0.0, shard_size=384)))
+    trainer.pool.add(9, paint_shard(9, world, trainer.encoder, Mixture(virtual=0.0, shard_size=1024)))
     trainer.phase = "contrast"
     with Painters(Painting(tmp_path / "shards", 0, 0, trainer.mixture)) as trainer.painters:
         train_contrast(trainer)
     text: Any = trainer.averages["text_encoder"].module
     contrast: Any = trainer.averages["contrast"].module
     found = names_told_apart(contrast, text, lambda ids: table(text)[ids], trainer.encoder, list(people.items()), 4)
-    print(found)
-    assert found["chance"] == 1 / 12
-    assert found["name to picture"] > 3 / 12 and found["picture to name"] > 3 / 12
+    assert found["chance"] == pytest.approx(1 / 12)
+    assert found["name to picture"] > 6 / 12 and found["picture to name"] > 6 / 12, found
 
 
 def test_kept_pictures_are_not_painted_again(tmp_path: Path) -> None:
