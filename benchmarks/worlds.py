@@ -81,14 +81,22 @@ def learning(weights: Path, out: Path, plan: Plan, options: argparse.Namespace) 
     }
 
 
+def alone(shipped: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The names of numbers that only the first report has."""
+    other = dict(numbers(new))
+    return [name for name, _ in numbers(shipped) if name not in other]
+
+
 def page(found: Mapping[str, Any], compared: Sequence[Measure], plan: Plan) -> str:
     """What was found, for people."""
     judged = [each for each in compared if each.better is not None]
     better = [each for each in judged if each.better]
+    lacking = alone(found["reports"]["shipped"], found["reports"]["new"])
     lines = [
         "# Two drawn worlds",
         "",
         f"The new world is better in {len(better)} of the {len(judged)} measures of the report that can be better.",
+        *([f"Its report does not have: {', '.join(lacking)}."] if lacking else []),
         "",
         "| measure | shipped | new | |",
         "| --- | --- | --- | --- |",
@@ -152,17 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in (weights / "config.json", run / "report.json")
         if not path.is_file()
     ]
-    if lacking:
-        print(f"worlds: '{lacking[0]}' is missing. Give the --out folder of a finished training run.", file=sys.stderr)
+    try:
+        if lacking:
+            raise ValueError(f"'{lacking[0]}' is missing. Give the --out folder of a finished training run.")
+        plan = _checked(options)
+    except ValueError as error:
+        print(f"worlds: {error}", file=sys.stderr)
         return 2
-    plan = Plan(
-        max(options.people, 1),
-        1,
-        tuple(options.steps),
-        options.long,
-        options.sampling_steps,
-        examination=options.examination,
-    )
     reports = {name: json.loads((run / "report.json").read_text(encoding="utf-8")) for name, (_, run) in runs.items()}
     found: dict[str, Any] = {"reports": reports, "character": {}, "learning": {}}
     for name, (weights, _) in runs.items():
@@ -175,6 +179,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_atomically(options.out / "worlds.md", text.encode())
     print(text, flush=True)
     return 0
+
+
+def _checked(options: argparse.Namespace) -> Plan:
+    """Everything that can be wrong is found here, before any long work."""
+    for name, least in (("people", 0), ("pictures", 1), ("workers", 1)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name} is {getattr(options, name)}, but must be at least {least}.")
+    for name in options.devices:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"--devices has '{name}', but this machine has no such device.") from error
+    people, steps = max(options.people, 1), tuple(options.steps)
+    return Plan(people, 1, steps, options.long, options.sampling_steps, examination=options.examination)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -298,6 +298,14 @@ def test_better_means_better() -> None:
 def test_an_unfinished_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert worlds.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "config.json' is missing. Give the --out folder of a finished training run." in capsys.readouterr().err
+    for path in ("model/config.json", "report.json"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("{}", encoding="utf-8")
+    wrong = {"--people -1": "at least 0", "--devices cuda:99": "no such device", "--steps 3 2": "must grow"}
+    for words, wanted in wrong.items():
+        assert worlds.main([str(tmp_path), "--out", str(tmp_path / "out"), *words.split()]) == 2
+        said = capsys.readouterr().err
+        assert wanted in said and words.split()[0].strip("-") in said and said.count("\n") == 1
 
 
 def test_a_caption_ends_at_its_end(tokenizer: Any) -> None:
