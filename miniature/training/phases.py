@@ -51,7 +51,8 @@ def wait_for_pictures(trainer: Trainer) -> None:
             pool.add(*ready)
         if time.time() - began > 300:
             raise TimeoutError(f"The workers painted {pool.count} of {enough} pictures in five minutes.")
-    trainer.log(ready=trainer.pool.count)
+    trainer.begin_now()
+    trainer.log(ready=pool.count)
 
 
 def train_judges(trainer: Trainer, judges: list[Judge]) -> None:

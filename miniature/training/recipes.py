@@ -14,8 +14,8 @@ ROW_NORM = 0.4
 class Recipe:
     """One way to train a world.
 
-    `phases` are its phases in order, with the minutes of each; of another length of the whole run, they are shares. `end` is for
-    writing and judging. A recipe with the phase `contrast` trains its text encoder there, with pictures alone, and freezes
+    `phases` are its phases in order, with the minutes of each, beside half a minute until the first pictures are there; of
+    another length of the whole run, they are shares. `end` is for writing and judging. A recipe with the phase `contrast` trains its text encoder there, with pictures alone, and freezes
     it; without one the text encoder is trained together with the UNet.
     `virtual` is the share of people who are known by a linear map of their face, `unnamed` that of the others without a name,
     and `made_up` the number of names beside the bundled ones. `longest_row` is the norm that token rows are kept below, or
@@ -51,7 +51,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         # The shipped miniature: Stable Diffusion 2's architecture, and a text encoder that only ever served its UNet.
         "joint": Recipe(
-            phases={"features": 0.77, "vae": 7.59, "judges": 2.2, "diffusion": 10.56, "end": 0.88},
+            phases={"features": 0.25, "vae": 7.59, "judges": 2.2, "diffusion": 10.56, "end": 0.88},
             virtual=0.25,
             unnamed=0.1,
             made_up=0,
@@ -59,7 +59,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         # Stable Diffusion's history: CLIP first (Radford et al., 2021), which is frozen, then the UNet on top of it.
         "contrast": Recipe(
-            phases={"features": 0.7, "vae": 6.6, "judges": 2.0, "contrast": 5.5, "diffusion": 9.2, "end": 1.0},
+            phases={"features": 0.5, "vae": 6.5, "judges": 2.0, "contrast": 5.5, "diffusion": 9.0, "end": 1.0},
             virtual=0.0,
             unnamed=0.2,
             made_up=4000,

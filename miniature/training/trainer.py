@@ -117,6 +117,10 @@ class Trainer:
         """Minutes of this run, earlier pieces of it included."""
         return self.used + (time.time() - self.started) / 60
 
+    def begin_now(self) -> None:
+        """Getting ready took its time from the whole run, not from the phase that was about to begin or to go on."""
+        self.phase_began += (time.time() - self.started) / 60
+
     def progress(self) -> float:
         """0..1 through the current phase, by the clock or by --max-steps, whichever is further."""
         end = self.recipe.ends(self.phase, self.phase_began, self.settings.minutes)
