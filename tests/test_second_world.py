@@ -192,7 +192,7 @@ def test_phases_share_the_minutes() -> None:
     assert longer.ends("contrast", 7.0, 25.0) == pytest.approx(15.0)
     with pytest.raises(ValueError, match="'contrast' is not one of this world"):
         joint.with_minutes({"contrast": 1.0})
-    assert budget("vae=5") == ("vae", 5.0)
+    assert parse(["--out", "x", "--budget", "vae=5", "end=1.5"]).budget == [("vae", 5.0), ("end", 1.5)]
     for wrong in ("vae", "vae=", "vae=-1", "vae=nan", "lunch=3"):
         with pytest.raises(argparse.ArgumentTypeError, match="is not PHASE=MINUTES"):
             budget(wrong)
