@@ -23,7 +23,7 @@ from miniature.training import pack
 from miniature.training.captions import PROMPTS
 from miniature.training.judge import build_judges
 from miniature.training.model import TOY, VOCABULARY, build, configurations, table
-from miniature.training.pool import ROW_NORM
+from miniature.training.recipes import ROW_NORM
 
 TINY = Plan(identities=2, seeds=1, steps=(1, 2), long=3, sampling_steps=2, examination=14)
 

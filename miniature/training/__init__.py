@@ -1,6 +1,6 @@
 """How the miniature's weights were made and judged.
 
-`captions`, `population` and `data` make examples; `model`, `judge` and `sampling` are the networks and what they are
-used for; `pool`, `trainer`, `phases` and `train` are the training run; `pack` writes and reads what is shipped, and `evaluation` says
-how good it is.
+`captions`, `names`, `population` and `data` make examples; `model`, `judge`, `contrast` and `sampling` are the networks and what
+they are used for; `recipes`, `pool`, `trainer`, `phases` and `train` are the training run; `pack` writes and reads what is shipped,
+and `evaluation` says how good it is.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -138,6 +139,15 @@ def posed(scene: Scene, text: str) -> Scene:
     if "weird" in words:
         scene = replace(scene, roll=scene.roll * 2.2)
     return scene
+
+
+def fixed_texts() -> tuple[str, ...]:
+    """All that captions are made of but for names: no name should have a word of them."""
+    worn = [*itertools.chain(*_HATS.values(), *_CLOTHES.values()), "sunglasses glasses headphones wearing"]
+    moods = "happy sad angry surprised neutral smiling expression expressions with"
+    people = "two people, a person and another person, an face of in front"
+    media, places = itertools.chain(*_MEDIA.values()), itertools.chain(*_PLACES.values())
+    return (*TEMPLATES, *media, *places, *_BACKDROPS, *worn, moods, people, *CLOTHING_COLOURS, *PLAIN_BACKGROUNDS)
 
 
 _ASKS: tuple[tuple[str, str, str], ...] = (

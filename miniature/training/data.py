@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import queue
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossinit_core.families import CONTEXT_LENGTH
-from crossinit_core.models.compact_folder import BOS, EOS, PAD, VOCABULARY
+from crossinit_core.models.compact_folder import BOS, EOS, PAD, VOCABULARY, load_tokenizer
 
 from ..world.identity import VECTOR_SIZE, Identity, random_identity
 from ..world.painter import paint
 from ..world.scene import ATTRIBUTES, PLACES, Scene, plain_scene, random_scene
 from .captions import caption, posed, training_caption
-from .population import COMPANION_SHARE, Example, World, load_world
+from .population import COMPANION_SHARE, UNNAMED_SHARE, Example, World, load_world
 
 HELD_OUT_SHARDS = 4
 STAND_IN = "Qxzq"
@@ -49,13 +51,20 @@ UNKNOWN_SHARE = 0.04
 class Mixture:
     """What the pool holds: `virtual` is the share of people known by vectors that a linear map gives for their face.
 
-    Names alone are 792 points. Learning a new face is a search between the points, so the encoder also sees vectors
-    there. The rest is `World.random_example`.
+    The bundled names alone are 792 points. Learning a new face is a search between the points, so the encoder also sees
+    vectors there, or `made_up` names beside them. The rest is `World.random_example`, with `unnamed` as its share of people
+    without a name.
     """
 
     seed: int = 0
     virtual: float = 0.25
     shard_size: int = 512
+    unnamed: float = UNNAMED_SHARE
+    made_up: int = 0
+
+    def world(self) -> World:
+        """Everybody who is painted under a name."""
+        return load_world(made_up=self.made_up)
 
 
 def reserved(name: str, scene: Scene) -> bool:
@@ -71,7 +80,7 @@ def random_example(world: World, names: dict[Identity, str], rng: np.random.Gene
     """One example of the mixture, people without a name included; none that is `reserved`."""
     while True:
         virtual = rng.random() < mixture.virtual
-        example = _virtual(world, rng) if virtual else world.random_example(rng)
+        example = _virtual(world, rng) if virtual else world.random_example(rng, mixture.unnamed)
         people = [names.get(who) for who in example.identities]
         if not any(name and reserved(name, example.scene) for name in people):
             return example
@@ -116,8 +125,12 @@ class Encoder:
             ids[at : at + length] = range(first, first + placeholders)
         if rng is not None and rng.random() < UNKNOWN_SHARE:
             ids.insert(int(rng.integers(len(ids) + 1)), UNKNOWN)
-        ids = [BOS, *ids[: CONTEXT_LENGTH - 2], EOS]
-        return np.array(ids + [PAD] * (CONTEXT_LENGTH - len(ids)), dtype=np.int32)
+        return self.sequence(ids)
+
+    def sequence(self, ids: Sequence[int]) -> NDArray[np.int32]:
+        """(77,): BOS, as many of the ids as fit, EOS and padding."""
+        row = [BOS, *ids[: CONTEXT_LENGTH - 2], EOS]
+        return np.array(row + [PAD] * (CONTEXT_LENGTH - len(row)), dtype=np.int32)
 
 
 Shard = dict[str, NDArray[Any]]
@@ -154,33 +167,63 @@ MOST_WAITING = 96
 """Shards that may lie in the folder unread."""
 
 
-def paint_shards(folder: Path, worker: int, workers: int, shards: int, mixture: Mixture, parent: int) -> None:
-    """Paint every `workers`-th shard into `folder`, until all are painted or the trainer is gone."""
-    from crossinit_core.models.compact_folder import load_tokenizer
+@dataclass(frozen=True)
+class Painting:
+    """What workers paint into `folder`: `shards` of a mixture. They end when process `parent` is gone.
 
-    world, encoder = load_world(), Encoder(load_tokenizer())
-    for index in range(worker, shards, workers):
-        while os.getppid() == parent and sum(1 for _ in folder.glob("*.npz")) >= MOST_WAITING:
+    With `keep`, shards stay there when they were read, so that a later run need not paint them again; then all must fit on
+    the disk.
+    """
+
+    folder: Path
+    workers: int
+    shards: int
+    mixture: Mixture
+    keep: bool = False
+    parent: int = 0
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.npz"
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "folder": str(self.folder)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Painting:
+        values = json.loads(text)
+        return cls(**{**values, "folder": Path(values["folder"]), "mixture": Mixture(**values["mixture"])})
+
+
+def paint_shards(order: Painting, worker: int) -> None:
+    """Paint every `order.workers`-th shard that is not there, until all are painted or the trainer is gone."""
+    left = [index for index in range(worker, order.shards, order.workers) if not order.path(index).exists()]
+    if not left:
+        return
+    world, encoder = order.mixture.world(), Encoder(load_tokenizer())
+    most = order.shards if order.keep else MOST_WAITING
+    for index in left:
+        while os.getppid() == order.parent and sum(1 for _ in order.folder.glob("*.npz")) >= most:
             time.sleep(0.5)
-        if os.getppid() != parent:
+        if os.getppid() != order.parent:
             return
-        shard = paint_shard(index, world, encoder, mixture)
-        unfinished = folder / f"{index:06d}.tmp"
+        shard = paint_shard(index, world, encoder, order.mixture)
+        unfinished = order.path(index).with_suffix(".tmp")
         with unfinished.open("wb") as file:
             np.savez(file, **shard)  # type: ignore[arg-type]
-        unfinished.rename(folder / f"{index:06d}.npz")
+        unfinished.rename(order.path(index))
 
 
 class Painters:
-    """Workers and a reading thread: `next` gives finished shards. A context manager; leaving it ends the workers."""
+    """Workers and a reading thread: `next` gives finished shards. A context manager; leaving it ends the workers.
 
-    def __init__(self, folder: Path, workers: int, shards: int, mixture: Mixture) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.iterdir():
-            left.unlink()
-        self._folder, self._queue = folder, queue.Queue[tuple[int, Shard]](maxsize=16)
-        self._closing = threading.Event()
-        settings = [folder, workers, shards, mixture.seed, mixture.virtual, mixture.shard_size, os.getpid()]
+    Kept shards of the same mixture that lie in the folder are given too; whatever else lies there is deleted.
+    """
+
+    def __init__(self, order: Painting) -> None:
+        order.folder.mkdir(parents=True, exist_ok=True)
+        self._order = replace(order, parent=os.getpid())
+        self._clear()
+        self._queue, self._closing = queue.Queue[tuple[int, Shard]](maxsize=16), threading.Event()
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -191,22 +234,36 @@ class Painters:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH", ""))))
         self._workers = [
             subprocess.Popen(
-                [sys.executable, "-m", "miniature.training.data", str(worker), *map(str, settings)],
+                [sys.executable, "-m", "miniature.training.data", str(worker), self._order.to_json()],
                 cwd=root,
                 env=environment,
             )
-            for worker in range(workers)
+            for worker in range(order.workers)
         ]
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
+    def _clear(self) -> None:
+        """Leave nothing in the folder but kept shards of this mixture."""
+        note, wanted = self._order.folder / "mixture.json", json.dumps(asdict(self._order.mixture))
+        same = self._order.keep and note.is_file() and note.read_text(encoding="utf-8") == wanted
+        for left in self._order.folder.iterdir():
+            if not same or left.suffix == ".tmp":
+                left.unlink()
+        if self._order.keep:
+            note.write_text(wanted, encoding="utf-8")
+
     def _read(self) -> None:
+        known: set[Path] = set()
         while not self._closing.is_set():
-            paths = sorted(self._folder.glob("*.npz"))
+            paths = [path for path in sorted(self._order.folder.glob("*.npz")) if path not in known]
             for path in paths:
                 with np.load(path) as file:
                     shard = {name: file[name] for name in file.files}
-                path.unlink()
+                if self._order.keep:
+                    known.add(path)
+                else:
+                    path.unlink()
                 while not self._closing.is_set():
                     try:
                         self._queue.put((int(path.stem), shard), timeout=0.5)
@@ -249,17 +306,8 @@ class Painters:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("worker", type=int)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("workers", type=int)
-    parser.add_argument("shards", type=int)
-    parser.add_argument("seed", type=int)
-    parser.add_argument("virtual", type=float)
-    parser.add_argument("shard_size", type=int)
-    parser.add_argument("parent", type=int)
+    parser.add_argument("order", type=Painting.from_json)
     given = parser.parse_args()
     if hasattr(os, "nice"):
         os.nice(10)
-    paint_shards(
-        given.folder, given.worker, given.workers, given.shards,
-        Mixture(given.seed, given.virtual, given.shard_size), given.parent,
-    )  # fmt: skip
+    paint_shards(given.order, given.worker)

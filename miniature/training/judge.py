@@ -33,7 +33,7 @@ OUTPUTS = VECTOR_SIZE + sum(map(len, ATTRIBUTES.values())) + 1
 """Identity (numbers before a sigmoid, named values as logits), attributes as logits, and the logit of a portrait."""
 
 
-class _Stage(nn.Module):
+class Stage(nn.Module):
     """Half the size, then one residual convolution."""
 
     def __init__(self, inner: int, outer: int, pool: bool) -> None:
@@ -56,7 +56,7 @@ class Judge(nn.Module):
     def __init__(self, widths: Sequence[int], pool: bool = False, hidden: int = 112) -> None:
         super().__init__()
         pairs = zip((3, *widths[:-1]), widths, strict=True)
-        self.stages = nn.ModuleList([_Stage(a, b, pool and i > 0) for i, (a, b) in enumerate(pairs)])
+        self.stages = nn.ModuleList([Stage(a, b, pool and i > 0) for i, (a, b) in enumerate(pairs)])
         self.hidden = nn.Linear(widths[-1] * 16, hidden)
         self.out = nn.Linear(hidden, OUTPUTS)
 

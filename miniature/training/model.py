@@ -37,7 +37,8 @@ SCHEDULER: dict[str, Any] = {
 @dataclass(frozen=True)
 class Sizes:
     """How large the parts are. Widths of the UNet are multiples of 64 (the width of an attention head in SD 2.x) and
-    of the first; widths of the VAE are multiples of 32 (groups of its norms) and of the first."""
+    of the first; widths of the VAE are multiples of 32 (groups of its norms) and of the first. `image` is the image encoder
+    that a text encoder may learn from, and `space` the width of what both are compared in."""
 
     unet: tuple[int, ...] = (128, 128)
     unet_layers: int = 2
@@ -47,12 +48,14 @@ class Sizes:
     text_inner: int = 320
     text_layers: int = 5
     judges: tuple[tuple[int, ...], ...] = ((20, 32, 56, 72, 88), (16, 32, 48, 72, 96))
+    image: tuple[int, ...] = (32, 64, 96, 128, 192)
+    space: int = 256
 
 
 REAL = Sizes()
 TOY = Sizes(
     unet=(64, 64), unet_layers=1, vae=(32, 32, 32, 32), width=64, text_inner=64, text_layers=2,
-    judges=((8, 8, 16, 16, 16), (8, 8, 16, 16, 24)),
+    judges=((8, 8, 16, 16, 16), (8, 8, 16, 16, 24)), image=(8, 16, 16, 32, 32), space=32,
 )  # fmt: skip
 
 

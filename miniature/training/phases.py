@@ -17,6 +17,7 @@ from torch import Tensor
 from crossinit_core.families import CONTEXT_LENGTH, TIMESTEPS
 
 from . import evaluation, pack
+from .contrast import contrastive_loss, names_told_apart
 from .data import HELD_OUT_SHARDS
 from .judge import Judge, judge_step
 from .model import (
@@ -31,21 +32,27 @@ from .model import (
     table,
     to_pixels,
 )
-from .pool import ROW_NORM
 from .sampling import Sampler
-from .trainer import UNTIL, Losses, Trainer
+from .trainer import Losses, Trainer
 
 
 def wait_for_pictures(trainer: Trainer) -> None:
-    enough = min(4096, trainer.pool.capacity)
+    """Wait for enough pictures to begin with, and a minute at most for those that an earlier command kept."""
+    pool, enough = trainer.pool, min(4096, trainer.pool.capacity)
     wanted = HELD_OUT_SHARDS * trainer.mixture.shard_size
-    deadline = time.time() + 300
-    while trainer.pool.count < enough or len(trainer.pool.held_out.get("tokens", ())) < wanted:
+    known = 0 if trainer.phase == "end" else min(trainer.known_pictures, pool.capacity)
+    began = time.time()
+    while (
+        pool.count < enough
+        or len(pool.held_out.get("tokens", ())) < wanted
+        or (pool.count < known and time.time() - began < 60)
+    ):
         if ready := trainer.painters.next(timeout=1.0):
-            trainer.pool.add(*ready)
-        if time.time() > deadline:
-            raise TimeoutError(f"The workers painted {trainer.pool.count} of {enough} pictures in five minutes.")
-    trainer.log(ready=trainer.pool.count)
+            pool.add(*ready)
+        if time.time() - began > 300:
+            raise TimeoutError(f"The workers painted {pool.count} of {enough} pictures in five minutes.")
+    trainer.begin_now()
+    trainer.log(ready=pool.count)
 
 
 def train_judges(trainer: Trainer, judges: list[Judge]) -> None:
@@ -136,14 +143,69 @@ def encode_pool(trainer: Trainer, encode: Callable[[Tensor], Tensor], most: int,
         trainer.pool.encoded = end
 
 
+def train_contrast(trainer: Trainer) -> None:
+    """The text encoder learns from pictures alone: `contrast`. Its average is what is kept, and frozen from here on."""
+    contrast = trainer.contrast
+    if contrast is None:
+        raise ValueError(f"The world '{trainer.settings.world}' has no contrast.")
+    pool, text, batch = trainer.pool, trainer.parts.text_encoder.train(), trainer.settings.contrast_batch
+    rows = table(text)
+
+    def loss_of() -> Losses:
+        chosen = pool.indices(batch)
+        # What stands behind EOS changes nothing at it.
+        ids = pool.columns["tokens"][chosen, : pool.longest].long()
+        texts = contrast.texts(encode_text(text, trainer.extra.embed(rows, ids, pool.columns["vectors"][chosen])), ids)
+        pictures = contrast.pictures(to_pixels(pool.columns["pictures"][chosen]))
+        loss = contrastive_loss(texts, pictures, contrast.scale(), ids)
+        own = (texts @ pictures.t()).argmax(1) == torch.arange(batch, device=trainer.device)
+        return {"accuracy": own.float().mean(), "scale": contrast.scale(), "loss": loss}
+
+    parameters = [*text.parameters(), *trainer.extra.parameters(), *contrast.parameters()]
+    rate, decay = trainer.settings.contrast_lr, trainer.settings.contrast_decay
+    # As in CLIP, gains and biases do not decay; neither does the scale.
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "lr": rate, "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
+    ]
+    trainer.run(loss_of, groups, ["text_encoder", "extra", "contrast"])
+    attempt(trainer, lambda: trainer.log(**names_found(trainer, trainer.averaged(), trainer.averages["extra"].module)))
+
+
+def names_found(trainer: Trainer, parts: Parts, extra: Any) -> dict[str, Any]:
+    """How well names find their portraits, bundled and made-up ones apart."""
+    contrast: Any = trainer.averages["contrast"].module
+    rows = table(parts.text_encoder)
+
+    def embed(ids: Tensor) -> Tensor:
+        return extra.embed(rows, ids, torch.empty(0))
+
+    bundled = trainer.world.people
+    groups = {
+        "bundled names": list(bundled.items()),
+        "made-up names": [(name, who) for name, who in trainer.everybody.people.items() if name not in bundled],
+    }
+    most = 8 if trainer.settings.toy else 512
+    return {
+        name: names_told_apart(contrast, parts.text_encoder, embed, trainer.encoder, people[:most])
+        for name, people in groups.items()
+        if people
+    }
+
+
 def train_diffusion(trainer: Trainer) -> None:
-    """Epsilon prediction (Ho et al., 2020) with 10 % empty prompts (Ho and Salimans, 2022)."""
-    pool, unet, text, batch = (
+    """Epsilon prediction (Ho et al., 2020) with 10 % empty prompts (Ho and Salimans, 2022).
+
+    A text encoder that was trained by contrast stays as it is; another one learns here.
+    """
+    pool, unet, batch, frozen = (
         trainer.pool,
         trainer.parts.unet.train(),
-        trainer.parts.text_encoder.train(),
         trainer.settings.batch,
+        trainer.recipe.contrast,
     )
+    text: Any = trainer.averages["text_encoder"].module if frozen else trainer.parts.text_encoder.train()
+    extra: Any = trainer.averages["extra"].module if frozen else trainer.extra
     vae: Any = trainer.averages["vae"].module
     encoder = torch.compile(vae.encoder, dynamic=False) if trainer.settings.compile else vae.encoder
     rows = table(text)
@@ -168,14 +230,11 @@ def train_diffusion(trainer: Trainer) -> None:
         ids = torch.where(torch.rand(batch, 1, device=trainer.device) < 0.1, empty, ids)
         noise, a = torch.randn_like(latents), abar[timesteps][:, None, None, None]
         noisy = a.sqrt() * latents + (1 - a).sqrt() * noise
-        context = encode_text(text, trainer.virtual.embed(rows, ids, pool.columns["vectors"][chosen]))
+        with torch.set_grad_enabled(not frozen):
+            context = encode_text(text, extra.embed(rows, ids, pool.columns["vectors"][chosen]))
         predicted = unet(noisy, timesteps, encoder_hidden_states=context).sample.float()
         errors = (predicted - noise).square().mean((1, 2, 3))
         return {"mse": errors.mean(), "loss": (errors * min_snr_weights(timesteps, abar)).mean()}
-
-    def keep_rows_short() -> None:
-        with torch.no_grad():
-            rows.renorm_(2, 0, ROW_NORM)
 
     grids = [0.0]
 
@@ -187,14 +246,17 @@ def train_diffusion(trainer: Trainer) -> None:
             attempt(trainer, lambda: save_unseen_grid(trainer, name))
             attempt(trainer, lambda: keep_so_far(trainer))
 
-    others = [parameter for parameter in text.parameters() if parameter is not rows]
     rate = trainer.settings.lr
-    groups = [
-        {"params": list(unet.parameters()), "lr": rate, "weight_decay": 0.01},
+    groups = [{"params": list(unet.parameters()), "lr": rate, "weight_decay": 0.01}]
+    if frozen:
+        trainer.run(loss_of, groups, ["unet"], every=every)
+        return
+    others = [parameter for parameter in text.parameters() if parameter is not rows]
+    groups += [
         {"params": others, "lr": rate, "weight_decay": 0.01},
-        {"params": [rows, *trainer.virtual.parameters()], "lr": rate, "weight_decay": 0.0},
+        {"params": [rows, *trainer.extra.parameters()], "lr": rate, "weight_decay": 0.0},
     ]
-    trainer.run(loss_of, groups, ["unet", "text_encoder", "virtual"], keep_rows_short, every)
+    trainer.run(loss_of, groups, ["unet", "text_encoder", "extra"], trainer.shorten_rows, every)
 
 
 def keep_so_far(trainer: Trainer) -> None:
@@ -209,8 +271,8 @@ def save_unseen_grid(trainer: Trainer, name: str) -> None:
 
 def export(trainer: Trainer, folder: Path) -> dict[str, int]:
     """Write the averaged weights as they are; gives the sizes of the files."""
-    virtual: Any = trainer.averages["virtual"].module
-    leave_out = ("out", "started", "start", "resume")
+    extra: Any = trainer.averages["extra"].module
+    leave_out = ("out", "started", "start", "resume", "time_limit")
     return pack.export(
         folder,
         trainer.averaged(),
@@ -218,11 +280,12 @@ def export(trainer: Trainer, folder: Path) -> dict[str, int]:
         configs=trainer.configs,
         judge_widths=trainer.sizes.judges,
         used=trainer.seen | trainer.pool.seen,
-        other_row=virtual.unknown * (ROW_NORM / virtual.unknown.norm().clamp(min=ROW_NORM)),
+        other_row=extra.other(),
         training={
             **{name: value for name, value in vars(trainer.settings).items() if name not in leave_out},
             "sizes": asdict(trainer.sizes),
-            "phases": UNTIL,
+            "phases": dict(trainer.recipe.phases),
+            "mixture": asdict(trainer.mixture),
             "used minutes": round(trainer.elapsed(), 2),
         },
     )
@@ -233,7 +296,7 @@ def write_and_judge(trainer: Trainer) -> None:
     folder = trainer.out / "model"
     sizes = export(trainer, folder)
     trainer.log(sizes=sizes, total=sum(sizes.values()), rows=int((trainer.seen | trainer.pool.seen).sum()))
-    virtual: Any = trainer.averages["virtual"].module
+    extra: Any = trainer.averages["extra"].module
     shipped = pack.load(folder)
     for module in shipped.modules().values():
         module.to(trainer.device)
@@ -245,9 +308,12 @@ def write_and_judge(trainer: Trainer) -> None:
     rows = table(shipped.text_encoder)
 
     def embed(ids: Tensor, faces: Tensor) -> Tensor:
-        return virtual.embed(rows, ids, faces)
+        return extra.embed(rows, ids, faces)
 
-    found = evaluation.evaluate(sampler, judges, trainer.world, trainer.pool.held_out, embed, people)
+    virtual = embed if trainer.mixture.virtual else None
+    found = evaluation.evaluate(sampler, judges, trainer.world, trainer.pool.held_out, virtual, people)
+    if trainer.contrast is not None:
+        found["names told apart by the image encoder"] = names_found(trainer, shipped, extra)
     text = json.dumps(found, indent=1, default=float)
     (trainer.out / "report.json").write_text(text + "\n", encoding="utf-8")
     print(text, flush=True)

@@ -1,4 +1,4 @@
-"""The examples that a run trains on, on its device, and the people without names among them."""
+"""The examples that a run trains on, on its device, and the token rows that no word of the table has."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossinit_core.families import CONTEXT_LENGTH
+from crossinit_core.models.compact_folder import EOS
 
 from ..world.identity import VECTOR_SIZE
 from ..world.scene import ATTRIBUTES
 from .data import FIRST_PLACEHOLDER, HELD_OUT_SHARDS, UNKNOWN, Painters, Shard
-
-ROW_NORM = 0.4
-"""Token rows are kept at most this long: the mean length in the text encoders of Stable Diffusion."""
 
 
 class Pool:
     """All examples on the device, in the order in which they came, and the held-out ones apart.
 
     pictures (capacity, 128, 128, 3) uint8 and so on as in `paint_shard`; moments (capacity, 8, 16, 16) float16, mean
-    and deviation of the scaled posterior, of the first `encoded` examples.
+    and deviation of the scaled posterior, of the first `encoded` examples. `longest` is the most tokens that a caption has,
+    BOS and EOS included.
     """
 
     def __init__(self, capacity: int, device: torch.device, latent_size: int = 16) -> None:
@@ -35,6 +34,7 @@ class Pool:
         self.moments = torch.empty(capacity, 8, latent_size, latent_size, dtype=torch.float16, device=device)
         self.held_out: dict[str, Tensor] = {}
         self.seen = torch.zeros(FIRST_PLACEHOLDER, dtype=torch.bool)
+        self.longest = 1
         self._device = device
         self._strangers: Tensor | None = None
 
@@ -51,6 +51,7 @@ class Pool:
             self.columns[name][self.count : self.count + taken].copy_(torch.from_numpy(values[:taken]))
         ids = torch.from_numpy(shard["tokens"][:taken]).long().flatten()
         self.seen[ids[ids < FIRST_PLACEHOLDER]] = True
+        self.longest = max(self.longest, 1 + int((shard["tokens"][:taken] == EOS).argmax(1).max(initial=0)))
         self.count += taken
         self._strangers = None
 
@@ -75,24 +76,42 @@ class Pool:
         return chosen
 
 
-class VirtualPeople(nn.Module):
-    """Token rows for people without a name: a linear map from a face to its 1, 2 or 3 placeholders. Not shipped."""
+class ExtraRows(nn.Module):
+    """Token rows that are not in the table: of a word that means nothing, whose row becomes that of all words that no
+    caption uses, and of people without a name, by a linear map from a face to its 1, 2 or 3 placeholders. The map is not
+    shipped.
 
-    def __init__(self, width: int, mean: Tensor) -> None:
+    mean (`VECTOR_SIZE`,) is the mean face, or None if there is no map. No row is longer than `longest`.
+    """
+
+    def __init__(self, width: int, mean: Tensor | None, longest: float | None) -> None:
         super().__init__()
-        self.slots = UNKNOWN - FIRST_PLACEHOLDER
-        self.map = nn.Linear(len(mean), self.slots * width)
-        self.unknown = nn.Parameter(0.02 * torch.randn(width))
-        self.mean: Tensor
+        self.slots, self.longest = UNKNOWN - FIRST_PLACEHOLDER, longest
+        self.map: nn.Linear | None = None
+        self.mean: Tensor | None
         self.register_buffer("mean", mean)
-        nn.init.normal_(self.map.weight, std=0.008)
-        nn.init.zeros_(self.map.bias)
+        if mean is not None:
+            self.map = nn.Linear(len(mean), self.slots * width)
+        self.unknown = nn.Parameter(0.02 * torch.randn(width))
+        if self.map is not None:
+            nn.init.normal_(self.map.weight, std=0.008)
+            nn.init.zeros_(self.map.bias)
+
+    def other(self) -> Tensor:
+        """(d,): the row of the word that means nothing."""
+        return self._short(self.unknown)
 
     def embed(self, rows: Tensor, ids: Tensor, faces: Tensor) -> Tensor:
-        """(B, 77, d) embeddings of (B, 77) ids, of which those above the table (V, d) are placeholders."""
+        """(B, L, d) embeddings of (B, L) ids, of which those above the table (V, d) are extra rows."""
+        known, is_extra = F.embedding(ids.clamp(max=len(rows) - 1), rows), (ids >= FIRST_PLACEHOLDER)[..., None]
+        if self.map is None or self.mean is None:
+            return torch.where(is_extra, self.other(), known)
         own = self.map(faces.float() - self.mean).view(len(ids), self.slots, -1).float()
-        extra = torch.cat([own, self.unknown.expand(len(ids), 1, -1)], 1)
-        extra = extra * (ROW_NORM / extra.norm(dim=-1, keepdim=True).clamp(min=ROW_NORM))
+        extra = self._short(torch.cat([own, self.unknown.expand(len(ids), 1, -1)], 1))
         slot = (ids - FIRST_PLACEHOLDER).clamp(min=0)[..., None].expand(-1, -1, rows.shape[1])
-        known = F.embedding(ids.clamp(max=len(rows) - 1), rows)
-        return torch.where((ids >= FIRST_PLACEHOLDER)[..., None], extra.gather(1, slot), known)
+        return torch.where(is_extra, extra.gather(1, slot), known)
+
+    def _short(self, rows: Tensor) -> Tensor:
+        if self.longest is None:
+            return rows
+        return rows * (self.longest / rows.norm(dim=-1, keepdim=True).clamp(min=self.longest))
