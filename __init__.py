@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-if sys.version_info < (3, 11):  # noqa: UP036
-    # ComfyUI itself still runs on 3.10, and would log a syntax error of ours.
+if sys.version_info < (3, 10):  # noqa: UP036
+    # The oldest that ComfyUI allows. A fork of it that runs on an older one would log a syntax error of ours.
     raise ImportError(
-        f"CrossInit needs Python 3.11 or newer, but this ComfyUI runs on {sys.version.split()[0]}. "
+        f"CrossInit needs Python 3.10 or newer, but this ComfyUI runs on {sys.version.split()[0]}. "
         "Install ComfyUI anew with a newer Python; its portable build has one."
     )
 

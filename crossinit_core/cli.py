@@ -31,6 +31,7 @@ from .commands.arguments import Parser, chosen_device, format_name, formats_help
 from .commands.published_flags import refuse_published_flags
 from .commands.sampling import SIZES, PlacedPrompt, Sampling, check_everybody_is_placed, sample
 from .commands.signals import Screen, Terminated, leave_closed_output, signals_stop
+from .errors import notes_on
 from .families import BASE_NAMES, base_of_widths, describe_widths, encoder_names, shown_widths
 from .files import check_can_write
 from .initialization import START_STATES, StartStates, cross_initialize, cross_initialize_words
@@ -126,7 +127,7 @@ def train(options: argparse.Namespace) -> None:
                 metadata=facts,
             )
     except KeyboardInterrupt as stop:
-        if bar.n and getattr(stop, "__notes__", None):  # nothing is promised if no resume file could be written
+        if bar.n and notes_on(stop):  # nothing is promised if no resume file could be written
             Screen().say(f"After step {bar.n} of {settings.steps}: the same command continues from here.")
         raise
     home = os.path.expanduser("~")  # noqa: PTH111 - unlike Path.home, it never raises

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
+import re
 from importlib import metadata
 from pathlib import Path
 
 NAME = "crossinit"
+
+# Python 3.10 has no TOML parser, and ComfyUI brings none. Two lines of a file of our own need none.
+_PROJECT = re.compile(r"^\[project\][ \t]*(?:#.*?)?$(.*?)(?=^\[|\Z)", re.MULTILINE | re.DOTALL)
+_FACT = re.compile(r"""^(name|version)\s*=\s*(["'])(.*?)\2""", re.MULTILINE)
 
 
 def read_version(root: Path) -> str:
@@ -17,11 +21,12 @@ def read_version(root: Path) -> str:
     neither, in another program for instance, is of an unknown version.
     """
     try:
-        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        if project["name"] == NAME:
-            return str(project["version"])
-    except (OSError, KeyError, ValueError):  # absent, of another kind, or not TOML
-        pass
+        project = _PROJECT.search((root / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or not UTF-8
+        project = None
+    facts = {key: value for key, _, value in _FACT.findall(project[1])} if project else {}
+    if facts.get("name") == NAME and "version" in facts:
+        return str(facts["version"])
     try:
         return metadata.version(NAME)
     except metadata.PackageNotFoundError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..crossinit_core.errors import Subject
+from ..crossinit_core.errors import Subject, add_note, notes_on
 from .host.page import harmless, send_event, show_text
 from .host.progress import Cancelled
 from .sockets import check_wires
@@ -67,7 +67,7 @@ def _execute(plain: Callable[..., Any]) -> Callable[..., Any]:
             if told is error:
                 raise
             for note in notes_of(error):
-                told.add_note(note)
+                add_note(told, note)
             raise told.with_traceback(error.__traceback__) from None
 
     return execute
@@ -115,9 +115,7 @@ def _sentence(error: Exception, noted: list[str]) -> str:
 
 def notes_of(error: BaseException) -> list[str]:
     """What the core noted on an error: where the next run goes on."""
-    return [
-        _cut(harmless(note), _LONGEST // 2) for note in getattr(error, "__notes__", ()) if note.startswith("Stopped")
-    ]
+    return [_cut(harmless(note), _LONGEST // 2) for note in notes_on(error) if note.startswith("Stopped")]
 
 
 def _cut(text: str, longest: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from torch import Tensor
 
@@ -20,7 +20,9 @@ def provenance(
     """Metadata as strings: `modelspec.*` as other tools read it, `crossinit.*` for what only we know."""
     learned, widths = state.vectors.float().cpu(), backbone.widths
     return {
-        **metadata.modelspec(settings.resolution or backbone.resolution, backbone.prediction_type, datetime.now(UTC)),
+        **metadata.modelspec(
+            settings.resolution or backbone.resolution, backbone.prediction_type, datetime.now(timezone.utc)
+        ),
         metadata.VERSION: __version__,
         metadata.BASE: backbone.base,
         metadata.CHECKPOINT: backbone.checkpoint,

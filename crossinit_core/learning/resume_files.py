@@ -18,6 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..backbone import Backbone, FrozenModel
+from ..errors import add_note
 from ..files import write_atomically
 from ..text import quoted
 from .batches import RewindableBatches
@@ -115,7 +116,7 @@ class ResumeFile:
         if state.step == self.step and not self._problem:
             note = f"Stopped after step {state.step}; the next run with the same inputs continues from {self._folder}"
             log.info("%s", note)
-            error.add_note(note)
+            add_note(error, note)
         else:
             kept = f"goes on from step {self.step}" if self._is_there() else "starts anew"
             self._tell(

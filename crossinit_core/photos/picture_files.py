@@ -220,7 +220,7 @@ def _deep_grey(photo: Image.Image, raw_mode: str, tags: dict[int, Any]) -> NDArr
         if low < 0 or high > white:
             raise _RefusedError(f"holds {low:.0f} to {high:.0f}, where white is {white:.0f}. {_SAVE_AS_8_BIT}")
     _refuse_dark(high, white)
-    grey = (values.astype(np.float32) / np.float32(white))[..., None]
+    grey = (values.astype(np.float32) / white)[..., None]
     return 1 - grey if tags and _first(tags, 262, 1) == 0 else grey
 
 
