@@ -7,8 +7,9 @@
     python3 run.py bench     list the benchmarks
     python3 run.py setup     only prepare, so that the others later need no network
 
-Needs Python 3.11 or newer and nothing else. The first run makes .venv/ and .host/ beside this file
-(about 15 GB with downloads). Each command explains itself: python3 run.py demo --help
+Needs Python 3.11 or newer and nothing else; the nodes themselves run on 3.10 as well. The first run
+makes .venv/ and .host/ beside this file (about 15 GB with downloads). Each command explains itself:
+python3 run.py demo --help
 """
 
 import os
@@ -18,7 +19,8 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(
         "run.py needs Python 3.11 or newer, but this is Python %d.%d (%s).\n"  # noqa: UP031
-        "Start it with a newer one, for instance: python3.12 run.py\n"
+        "The nodes themselves run in any ComfyUI with Python 3.10 or newer. "
+        "Start run.py with a newer one, for instance: python3.12 run.py\n"
         "Python can be had from https://www.python.org/downloads/."
         % (sys.version_info[0], sys.version_info[1], sys.executable)
     )

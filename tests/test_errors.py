@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +14,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from crossinit_core.errors import InputError, Subject
+from crossinit_core.errors import InputError, Subject, add_note, notes_on
 
 CORE = Path(__file__).resolve().parents[1] / "crossinit_core"
 OF_A_HOST = re.compile(
@@ -192,3 +193,14 @@ def test_an_error_of_another_kind_keeps_its_kind(pack: ModuleType) -> None:
     error = pack.nodes.errors._without_markup(torch.OutOfMemoryError("<b>no memory"))
     assert isinstance(error, torch.OutOfMemoryError) and str(error) == "\u2039b\u203ano memory"
     assert "<" not in str(pack.nodes.errors._without_markup(KeyError("<b>")))
+
+
+def test_notes_on_an_error_keep_their_order() -> None:
+    """Python's own are among them, and Python shows ours: both are in `__notes__`, which 3.10 has no method for."""
+    error = KeyboardInterrupt()
+    assert notes_on(error) == ()
+    add_note(error, "one")
+    error.add_note("two")
+    add_note(error, "three")
+    assert notes_on(error) == ("one", "two", "three")
+    assert "one\ntwo\nthree" in "".join(traceback.format_exception(error))

@@ -59,6 +59,9 @@ def test_pyproject_is_the_one_source_of_the_version(parsed: Any, tmp_path: Path)
     text = PYPROJECT.read_text(encoding="utf-8").replace(f'"{parsed.project.version}"', '"9.8.7"')
     (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
     assert read_version(tmp_path) == "9.8.7"
+    other = "[tool.x]\nversion = '1'\n\n[project] # ours\nversion = '9.8.6' # new\nname = 'crossinit'\n"
+    (tmp_path / "pyproject.toml").write_text(other, encoding="utf-8")
+    assert read_version(tmp_path) == "9.8.6"
 
 
 @pytest.mark.parametrize(
