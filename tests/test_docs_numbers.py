@@ -105,8 +105,19 @@ def test_the_readmes_times_and_memory_were_measured() -> None:
     memory = re.search(r"about (\d+) GiB of free video memory with SD 2\.1, ([\d.]+) with SDXL", text)
     assert memory
     reached = min(run["peak_gib"] for run in _measured("memory.json"))
-    for said, least in zip(memory.groups(), (reached, _measured("sdxl/ours.json")["modes"]["low memory"]["peak_gib"])):
+    for said, least in zip(
+        memory.groups(), (reached, _measured("sdxl/ours.json")["modes"]["low memory"]["peak_gib"]), strict=True
+    ):
         assert least <= float(said) <= least + 0.5
+
+
+@pytest.mark.parametrize("page", ["web/docs/CrossInitLearn.md", "web/docs/CrossInitLearn/zh.md"])
+def test_the_help_pages_least_memory_was_measured(page: str) -> None:
+    """What *memory* low takes, at most a quarter of a GiB more or less."""
+    (row,) = [line for line in _text(page).splitlines() if line.startswith("|") and "*low*" in line]
+    said = [float(number) for number in re.findall(r"([\d.]+) GiB", row)]
+    measured = [_measured(name)["modes"]["low memory"]["peak_gib"] for name in ("ours.json", "sdxl/ours.json")]
+    assert said == pytest.approx(measured, abs=0.25)
 
 
 def test_memory_of_other_sizes_was_measured() -> None:
