@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from devtools.docs import locales
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
+DOCS = REPOSITORY / "docs"
+INDEX = DOCS / "README.md"
 LEARN = REPOSITORY / "web" / "docs" / "CrossInitLearn.md"
 LEARN_IN_CHINESE = LEARN.with_suffix("") / "zh.md"
 PAGES = sorted(
@@ -34,7 +37,7 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", [README, LEARN, LEARN_IN_CHINESE], ids=_name)
+@pytest.mark.parametrize("page", [DOCS / "what-to-expect.md", LEARN, LEARN_IN_CHINESE], ids=_name)
 @pytest.mark.parametrize("preset", presets_of("sdxl"))
 def test_the_table_of_presets_is_right(page: Path, preset: str) -> None:
     """Steps and learning rate of both columns; and what all of a family's presets have in common."""
@@ -82,24 +85,57 @@ def _parts(text: str) -> Iterator[str]:
             yield block
 
 
-@pytest.mark.parametrize("page", [README, REPOSITORY / "docs" / "checkpoints.md"], ids=_name)
+@pytest.mark.parametrize("page", [DOCS / "install.md", DOCS / "checkpoints.md"], ids=_name)
 def test_sdxl_stands_beside_the_others(page: Path) -> None:
-    """With its size, its well-known children, what is refused, and that no real checkpoint was run."""
+    """With its size, its file, and what of its distilled models."""
     text = _text(page)
     assert re.search(r"\| SDXL \|.*1024 px", text)
-    for word in (
-        "sd_xl_base_1.0",
-        "Juggernaut",
-        "RealVisXL",
-        "Pony",
-        "Illustrious",
-        "NoobAI",
-        "refiner",
-        "Turbo",
-        "quantized",
-    ):
+    assert "sd_xl_base_1.0" in text
+    assert "Turbo" in text
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "checkpoints.md"], ids=_name)
+def test_it_says_which_checkpoints_learn(page: Path) -> None:
+    """SDXL's well-known children, what is refused, and that no real checkpoint was run."""
+    text = _text(page)
+    for word in ("Juggernaut", "RealVisXL", "Pony", "Illustrious", "NoobAI", "refiner", "unCLIP", "quantized"):
         assert word in text, word
-    assert re.search(r"real checkpoint", text)
+    assert "real checkpoint" in text
+
+
+def test_the_first_screen_shows_both_ways_to_start() -> None:
+    """For whom, a picture, a ComfyUI that is there, and nothing at all, before anything else and in one look."""
+    lines = _text(README).splitlines()
+    assert len(lines) < 100
+    screen = "\n".join(lines[:50])
+    order = (
+        "embedding",
+        "textual inversion",
+        "For whom",
+        "<img src=",
+        "Two ways to start",
+        "git clone",
+        "\npython3 run.py demo",
+    )
+    places = [screen.find(word) for word in order]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert places[-1] < screen.index("## In short")
+
+
+def test_the_index_leads_to_every_page() -> None:
+    pages = {path.name for path in DOCS.glob("*.md")} - {INDEX.name}
+    assert pages == set(re.findall(r"^\| \[[^\]]+\]\(([\w-]+\.md)\) \|", _text(INDEX), flags=re.MULTILINE))
+    assert "(docs/README.md)" in _text(README)
+
+
+def test_the_pages_list_every_node_and_workflow() -> None:
+    """The page of nodes has each by the name that the page of ComfyUI shows, and that of workflows each file."""
+    names = json.loads(_text(locales.ENGLISH))
+    shown = {node["display_name"].removesuffix(" (train)") for node in names.values()}
+    assert shown == set(re.findall(r"^\| \*\*(.+?)\*\* \|", _text(DOCS / "nodes.md"), flags=re.MULTILINE))
+    files = {path.name for path in (REPOSITORY / "workflows").glob("*.json")}
+    assert files == set(re.findall(r"\(\.\./workflows/(.+?\.json)\)", _text(DOCS / "workflows.md")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -1,0 +1,240 @@
+"""Numbers in the README and in `docs`: each is what was measured, or what the code says."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crossinit_core import load_celebrity_names
+from crossinit_core.learning.settings import presets_of
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
+PERFORMANCE = DOCS / "measurements" / "performance"
+
+
+def _text(name: str) -> str:
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def _measured(name: str) -> Any:
+    return json.loads((PERFORMANCE / name).read_text(encoding="utf-8"))
+
+
+def _rows(text: str) -> dict[str, list[str]]:
+    """Of all tables: the first cell without its stars -> the other cells."""
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return {first.replace("*", ""): rest for first, *rest in cells}
+
+
+def _rounded(said: str, measured: float) -> bool:
+    """Whether a number as it is written, `12.6 s`, is the measured one, rounded to as many places."""
+    number = re.match(r"[\d.,]+", said)
+    assert number, said
+    digits = number.group().replace(",", "")
+    _, _, places = digits.partition(".")
+    return abs(float(digits) - measured) <= 0.5 * 10.0 ** -len(places) + 1e-9
+
+
+EXPECT = _rows(_text("docs/what-to-expect.md"))
+SD2 = {
+    "published recipe": "published",
+    "Learn Face": "full preset",
+    "Learn Face, memory low": "low memory, fast preset",
+}
+SDXL = {
+    "published recipe, 768 px": "published",
+    "Learn Face, 768 px": "full preset",
+    "Learn Face, 768 px, memory low": "low memory",
+    "Learn Face, 768 px, without Triton": "without Triton",
+    "published recipe, 1024 px": "published, 1024 px",
+    "Learn Face, 1024 px": "1024 px",
+    "Learn Face, 1024 px, memory low": "1024 px, low memory",
+}
+
+
+@pytest.mark.parametrize("row", SDXL)
+def test_sdxls_times_and_memory_were_measured(row: str) -> None:
+    name = SDXL[row]
+    ours, published = _measured("sdxl/ours.json"), _measured("sdxl/published.json")
+    run = published.get(name) or ours["modes"][name]
+    step, whole, peak = EXPECT[row]
+    # The presets' own row tells of the whole run; a step is that of the short runs, which the profile agrees with.
+    short = ours["modes"]["default, 10 steps"] if name == "full preset" else run
+    assert _rounded(step, short["ms_a_step"])
+    assert _rounded(peak, run["peak_gib"])
+    seconds = run.get("seconds_400") or (run["seconds"] if run.get("steps") == 400 else None)
+    assert _rounded(whole, seconds) if seconds else not whole
+
+
+@pytest.mark.parametrize("row", [*SD2, "Learn Face without Triton, as on Windows"])
+def test_sd2s_times_and_memory_were_measured(row: str) -> None:
+    name = SD2.get(row, "without Triton, fast preset")
+    modes, published = _measured("ours.json")["modes"], _measured("published.json")
+    run = published.get(name) or modes[name]
+    step, fast, full, peak = EXPECT[row]
+    short = modes["default, 10 steps"] if name == "full preset" else run
+    assert _rounded(step, short["ms_a_step"])
+    assert _rounded(peak, run["peak_gib"])
+    if row == "Learn Face":
+        first, again = (modes[preset]["seconds"] for preset in ("fast preset again", "fast preset"))
+        least, most = fast.removesuffix(" s").split(" to ")
+        assert _rounded(least, first)
+        assert _rounded(most, again)
+    else:
+        assert _rounded(fast, run.get("seconds_25") or run["seconds"])
+    seconds = run.get("seconds_320") or (run["seconds"] if run.get("steps") == 320 else None)
+    assert _rounded(full, seconds) if seconds else not full
+
+
+def test_the_readmes_times_and_memory_were_measured() -> None:
+    """Seconds of both full runs; the least memory, at most half a GiB more than what was reached."""
+    text = " ".join(_text("README.md").split())
+    times = re.search(r"on an H200 (\d+) seconds for SD 2\.1's full run and (\d+) for SDXL's", text)
+    assert times
+    for said, file in zip(times.groups(), ("ours.json", "sdxl/ours.json"), strict=True):
+        assert _rounded(said, _measured(file)["modes"]["full preset"]["seconds"])
+    memory = re.search(r"about (\d+) GiB of free video memory with SD 2\.1, ([\d.]+) with SDXL", text)
+    assert memory
+    reached = min(run["peak_gib"] for run in _measured("memory.json"))
+    for said, least in zip(
+        memory.groups(), (reached, _measured("sdxl/ours.json")["modes"]["low memory"]["peak_gib"]), strict=True
+    ):
+        assert least <= float(said) <= least + 0.5
+
+
+@pytest.mark.parametrize("page", ["web/docs/CrossInitLearn.md", "web/docs/CrossInitLearn/zh.md"])
+def test_the_help_pages_least_memory_was_measured(page: str) -> None:
+    """What *memory* low takes, at most a quarter of a GiB more or less."""
+    (row,) = [line for line in _text(page).splitlines() if line.startswith("|") and "*low*" in line]
+    said = [float(number) for number in re.findall(r"([\d.]+) GiB", row)]
+    measured = [_measured(name)["modes"]["low memory"]["peak_gib"] for name in ("ours.json", "sdxl/ours.json")]
+    assert said == pytest.approx(measured, abs=0.25)
+
+
+def test_memory_of_other_sizes_was_measured() -> None:
+    said = re.search(
+        r"768 px SD 2\.1 needs ([\d.]+) GiB, or ([\d.]+) with \*memory\* low\. With a batch of 1 and \*memory\* low it needs "
+        r"([\d.]+) GiB at 512 px\. In fp32 low memory means ([\d.]+) GiB",
+        " ".join(_text("docs/what-to-expect.md").split()),
+    )
+    assert said
+    wanted: list[dict[str, Any]] = [
+        {"batch_size": 8, "resolution": 768, "memory": "normal"},
+        {"batch_size": 8, "resolution": 768, "memory": "low"},
+        {"batch_size": 1, "memory": "low"},
+        {"batch_size": 8, "memory": "low", "precision": "float32"},
+    ]
+    runs = [{"resolution": 512, **run} for run in _measured("memory.json")]
+    for number, one in zip(said.groups(), wanted, strict=True):
+        one = {"resolution": 512, "precision": "float16", **one}
+        (peak,) = {run["peak_gib"] for run in runs if one.items() <= run.items() and not run.get("micro_batch_size")}
+        assert _rounded(number, peak)
+
+
+def test_bf16_on_sdxl_is_as_coarse_as_said() -> None:
+    """The range of the cosine of movement over all of SDXL's modes and the benchmark's own run."""
+    said = re.search(
+        r"bf16 is coarser: ([\d.]+) to ([\d.]+) with SDXL", " ".join(_text("docs/what-to-expect.md").split())
+    )
+    assert said
+    modes = [mode for name, mode in _measured("modes.json").items() if name.startswith("sdxl")]
+    reached = [mode["bf16"]["cosine_of_movement"] for mode in modes]
+    reached.append(_measured("sdxl/ours.json")["modes"]["bf16"]["cosine_of_movement"])
+    assert _rounded(said[1], min(reached))
+    assert _rounded(said[2], max(reached))
+    assert min(mode["cosine_of_movement"] for mode in modes) >= 0.9999
+
+
+CLAIMS = {
+    'the word "person", 320 (0.005)': ("plain textual inversion", "320"),
+    'the word "person", 5,000 (0.005)': ("plain textual inversion", "5,000"),
+    "celebrity mean without the encoder, 320 (0.005)": ("celebrity mean, no encoder pass", "320"),
+    "cross initialization, 25 (0.005)": ("cross initialization, names", "25"),
+    "cross initialization, 320 (0.005)": ("cross initialization, names", "320"),
+    "cross initialization, 320 (0.005), three vectors instead of two": ("cross initialization, names, K = 3", "320"),
+    "cross initialization, 320 (0.02)": ("cross initialization, names, rate 0.02", "320"),
+    "cross initialization, 320 (0.04)": ("cross initialization, names, rate 0.04", "320"),
+}
+
+
+def _claim(name: str, steps: str) -> tuple[float, float, float]:
+    """Likeness, editability and growth of the norm of one row of the page that the benchmark writes."""
+    for line in _text("docs/paper-claims.md").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[:2] == [name, steps]:
+            likeness, editability, growth = (float(cells[column].split(" ")[0]) for column in (2, 5, 9))
+            return likeness, editability, growth
+    raise AssertionError(f"{name}, {steps} steps, is not in docs/paper-claims.md")
+
+
+def test_the_short_table_of_claims_is_the_long_ones() -> None:
+    rows = {first: cells for first, cells in EXPECT.items() if re.search(r"\(0\.0\d+\)", first)}
+    assert set(rows) == set(CLAIMS)
+    for first, (likeness, editability, norm) in rows.items():
+        measured = _claim(*CLAIMS[first])
+        assert (float(likeness), float(editability)) == measured[:2]
+        assert _rounded(norm, measured[2])
+    text = " ".join(_text("docs/what-to-expect.md").split())
+    slow, fast = (_claim(f"learning rate {rate}", "25")[0] for rate in ("0.005", "0.02"))
+    assert f"a likeness of {fast:.3f} where 0.005 gave {slow:.3f}" in text
+    assert f"From *full* expect more: {_claim('cross initialization, names', '320')[0]:.3f}" in text
+
+
+def test_the_comparisons_own_numbers_are_ours() -> None:
+    """Steps, seconds and the drawn world's numbers; and what it quotes is quoted alike elsewhere."""
+    text = " ".join(_text("docs/compared.md").split())
+    steps = [preset.steps for base in ("sd2", "sdxl") for preset in presets_of(base).values()]
+    assert f"two vectors, {min(steps)} to {max(steps)} steps" in text
+    seconds = re.search(r"full run took ([\d.]+) s here on an H200, where the published recipe takes (\d+) s", text)
+    assert seconds
+    assert _rounded(seconds[1], _measured("ours.json")["modes"]["full preset"]["seconds"])
+    assert _rounded(seconds[2], _measured("published.json")["published"]["seconds_320"])
+    plain, crossed = (_claim(name, "320") for name in ("plain textual inversion", "cross initialization, names"))
+    assert f"likeness {plain[0]:.3f} against {crossed[0]:.3f}" in text
+    assert f"editability {plain[1]:.3f} against {crossed[1]:.3f}" in text
+    size = re.search(r"a file of \d+ to \d+ KB", _text("README.md"))
+    assert size and size.group() in text
+
+    rows, expect = _rows(_text("docs/compared.md")), " ".join(_text("docs/what-to-expect.md").split())
+    _, identity, prompt, _ = rows["Cross Initialization, 320 steps"]
+    assert f"an identity score of {identity} and a prompt score of {prompt}" in expect
+    # Textual Inversion has two rows, one of what it does and one of its numbers, which is the later.
+    _, identity, prompt, _ = rows["Textual Inversion"]
+    assert f"against {identity} and {prompt} for textual inversion" in expect
+    image, similar = rows["Cross Initialization from the class word"]
+    assert f"an image similarity of {image} and a text similarity of {similar}" in expect
+
+
+def test_pythons_are_those_that_are_allowed() -> None:
+    """The nodes and the library run on what pyproject.toml says, run.py on what it asks for itself."""
+    project = tomllib.loads(_text("pyproject.toml"))["project"]
+    oldest = project["requires-python"].removeprefix(">=")
+    asked = re.search(r"sys\.version_info < \((\d+), (\d+)\)", _text("run.py"))
+    assert asked
+    own = ".".join(asked.groups())
+    assert f"Python {oldest} and PyTorch" in _text("README.md")
+    assert f"With Python {own} or newer, in the folder of this repository" in _text("README.md")
+    assert f"runs on Python {oldest} or newer" in _text("docs/install.md")
+    assert f"(Python {oldest} or newer)" in _text("docs/python.md")
+    assert f"On a bare machine with Python {own} or newer" in _text("docs/without-a-checkpoint.md")
+    assert sys.version_info >= tuple(map(int, asked.groups()))
+
+
+@pytest.mark.parametrize("page", ["docs/nodes.md", "web/docs/CrossInitCelebrityNames.md"])
+def test_the_list_has_as_many_names_as_said(page: str) -> None:
+    assert f"{len(load_celebrity_names().names)} people" in _text(page)
+
+
+def test_the_miniature_is_as_small_as_said() -> None:
+    weights = sum(path.stat().st_size for path in (REPOSITORY / "miniature" / "weights").glob("model-*.safetensors"))
+    said = re.search(r"kind, (\d+) MB,", " ".join(_text("docs/without-a-checkpoint.md").split()))
+    assert said and _rounded(said[1], weights / 1e6)
