@@ -49,7 +49,7 @@ def test_a_typed_name_has_no_ending(
         nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}}).execute(person(pack, "alice"), typed).result
     )
     assert text == f"embedding:{file} person" and saved.name == file
-    assert [path.name for path in tmp_path.iterdir()] == [f"{file}.safetensors"]
+    assert {path.name for path in tmp_path.iterdir()} == {f"{file}.safetensors", f"{file}.metadata.json"}
 
 
 def test_folders_that_link_in_circles_end(
