@@ -50,7 +50,7 @@ class CrossInitSave(io.ComfyNode):
             display_name="Save Learned Token",
             category=CATEGORY,
             description=(
-                "Saves the learned person into ComfyUI's embeddings folder, a file of a few KB, and returns the text to put into "
+                "Saves the learned person into ComfyUI's embeddings folder, a small file, and returns the text to put into "
                 "a prompt."
             ),
             search_aliases=SEARCH_ALIASES,

@@ -23,6 +23,8 @@ from .thumbnails import LONGEST_URI, picture_in, thumbnail_of
 
 CONSENT = "Use it only with that person's consent, and say of each picture that it is generated."
 """The end of every description."""
+_CONSENT = CONSENT.removeprefix("U")
+_IF_A_PERSON = f"If it is the likeness of a real person: u{_CONSENT}"
 
 _TAGS = ("face", "person", "textual inversion")
 _SIZES = {"sd1": 512, "sd2": 512, "sdxl": 1024, "miniature": 128}
@@ -119,12 +121,10 @@ def _names_before(facts: Mapping[str, str]) -> tuple[str, ...]:
 def _text(token: LearnedToken, facts: Mapping[str, str]) -> str:
     given = facts.get(keys.DESCRIPTION, "").strip()
     learned = keys.STEPS in facts or keys.BLEND in facts
-    if given.endswith(CONSENT) and not learned:
+    if given.endswith(_CONSENT) and not learned:
         return given
-    if given and not given.endswith(CONSENT):
-        return (
-            f"{_short(given, _LONGEST_TEXT)} If it is the likeness of a real person: {CONSENT[0].lower()}{CONSENT[1:]}"
-        )
+    if given and not given.endswith(_CONSENT):
+        return f"{_short(given, _LONGEST_TEXT)} {_IF_A_PERSON}"
     count = f"{len(token.vectors)} vector{'s' * (len(token.vectors) > 1)} for {describe_widths(token.widths)}"
     if keys.BLEND in facts:
         what = f"A face blended of two learned ones: {_short(facts[keys.BLEND], 300)}."
@@ -135,7 +135,7 @@ def _text(token: LearnedToken, facts: Mapping[str, str]) -> str:
             f"One person's face, learned{on} with Cross Initialization{f' in {steps} steps' if steps else ''}: {count}."
         )
     else:
-        return f"An embedding of {count}. If it is the likeness of a real person: {CONSENT[0].lower()}{CONSENT[1:]}"
+        return f"An embedding of {count}. {_IF_A_PERSON}"
     return f"{what} It is the likeness of a person. {CONSENT}"
 
 
