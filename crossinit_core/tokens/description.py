@@ -60,7 +60,7 @@ def described(token: LearnedToken, author: str = "", *, picture: bool = True) ->
         keys.TITLE: token.name if not title or title in before else _short(title, _LONGEST_AUTHOR),
         keys.DESCRIPTION: _text(token, facts),
         keys.TRIGGER_PHRASE: trigger_phrase(token.name),
-        keys.USAGE_HINT: f"Write {trigger_phrase(token.name)} in a prompt: a photo of {trigger_phrase(token.name)} in a garden",
+        keys.USAGE_HINT: f"In a prompt: a photo of {trigger_phrase(token.name)} in a garden",
         keys.TAGS: _tags(facts.get(keys.TAGS, "")),
     }
     if author := check_author(author):
