@@ -41,6 +41,7 @@ from .photos.folders import Photos, read_photos
 from .precision import DTYPES, PRECISIONS, resolve_precision
 from .prompts import load_prompts
 from .text import quoted
+from .tokens.description import described
 from .tokens.layouts import FORMATS
 from .tokens.learned_token import check_token_name, suggest_token_name
 from .tokens.lineage import other_lineage
@@ -131,7 +132,7 @@ def train(options: argparse.Namespace) -> None:
             Screen().say(f"After step {bar.n} of {settings.steps}: the same command continues from here.")
         raise
     home = os.path.expanduser("~")  # noqa: PTH111 - unlike Path.home, it never raises
-    save_or_keep(result.token, out, [resume_folder.absolute(), Path(home), Path(tempfile.gettempdir())])
+    save_or_keep(described(result.token), out, [resume_folder.absolute(), Path(home), Path(tempfile.gettempdir())])
     if result.resumed_from:
         print(f"{result.resumed_from} of {settings.steps} steps came from an earlier run in {resume_folder}")
     print(f"{out}: {len(v0)} vectors, {settings.steps} steps, last loss {result.losses[-1]:.4f}")
@@ -175,7 +176,7 @@ def convert(options: argparse.Namespace) -> None:
     check_can_write(out, what="output file")
     token = load_learned_token(options.token, name=options.name)
     try:
-        save_learned_token(token, out, known.layout if known else None)
+        save_learned_token(described(token), out, known.layout if known else None)
     except OSError as error:
         raise OSError(
             f"'{quoted(out, 250)}' could not be written ({quoted(error.strerror or error)}). Make room or choose another place."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,9 +14,11 @@ from ..crossinit_core import LearnedToken, load_learned_token
 from ..crossinit_core.families import BASES, describe_widths, shown_widths
 from ..crossinit_core.files import check_can_write
 from ..crossinit_core.text import quoted
+from ..crossinit_core.tokens.description import bare, check_author, described, trigger_phrase
 from ..crossinit_core.tokens.layouts import FORMATS, Format
 from ..crossinit_core.tokens.learned_token import check_token_name, numbered
 from ..crossinit_core.tokens.saving import save_or_keep
+from ..crossinit_core.tokens.sidecars import write_beside
 from ..crossinit_core.tokens.token_files import SUFFIXES, files_of_token
 from .errors import tells_errors
 from .files import stamp
@@ -30,6 +33,11 @@ NUMBER = "add a number"
 REPLACE = "replace it"
 STOP = "stop with an error"
 
+ALL = "all"
+IN_THE_FILE = "in the file"
+NO_PICTURE = "no picture"
+NOTHING = "nothing"
+
 
 @tells_errors
 class CrossInitSave(io.ComfyNode):
@@ -42,7 +50,7 @@ class CrossInitSave(io.ComfyNode):
             display_name="Save Learned Token",
             category=CATEGORY,
             description=(
-                "Saves the learned person into ComfyUI's embeddings folder, a file of a few KB, and returns the text to put into "
+                "Saves the learned person into ComfyUI's embeddings folder, a small file, and returns the text to put into "
                 "a prompt."
             ),
             search_aliases=SEARCH_ALIASES,
@@ -79,6 +87,26 @@ class CrossInitSave(io.ComfyNode):
                         "only its own bin."
                     ),
                 ),
+                io.Combo.Input(
+                    "about",
+                    options=[ALL, IN_THE_FILE, NO_PICTURE, NOTHING],
+                    default=ALL,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What the file says of the person, for lists of models. all: a text and a small generated picture, never "
+                        "the photo, also beside the file as NAME.preview.png and NAME.metadata.json. in the file: nothing beside "
+                        "it. no picture: the text alone. nothing: only the vectors."
+                    ),
+                ),
+                io.String.Input(
+                    "author",
+                    default="",
+                    dynamic_prompts=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Who made this, for the text in the file. May be empty.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -96,8 +124,10 @@ class CrossInitSave(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None = None) -> bool:
+    def validate_inputs(cls, name: str | None = None, author: str | None = None) -> bool:
         """Refuses an impossible name or place when the graph is queued, not after half a minute of learning."""
+        if author is not None:
+            check_author(author)
         if name is not None and name.strip():
             check_token_name(name.strip())
         check_can_write(embeddings_folders()[0] / "any-name.safetensors", what="embeddings folder")
@@ -110,10 +140,18 @@ class CrossInitSave(io.ComfyNode):
         name: str,
         if_exists: str = NUMBER,
         format: str = "safetensors",
+        about: str = ALL,
+        author: str = "",
     ) -> io.NodeOutput:
         name = check_token_name(name.strip()) if name.strip() else token.name
-        saved, path = _save(token, name, if_exists, FORMATS[format])
-        text = f"embedding:{saved.name} person"
+        author = check_author(author)
+
+        def says(token: LearnedToken) -> LearnedToken:
+            return bare(token) if about == NOTHING else described(token, author, picture=about != NO_PICTURE)
+
+        saved, path = _save(token, name, if_exists, FORMATS[format], says)
+        write_beside(says(saved), path, wanted=about == ALL)
+        text = trigger_phrase(saved.name)
         said = f"Saved {path.name}.\nPrompt: {text}"  # a node of usual width shows two lines of 35 characters
         if others := _namesakes(saved.name, token):
             said += (
@@ -183,8 +221,10 @@ def kept_folder() -> Path:
     return output_folder() / "crossinit" / "tokens"
 
 
-def _save(token: LearnedToken, wanted: str, if_exists: str, chosen: Format) -> tuple[LearnedToken, Path]:
-    """The token under the name that it was saved by, and the file.
+def _save(
+    token: LearnedToken, wanted: str, if_exists: str, chosen: Format, says: Callable[[LearnedToken], LearnedToken]
+) -> tuple[LearnedToken, Path]:
+    """The token under the name that it was saved by, and the file, which holds what `says` makes of it.
 
     That is the wanted name or, with a number, the first by which no prompt finds anybody else. Another program may take a name
     between the look and the write: then the next one is tried.
@@ -200,7 +240,7 @@ def _save(token: LearnedToken, wanted: str, if_exists: str, chosen: Format) -> t
             # A file that is there holds this very token, or is to be replaced. A folder of that name stays.
             replace = (if_exists == REPLACE or there) and not path.is_dir()
             try:
-                return saved, _written(saved, path, chosen.layout, replace)
+                return saved, _written(says(saved), path, chosen.layout, replace)
             except FileExistsError:
                 others = [path]
         if if_exists == STOP:

@@ -78,7 +78,7 @@ def test_the_same_seed_reuses_its_file(live: Any, learned: Learned) -> None:
     run = watch(live, prompt)
     assert run.steps(ids["CrossInitLearn"]) == list(range(1, STEPS + 1))
     assert file_of(run.history, ids["CrossInitSave"]) == learned.file
-    assert sorted(path.name for path in live.embeddings.glob("astronaut*")) == [learned.file]
+    assert sorted(path.name for path in live.embeddings.glob("astronaut*.safetensors")) == [learned.file]
     assert torch.equal(vectors_of(live, learned.file), before)
 
 

@@ -107,6 +107,45 @@ def test_a_photo_that_is_enlarged_is_said_so(learn: Callable[..., Any], texts: l
     assert "enlarged" not in texts[-1]
 
 
+def test_a_face_gets_a_picture_of_its_own(learn: Callable[..., Any]) -> None:
+    """It is drawn after the last step, at full size, and changes neither the vectors nor torch's random numbers."""
+    without = learn(draw_picture=False)
+    random = torch.get_rng_state()
+    token = learn(sample_prompt="nobody")
+    assert torch.equal(torch.get_rng_state(), random) and torch.equal(token.vectors, without.vectors)
+    assert token.history.portrait.pixels.shape == (64, 64, 3) and token.history.portrait.step == STEPS
+    assert without.history.portrait is None and token.history.samples == ()
+
+
+def test_the_last_sample_is_the_faces_picture(
+    pack: ModuleType, learn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    latents = pack.nodes.host.sampling.PromptSampler.latents
+
+    def counted(self: Any, *inputs: Any) -> torch.Tensor:
+        drawn.append(1)
+        return latents(self, *inputs)
+
+    monkeypatch.setattr(pack.nodes.host.sampling.PromptSampler, "latents", counted)
+    history = learn(sample_every=2, sample_steps=1).history
+    assert len(drawn) == len(history.samples) == 4
+    assert (history.portrait.pixels == history.samples[-1].pixels).all()
+
+
+def test_a_picture_that_fails_costs_no_face(
+    pack: ModuleType, learn: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_much(*_: Any) -> Image.Image:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nSee the manual")
+
+    plain = learn()
+    monkeypatch.setattr(pack.nodes.learn.samples, "decoded", too_much)
+    token = learn()
+    assert torch.equal(token.vectors, plain.vectors) and token.history.portrait is None
+    assert "The token gets no picture (CUDA out of memory.)." in caplog.text
+
+
 @pytest.mark.parametrize("name", ["tiny-eps", "tiny-v"])
 def test_a_sample_is_what_ksampler_draws_with_that_token(
     pack: ModuleType, tiny_comfy: Any, tiny_models: Path, texts: list[str], name: str

@@ -9,12 +9,15 @@ import threading
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from crossinit_core.tokens.layouts import FORMATS
@@ -49,7 +52,7 @@ def test_a_typed_name_has_no_ending(
         nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}}).execute(person(pack, "alice"), typed).result
     )
     assert text == f"embedding:{file} person" and saved.name == file
-    assert [path.name for path in tmp_path.iterdir()] == [f"{file}.safetensors"]
+    assert {path.name for path in tmp_path.iterdir()} == {f"{file}.safetensors", f"{file}.metadata.json"}
 
 
 def test_folders_that_link_in_circles_end(
@@ -289,7 +292,7 @@ def test_a_format_for_sdxl_is_loaded_again(
         )
     assert torch.equal(by_file[0], by_us[0]) and torch.equal(by_file[1], by_us[1])
     assert save.execute(alice, "", format=format).result[0] == text
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len([path for path in tmp_path.iterdir() if path.suffix != ".json"]) == 1
 
 
 @pytest.mark.parametrize("format", [name for name, one in FORMATS.items() if not one.sdxl_readers])
@@ -400,7 +403,7 @@ def test_people_saved_at_once_are_all_kept(
                 there = pack.crossinit_core.load_learned_token(folder / f"{name}.safetensors").vectors
                 assert torch.equal(there, token.vectors)
         kept = 4 if if_exists == "add a number" else 1
-        assert len(list(folder.iterdir())) == kept == sum("already exists" not in name for name in said)
+        assert len(list(folder.glob("*.safetensors"))) == kept == sum("already exists" not in name for name in said)
 
 
 def test_a_file_read_in_part_is_somebody_else(
@@ -463,3 +466,41 @@ def _use_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
     extensions = folder_paths.folder_names_and_paths["embeddings"][1]
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "embeddings", ([str(folder)], extensions))
+
+
+@pytest.mark.parametrize(
+    ("about", "files", "facts"),
+    [
+        ("all", ["alice.metadata.json", "alice.preview.png", "alice.safetensors"], {"title", "thumbnail"}),
+        ("in the file", ["alice.safetensors"], {"title", "thumbnail"}),
+        ("no picture", ["alice.safetensors"], {"title"}),
+        ("nothing", ["alice.safetensors"], set()),
+    ],
+)
+def test_a_file_says_as_much_as_is_wanted(
+    pack: ModuleType,
+    nodes: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    about: str,
+    files: list[str],
+    facts: set[str],
+) -> None:
+    """Also if another amount was wanted before: what the pack wrote then goes."""
+    _use_folder(monkeypatch, tmp_path)
+    node = nodes["CrossInitSave"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    core = pack.crossinit_core.tokens
+    pixels = numpy.full((64, 64, 3), 99, numpy.uint8)
+    history = core.history.History((0.1,), (0.0, 0.1), (0.0, 1.0), portrait=core.small_pictures.Picture(1, pixels))
+    token = replace(person(pack, "x"), history=history)
+    node.execute(token, "alice")
+    node.execute(token, "alice", about=about, author="Ann Lee")
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    with safe_open(tmp_path / "alice.safetensors", framework="pt") as file:
+        written = file.metadata() or {}
+    assert {key for key in ("title", "thumbnail") if f"modelspec.{key}" in written} == facts
+    assert written.get("modelspec.author") == ("Ann Lee" if facts else None) and (facts or not written)
+
+
+def test_a_long_author_is_refused_before_learning(nodes: dict[str, Any]) -> None:
+    assert "The author 'aaa" in str(nodes["CrossInitSave"].validate_inputs(name="", author="a" * 500))

@@ -18,7 +18,7 @@ class History:
     `angles` (mean angle between v and v0 in degrees, over vectors and text encoders) have one more: entry s is that after s steps. `vocabulary_norms` are the
     101 percentiles of the norms of the token table's rows, with two text encoders 101 for each. `photos` are the first of those that were learned from.
     `previews` are what the model saw while it learned, `samples` pictures that were sampled for `sample_prompt`; both
-    are empty if they were not asked for. The first `resumed_from` steps came from a resume file, which keeps no pictures.
+    are empty if they were not asked for. `portrait` is a generated picture of the person at the end, as large as it was made. The first `resumed_from` steps came from a resume file, which keeps no pictures.
     """
 
     losses: tuple[float, ...]
@@ -31,3 +31,4 @@ class History:
     sample_prompt: str = ""
     resumed_from: int = 0
     seconds: float = 0.0
+    portrait: Picture | None = None

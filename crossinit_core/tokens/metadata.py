@@ -58,6 +58,22 @@ DISTANCE = "crossinit.distance"
 COSINE = "crossinit.cosine"
 """The cosine of the angle between v and v0."""
 
+# What other tools show of a file.
+TITLE = "modelspec.title"
+DESCRIPTION = "modelspec.description"
+AUTHOR = "modelspec.author"
+TRIGGER_PHRASE = "modelspec.trigger_phrase"
+USAGE_HINT = "modelspec.usage_hint"
+TAGS = "modelspec.tags"
+THUMBNAIL = "modelspec.thumbnail"
+"""A data URI: `data:image/webp;base64,...`."""
+ARCHITECTURE = "modelspec.architecture"
+RESOLUTION = "modelspec.resolution"
+DATE = "modelspec.date"
+HASH = "modelspec.hash_sha256"
+COVER_IMAGES = "ssmd_cover_images"
+"""A JSON list of pictures in base64, which ComfyUI's server shows (`get_model_previews` in app/model_manager.py)."""
+
 # How a token was made of other tokens.
 BLEND = "crossinit.blend"
 RESCALED = "crossinit.rescaled"
@@ -77,16 +93,16 @@ def modelspec(resolution: int, prediction_type: PredictionType, when: datetime) 
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": "crossinit",
-        "modelspec.resolution": f"{resolution}x{resolution}",
+        RESOLUTION: f"{resolution}x{resolution}",
         "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
-        "modelspec.date": when.isoformat(timespec="seconds"),
+        DATE: when.isoformat(timespec="seconds"),
     }
 
 
 def modelspec_architecture(base: str, prediction_type: PredictionType) -> dict[str, str]:
     """`modelspec.architecture` for a base that the standard has a name for, else nothing."""
     architecture = _ARCHITECTURES.get((base, prediction_type))
-    return {"modelspec.architecture": architecture} if architecture else {}
+    return {ARCHITECTURE: architecture} if architecture else {}
 
 
 def started_from_names(method: str, names: CelebrityNames) -> dict[str, str]:

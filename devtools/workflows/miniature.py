@@ -123,7 +123,7 @@ def try_it_without_downloads() -> Workflow:
                             ),
                         ],
                     ),
-                    Column(380, [Node("learn", "CrossInitLearn", 844, learning, parts, grows=True)]),
+                    Column(380, [Node("learn", "CrossInitLearn", 880, learning, parts, grows=True)]),
                 ],
             ),
             Frame(
@@ -133,7 +133,7 @@ def try_it_without_downloads() -> Workflow:
                     Column(
                         340,
                         [
-                            Node("save_token", "CrossInitSave", 230, saving, {"token": ("learn", 0)}),
+                            Node("save_token", "CrossInitSave", 290, saving, {"token": ("learn", 0)}),
                             Note(
                                 "The person is a file in *models/embeddings* now. It fits this model only.\n\nFor **real "
                                 "people**, load a Stable Diffusion checkpoint and a photo: *01-learn-a-face* is this graph "

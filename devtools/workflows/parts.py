@@ -74,11 +74,11 @@ def learn(
         "cross_init": (begin, 0),
         "mask": ("prepare", 1),
     }
-    return Node(key, "CrossInitLearn", 844, {"preset": preset, "seed": 0, "name": name}, links, title=title, grows=True)
+    return Node(key, "CrossInitLearn", 880, {"preset": preset, "seed": 0, "name": name}, links, title=title, grows=True)
 
 
 def save_token(name: str = "", token: str = "learn", key: str = "save_token", title: str = "") -> Node:
-    return Node(key, "CrossInitSave", 230, {"name": name}, {"token": (token, 0)}, title=title)
+    return Node(key, "CrossInitSave", 290, {"name": name}, {"token": (token, 0)}, title=title)
 
 
 def load_token(file: str = TOKEN_FILE, key: str = "face", title: str = "") -> Node:

@@ -64,6 +64,7 @@ class Display:
         if picture := self._samples.picture(model, step):
             self._sample = picture
             self._advance(step.step, True)
+        self._samples.draw_portrait(model, step)
 
     def stopped(self, error: BaseException) -> None:
         """After a cancel the node says where it came, and where the next run goes on. Of other errors `tells_errors` says it."""
@@ -87,6 +88,7 @@ class Display:
             previews=self._seen.pictures,
             samples=self._samples.strip.pictures,
             sample_prompt=self._samples.settings.prompt,
+            portrait=self._samples.portrait,
         )
         return replace(token, history=history)
 

@@ -82,6 +82,7 @@ def _learn(
     sample_prompt: str = SampleSettings.prompt,
     sample_steps: int = SampleSettings.steps,
     name: str = NAME,
+    draw_picture: bool = True,
     **widgets: Any,
 ) -> io.NodeOutput:
     check_prompt(sample_prompt, "sample_prompt")
@@ -89,7 +90,11 @@ def _learn(
     backbone = ComfyBackbone(model, clip, vae)
     settings = settings_of(**widgets, base=backbone.base).sized(backbone.resolution)
     samples = SamplePictures(
-        backbone, SampleSettings(sample_every, sample_prompt, sample_steps), len(cross_init.vectors), settings
+        backbone,
+        SampleSettings(sample_every, sample_prompt, sample_steps),
+        len(cross_init.vectors),
+        settings,
+        portrait=draw_picture,
     )
     display = Display(node, backbone, settings.steps, samples)
     if backbone.base == "sdxl":
