@@ -90,7 +90,7 @@ class CrossInitSave(io.ComfyNode):
                 io.Combo.Input(
                     "about",
                     options=[ALL, IN_THE_FILE, NO_PICTURE, NOTHING],
-                    default=ALL,
+                    default=IN_THE_FILE,
                     optional=True,
                     advanced=True,
                     tooltip=(
@@ -140,7 +140,7 @@ class CrossInitSave(io.ComfyNode):
         name: str,
         if_exists: str = NUMBER,
         format: str = "safetensors",
-        about: str = ALL,
+        about: str = IN_THE_FILE,
         author: str = "",
     ) -> io.NodeOutput:
         name = check_token_name(name.strip()) if name.strip() else token.name

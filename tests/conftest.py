@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
+import gc
 import importlib
 import importlib.util
 import os
@@ -33,6 +35,18 @@ NO_COMFYUI = "there is no ComfyUI at {}; set COMFYUI_PATH, or use: python3 run.p
 # Last, never first: the pack has a folder `nodes`, and so has ComfyUI a module of that name.
 if str(REPOSITORY) not in sys.path:
     sys.path.append(str(REPOSITORY))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stays_loaded() -> Iterator[None]:
+    """ComfyUI keeps models, and the C library memory: a dozen gigabytes of stand-ins by the end of a session."""
+    yield
+    host: Any = sys.modules.get("comfy.model_management")
+    if host is not None:
+        host.unload_all_models()
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
 
 
 @pytest.fixture(scope="session")
