@@ -154,6 +154,7 @@ class Graph:
             "steps": steps,
             "resolution": self.resolution,
             "resume": False,
+            "draw_picture": False,  # what is measured is learning
             **inputs,
         }
         image = torch.cat([self.photo.roll(8 * i, dims=2) for i in range(photos)])
