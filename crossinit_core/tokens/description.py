@@ -161,7 +161,7 @@ def _usual(token: LearnedToken, facts: Mapping[str, str]) -> dict[str, str]:
     if size is None:
         del usual[keys.RESOLUTION]
     if keys.PREDICTION_TYPE not in facts:
-        del usual["modelspec.prediction_type"]
+        del usual[keys.MODELSPEC_PREDICTION_TYPE]
     return usual
 
 

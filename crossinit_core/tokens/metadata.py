@@ -71,8 +71,13 @@ ARCHITECTURE = "modelspec.architecture"
 RESOLUTION = "modelspec.resolution"
 DATE = "modelspec.date"
 HASH = "modelspec.hash_sha256"
+MODELSPEC_PREDICTION_TYPE = "modelspec.prediction_type"
 COVER_IMAGES = "ssmd_cover_images"
 """A JSON list of pictures in base64, which ComfyUI's server shows (`get_model_previews` in app/model_manager.py)."""
+
+PERSON = "crossinit.token"
+"""The text of a PNG beside a token that tells whose picture it is: a digest of the vectors. Not every format keeps a token's
+picture in its file."""
 
 # How a token was made of other tokens.
 BLEND = "crossinit.blend"
@@ -94,7 +99,7 @@ def modelspec(resolution: int, prediction_type: PredictionType, when: datetime) 
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.implementation": "crossinit",
         RESOLUTION: f"{resolution}x{resolution}",
-        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else "epsilon",
+        MODELSPEC_PREDICTION_TYPE: "v" if prediction_type == "v_prediction" else "epsilon",
         DATE: when.isoformat(timespec="seconds"),
     }
 

@@ -36,8 +36,6 @@ DETAILS = ".metadata.json"
 
 _MARK = "crossinit"
 """Where a file of ours says so: the text of a PNG, a key of the JSON, which Lora-Manager keeps. The value is a digest of the rest."""
-_PERSON = "crossinit.token"
-"""The text of a PNG that tells whose picture it is: a digest of the vectors. Not every format keeps a token's picture in its file."""
 _LARGEST = 4 * 2**20
 _OTHER_PREVIEWS = tuple(
     f"{middle}{suffix}"
@@ -79,7 +77,7 @@ def _preview(token: LearnedToken, path: Path) -> bytes | None:
         return None
     text = PngImagePlugin.PngInfo()
     text.add_text(_MARK, _digest(picture.tobytes()))
-    text.add_text(_PERSON, _person(token))
+    text.add_text(keys.PERSON, _person(token))
     file = io.BytesIO()
     picture.save(file, "PNG", pnginfo=text, optimize=True)
     return file.getvalue()
@@ -136,7 +134,7 @@ def _shows(file: Path, token: LearnedToken) -> bool:
     if not file.is_file():
         return False
     with Image.open(file, formats=["PNG"]) as picture:
-        return bool(picture.info.get(_PERSON) == _person(token))
+        return bool(picture.info.get(keys.PERSON) == _person(token))
 
 
 def _person(token: LearnedToken) -> str:
