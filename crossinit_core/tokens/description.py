@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from PIL import Image
 
@@ -150,7 +150,7 @@ def _usual(token: LearnedToken, facts: Mapping[str, str]) -> dict[str, str]:
     prediction: PredictionType = "v_prediction" if facts.get(keys.PREDICTION_TYPE) == "v_prediction" else "epsilon"
     size = _SIZES.get(token.base)
     usual = {
-        **keys.modelspec(size or 0, prediction, datetime.now(UTC)),
+        **keys.modelspec(size or 0, prediction, datetime.now(timezone.utc)),
         keys.ARCHITECTURE: f"{token.base}/textual-inversion",
         **keys.modelspec_architecture(token.base, prediction),
         keys.VERSION: __version__,
