@@ -49,6 +49,15 @@ def nothing_stays_loaded() -> Iterator[None]:
         getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
 
 
+@pytest.fixture(autouse=True)
+def no_folder_is_remembered() -> Iterator[None]:
+    """ComfyUI looks again at folders that it has listed, also at those of a test that are gone."""
+    yield
+    host: Any = sys.modules.get("folder_paths")
+    if host is not None:
+        getattr(host, "filename_list_cache", {}).clear()
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The folder of traces, tiny models and published embeddings."""

@@ -189,7 +189,7 @@ def resume_files(folder: Path) -> Maker:
     metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     tensors = load(content)
     expected = resume_format.Expected(
-        "0" * 64, start.shape, settings.steps, "fp32", partial(check_optimizer, start, settings), batches.check
+        "0" * 64, start.shape, settings.steps, "fp32", partial(check_optimizer, start, settings, (768,)), batches.check
     )
     whole = resume_format.decode(content, expected)
     old = {key: value for key, value in metadata.items() if key != "checksum"}
