@@ -24,6 +24,7 @@ from ...crossinit_core.gpu.kernels import PLAIN, Kernels
 from ...crossinit_core.models.clip_text import ClipText, FrozenText, training_dtype
 from ...crossinit_core.models.fusing import checkpoint_blocks, restore
 from .fused import fuse_blocks
+from .models import SIZE_CHANNELS
 from .weights import Weights, plain_copies
 
 TEXT_MODEL = "transformer.text_model."
@@ -58,10 +59,6 @@ def text_encoders(
         with torch.inference_mode(False), torch.no_grad():
             projection = projection.to(device, dtype, copy=True)
     return FrozenText(encoders, projection)
-
-
-SIZE_CHANNELS = 256
-"""Channels of sinusoids for each of SDXL's six sizes (`SDXL.embedder` in comfy/model_base.py)."""
 
 
 class UNet:

@@ -25,6 +25,7 @@ from ...crossinit_core.families import (
     shown_widths,
     special_version,
 )
+from ...crossinit_core.models.added_conditions import SIZES
 from ...crossinit_core.models.distilled import distilled_kind, distilled_warning
 from ...crossinit_core.text import quoted
 
@@ -37,8 +38,9 @@ FAMILY = {
     "sdxl": comfy.supported_models.SDXL,
 }
 
-SIZES = 6 * 256
-"""Channels of the six sizes that SDXL's UNet gets beside the pooled output: `encode_adm` in comfy/model_base.py."""
+SIZE_CHANNELS = 256
+"""Channels of sinusoids for each of the sizes that SDXL's UNet gets beside the pooled output (`SDXL.embedder` and `encode_adm` in
+comfy/model_base.py)."""
 
 ORIGIN = "crossinit_origin"
 """The attachment of a ModelPatcher that holds its `Origin`."""
@@ -138,7 +140,7 @@ def check_model(model: Any, clip: Any) -> None:
             f"MODEL is {found} and attends to width {context}, but CLIP has width {shown_widths(widths)} "
             f"({describe_widths(widths)}). Connect MODEL and CLIP of the same checkpoint."
         )
-    if is_sdxl and inner.adm_channels != widths[-1] + SIZES:
+    if is_sdxl and inner.adm_channels != widths[-1] + SIZES * SIZE_CHANNELS:
         raise ValueError(f"MODEL {special_version(found)}. {_USE_INSTEAD}")
     _check_plain_weights(model, "diffusion_model.", "MODEL")
     for name in names:
