@@ -15,7 +15,7 @@ from crossinit_core import InversionSettings, invert
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.learning import step as step_module
 from crossinit_core.learning.batches import batches_from_photos
-from crossinit_core.learning.optimizers import AdamW, Optimizer, make_optimizer
+from crossinit_core.learning.optimizers import AdamW, Optimizer, Rate, make_optimizer
 from crossinit_core.tokens.vocabulary import mean_norms
 from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, same, stop_after
 
@@ -78,14 +78,14 @@ def test_the_published_optimizer_is_torchs_own() -> None:
 def test_an_optimizer_goes_on_after_other_steps() -> None:
     gradients = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(1))
     vectors = nn.Parameter(torch.zeros(2, 8))
-    optimizer = AdamW(vectors, learning_rate=0.1, weight_decay=0.01)
+    optimizer = AdamW(vectors, Rate(InversionSettings(learning_rate=0.1)), weight_decay=0.01)
     for number, gradient in enumerate(gradients):
         if number == 3:
             kept = vectors.detach().clone(), {key: tensor.clone() for key, tensor in optimizer.state.items()}
         vectors.grad = gradient
         optimizer.update()
     again = nn.Parameter(kept[0])
-    other = AdamW(again, learning_rate=0.1, weight_decay=0.01)
+    other = AdamW(again, Rate(InversionSettings(learning_rate=0.1)), weight_decay=0.01)
     other.restore(3, kept[1])
     for gradient in gradients[3:]:
         again.grad = gradient
@@ -120,3 +120,48 @@ def test_only_the_chosen_timesteps_are_learned_from(backbone: DiffusersBackbone)
     batches, _ = batches_from_photos(backbone, 2, replace(SETTINGS, timesteps=(500, 510), batch_size=8), PHOTO, None)
     drawn = torch.cat([next(batches).timesteps for _ in range(20)])
     assert set(drawn.tolist()) == set(range(500, 510))
+
+
+def test_a_falling_rate_is_that_of_torchs_scheduler() -> None:
+    start = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    settings = InversionSettings(steps=5, learning_rate=0.02, schedule="linear")
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizer = make_optimizer(ours, start, settings, (8,))
+    reference = torch.optim.AdamW([theirs], lr=0.02, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.LinearLR(reference, start_factor=1, end_factor=1 / 5, total_iters=4)
+    for number in range(5):
+        ours.grad = theirs.grad = torch.randn(2, 8, generator=torch.Generator().manual_seed(number))
+        optimizer.update()
+        reference.step()
+        schedule.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_a_falling_rate_turns_less_in_each_step() -> None:
+    start = torch.nn.functional.normalize(torch.randn(1, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    vectors = nn.Parameter(start.clone())
+    settings = InversionSettings(steps=4, learning_rate=0.2, method="direction", schedule="linear")
+    optimizer = make_optimizer(vectors, start, settings, (8,))
+    tangents = []
+    for number in range(1, 5):
+        before = vectors.detach().clone()
+        vectors.grad = torch.randn(1, 8, generator=torch.Generator().manual_seed(number))
+        optimizer.update()
+        tangents.append(float(torch.tan(torch.acos((before * vectors.detach()).sum()))))
+    # A step along a unit tangent t ends at (u - eta t) / |u - eta t|: the tangent of its angle is eta.
+    assert tangents == pytest.approx([0.2, 0.15, 0.1, 0.05], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["published", "direction"])
+def test_a_falling_rate_goes_on_where_it_was(
+    method: str, backbone: DiffusersBackbone, v0: Tensor, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, method=method, schedule="linear")  # type: ignore[arg-type]
+    uninterrupted = invert(backbone, v0, settings, images=PHOTO)
+    with pytest.raises(Cancel):
+        invert(backbone, v0, settings, images=PHOTO, resume_folder=tmp_path, on_step=stop_after(3))
+    resumed = invert(backbone, v0, settings, images=PHOTO, resume_folder=tmp_path)
+    assert resumed.resumed_from == 3
+    assert same(resumed, uninterrupted)
+    other = replace(settings, steps=settings.steps + 1)
+    assert invert(backbone, v0, other, images=PHOTO, resume_folder=tmp_path).resumed_from == 0

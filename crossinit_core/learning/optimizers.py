@@ -43,18 +43,32 @@ def make_optimizer(
     """The optimizer that the settings ask for. `start` (K, d) is where the vectors started, on their device; `widths` are
     those of the text encoders."""
     if settings.method == "direction":
-        return Direction(vectors, start, settings.learning_rate, settings.prior, widths)
-    return AdamW(vectors, settings.learning_rate, settings.weight_decay)
+        return Direction(vectors, start, Rate(settings), settings.prior, widths)
+    return AdamW(vectors, Rate(settings), settings.weight_decay)
+
+
+class Rate:
+    """The learning rate of each step: `settings.schedule`."""
+
+    def __init__(self, settings: InversionSettings) -> None:
+        self.first, self._steps = settings.learning_rate, settings.steps
+        self.constant = settings.schedule == "constant"
+
+    def after(self, step: Tensor) -> Tensor:
+        """() float32: the rate of the step that follows `step` steps, a () tensor; the device is not waited for."""
+        return self.first * (1 - step.float() / self._steps).clamp(min=0)
 
 
 class AdamW:
     """The published optimizer (Loshchilov and Hutter, 2019): torch's own, with betas 0.9 and 0.999 and eps 1e-8."""
 
-    def __init__(self, vectors: nn.Parameter, learning_rate: float, weight_decay: float) -> None:
+    def __init__(self, vectors: nn.Parameter, rate: Rate, weight_decay: float) -> None:
         on_gpu = vectors.device.type == "cuda"
+        self._rate = rate
+        self._falling = None if rate.constant else torch.full((), rate.first, device=vectors.device)
         self._adamw = torch.optim.AdamW(
             [vectors],
-            lr=learning_rate,
+            lr=rate.first if self._falling is None else self._falling,
             betas=(0.9, 0.999),
             eps=1e-8,
             weight_decay=weight_decay,
@@ -73,7 +87,10 @@ class AdamW:
             moment.copy_(state[key]) if state else moment.zero_()
         self.counters[0].fill_(step)
 
+    @torch.no_grad()
     def update(self) -> None:
+        if self._falling is not None:
+            self._falling.copy_(self._rate.after(self.counters[0]))
         self._adamw.step()
 
 
@@ -84,34 +101,40 @@ class Direction:
     u <- (u - eta g) / |u - eta g|. Source: Kim et al., "Directional Textual Inversion", ICLR 2026 (arXiv 2512.13672).
     """
 
-    def __init__(self, vectors: nn.Parameter, start: Tensor, rate: float, prior: float, widths: Sequence[int]) -> None:
+    def __init__(self, vectors: nn.Parameter, start: Tensor, rate: Rate, prior: float, widths: Sequence[int]) -> None:
         self.state: dict[str, Tensor] = {}
-        self.counters: tuple[Tensor, ...] = ()
+        self.counters: tuple[Tensor, ...] = () if rate.constant else (torch.zeros((), device=vectors.device),)
         self._vectors, self._rate, self._prior, self._widths = vectors, rate, prior, list(widths)
         parts = start.split(self._widths, dim=1)
         self._norms = [part.norm(dim=1, keepdim=True) for part in parts]
         self._means = [part / norm for part, norm in zip(parts, self._norms, strict=True)]
 
     def restore(self, step: int, state: dict[str, Tensor]) -> None:
-        """There is nothing to restore: all that it goes on from is the vectors."""
+        """Beside the vectors, all that it goes on from is the number of steps."""
+        for count in self.counters:
+            count.fill_(step)
 
     @torch.no_grad()
     def update(self) -> None:
         assert self._vectors.grad is not None
+        rate: Tensor | float = self._rate.first
+        for count in self.counters:
+            rate = self._rate.after(count)
+            count += 1
         parts = zip(
             *(tensor.split(self._widths, dim=1) for tensor in (self._vectors, self._vectors.grad)),
             self._norms,
             self._means,
             strict=True,
         )
-        self._vectors.copy_(torch.cat([self._moved(*part) for part in parts], dim=1))
+        self._vectors.copy_(torch.cat([self._moved(*part, rate) for part in parts], dim=1))
 
-    def _moved(self, v: Tensor, gradient: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
+    def _moved(self, v: Tensor, gradient: Tensor, norm: Tensor, mean: Tensor, rate: Tensor | float) -> Tensor:
         """The columns (K, w) of one encoder after a step."""
         u = v / v.norm(dim=1, keepdim=True)
         g = norm * gradient - self._prior * mean
         g = g - (g * u).sum(dim=1, keepdim=True) * u
-        u = u - self._rate * g / (g.norm(dim=1, keepdim=True) + 1e-8)
+        u = u - rate * g / (g.norm(dim=1, keepdim=True) + 1e-8)
         return norm * u / u.norm(dim=1, keepdim=True)
 
 

@@ -14,10 +14,12 @@ from ..prompts import SUBJECT, TEMPLATES
 MemoryMode = Literal["auto", "normal", "low"]
 Method = Literal["published", "direction"]
 METHODS: tuple[Method, ...] = ("published", "direction")
-NEW = ("regularizer", "method", "prior", "timesteps")
+NEW = ("regularizer", "method", "prior", "timesteps", "schedule")
 """Settings that resume files of 0.2 and before do not know."""
 Regularizer = Literal["distance", "squared"]
 REGULARIZERS: tuple[Regularizer, ...] = ("distance", "squared")
+Schedule = Literal["constant", "linear"]
+SCHEDULES: tuple[Schedule, ...] = ("constant", "linear")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "normal", "low")
 
 
@@ -30,6 +32,8 @@ class InversionSettings:
     `squared` one of the published SDXL form. `method` is `published`, or `direction` to learn the direction alone (Kim et al.,
     ICLR 2026, arXiv 2512.13672): then `learning_rate` is its eta and `prior` its kappa, and `weight_decay` and
     `regularization` do not count. `timesteps` (low, high) are the levels of noise that are learned from, low <= t < high.
+    `schedule` is what becomes of the learning rate: it stays `constant`, as published, or falls in a `linear` way, from all of
+    it in the first step to 1 / `steps` of it in the last.
     `micro_batch_size` splits the batch to save memory and changes nothing but rounding; None means the
     whole batch at once. `gradient_checkpointing` trades time for memory, likewise. `resolution` is the size in pixels
     at which photos are learned; None means the model's own. `resume_every` is the number of steps between resume
@@ -58,6 +62,7 @@ class InversionSettings:
     method: Method = "published"
     prior: float = 0.0
     timesteps: tuple[int, int] = (0, TIMESTEPS)
+    schedule: Schedule = "constant"
 
     def check(self) -> None:
         """Raises ValueError for the first setting that is out of range: its name, its value, what is expected."""
@@ -87,6 +92,8 @@ class InversionSettings:
             raise ValueError(f"regularizer is '{self.regularizer}', but must be one of {', '.join(REGULARIZERS)}.")
         if self.method not in METHODS:
             raise ValueError(f"method is '{self.method}', but must be one of {', '.join(METHODS)}.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is '{self.schedule}', but must be one of {', '.join(SCHEDULES)}.")
         low, high = self.timesteps
         if not 0 <= low < high <= TIMESTEPS:
             raise ValueError(
@@ -113,6 +120,8 @@ class InversionSettings:
         apart = {"steps", "micro_batch_size", "gradient_checkpointing", "resume_every", "memory", "cuda_graph"}
         # Newer than some resume files, which go on if it is left alone.
         apart |= {name for name in NEW if getattr(self, name) == getattr(InversionSettings, name)}
+        if self.schedule != "constant":
+            apart.remove("steps")  # they decide every rate
         return {key: value for key, value in asdict(self).items() if key not in apart}
 
 
