@@ -151,24 +151,29 @@ def _checked(options: argparse.Namespace) -> tuple[Plan, Results]:
         raise ValueError(f"--workers is {options.workers}, but must be at least 1.")
     if options.time_limit is not None and options.time_limit <= ROOM:
         raise ValueError(f"--time-limit is {options.time_limit:g}, but must be more than {ROOM:g} seconds.")
-    for name in options.devices:
-        _check_device(name)
+    check_devices(options.devices)
     if options.docs and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--docs draws a plot, but matplotlib is not installed: pip install matplotlib")
     if options.docs:
         options.docs.parent.mkdir(parents=True, exist_ok=True)
     read_config(options.weights)
     results = Results(options.out)
-    results.bind(plan, _fingerprint(options.weights))
+    results.bind(plan, fingerprint(options.weights))
     return plan, results
 
 
-def _fingerprint(weights: Path) -> str:
+def fingerprint(weights: Path) -> str:
     """Changes when the model or a judge changes."""
     digest = hashlib.sha256()
     for path in sorted(weights.glob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def check_devices(names: Sequence[str]) -> None:
+    """Raises ValueError for a device that this machine does not have."""
+    for name in names:
+        _check_device(name)
 
 
 def _check_device(name: str) -> None:

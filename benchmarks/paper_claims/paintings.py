@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from miniature.training.captions import PROMPTS
+from miniature.training.captions import Prompt
 from miniature.training.judge import Judge, Verdict, accuracies
 from miniature.training.sampling import Sampler
 from miniature.world.identity import Identity, random_identity, similarity
@@ -24,7 +24,9 @@ def generator(*key: object) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
 
 
-def judged(verdict: Verdict, who: Identity, people: NDArray[np.float32], seeds: int) -> dict[str, list[float]]:
+def judged(
+    verdict: Verdict, who: Identity, people: NDArray[np.float32], prompts: Sequence[Prompt], seeds: int
+) -> dict[str, list[float]]:
     """For every prompt the mean over its pictures of what one judge sees; `seeds` pictures a prompt, in their order.
 
     likeness to the person; others, the same to random `people` (n, `VECTOR_SIZE`); rank, the share of these whom the
@@ -32,7 +34,7 @@ def judged(verdict: Verdict, who: Identity, people: NDArray[np.float32], seeds: 
     """
     likeness = verdict.likeness(who)
     others = np.asarray(similarity(verdict.vectors[:, None], people[None]))
-    shown = [verdict.shows(prompt.asks)[i * seeds : (i + 1) * seeds] for i, prompt in enumerate(PROMPTS)]
+    shown = [verdict.shows(prompt.asks)[i * seeds : (i + 1) * seeds] for i, prompt in enumerate(prompts)]
     columns = {
         "likeness": likeness,
         "others": others.mean(1),
@@ -41,16 +43,18 @@ def judged(verdict: Verdict, who: Identity, people: NDArray[np.float32], seeds: 
         "no_portrait": verdict.clean < 0.5,
     }
     return {
-        name: [round(float(x), 5) for x in values.reshape(len(PROMPTS), seeds).mean(1)]
+        name: [round(float(x), 5) for x in values.reshape(len(prompts), seeds).mean(1)]
         for name, values in columns.items()
     }
 
 
-def repaint(person: Identity, companion: Identity, seeds: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def repaint(
+    person: Identity, companion: Identity, prompts: Sequence[Prompt], seeds: int, rng: np.random.Generator
+) -> NDArray[np.uint8]:
     """(prompts * seeds, 128, 128, 3): the person in scenes that fulfil the prompts, all seeds of a prompt together."""
     scenes = [
         replace(plain_scene(rng), **dict(prompt.asks))  # type: ignore[arg-type]
-        for prompt in PROMPTS
+        for prompt in prompts
         for _ in range(seeds)
     ]
     sitters = [(person, companion) if scene.companion == "yes" else person for scene in scenes]

@@ -7,16 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from crossinit_core import InversionSettings
+from crossinit_core.families import TIMESTEPS
+from crossinit_core.learning.settings import Method, Schedule
+from miniature.training.captions import PROMPTS, Prompt
 
-Start = Literal["words", "mean", "cross names", "cross words"]
+Start = Literal["words", "mean", "cross names", "cross words", "nearest"]
 Table = Literal["main", "rates", "starts", "lambda", "vectors"]
-Group = Literal["main", "rates", "starts", "lambda", "vectors", "long"]
+Group = Literal["main", "rates", "starts", "lambda", "vectors", "long", "ways"]
 
 LABELS: dict[Start, str] = {
     "words": "plain textual inversion",
     "mean": "celebrity mean, no encoder pass",
     "cross names": "cross initialization, names",
     "cross words": "cross initialization, words",
+    "nearest": "mean of the nearest celebrities",
 }
 
 WORD = "person"
@@ -27,8 +31,8 @@ LEARNING_RATE, LAMBDA = InversionSettings.learning_rate, InversionSettings.regul
 
 @dataclass(frozen=True)
 class Run:
-    """One way to learn, at every one of `marks` steps: since the learning rate is constant, 25 steps of a run of 320
-    are the run of 25."""
+    """One way to learn, at every one of `marks` steps: where the learning rate is constant, 25 steps of a run of 320
+    are the run of 25. Fields named as in `InversionSettings` mean what they mean there."""
 
     name: str
     start: Start
@@ -37,6 +41,12 @@ class Run:
     vectors: int = 2
     learning_rate: float = LEARNING_RATE
     regularization: float = LAMBDA
+    method: Method = "published"
+    prior: float = 0.0
+    schedule: Schedule = "constant"
+    timesteps: tuple[int, int] = (0, TIMESTEPS)
+    average: int = 1
+    """The result is the mean of the vectors after so many last steps."""
 
     def config(self, steps: int) -> str:
         """The name of this run after so many steps."""
@@ -81,6 +91,16 @@ class Plan:
             raise ValueError(
                 f"steps are {' '.join(map(str, self.steps))} and long is {self.long}, but they must grow: 25 100 320, and 5000."
             )
+
+    @property
+    def people(self) -> range:
+        """The numbers of the people who are learned."""
+        return range(self.identities)
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """What pictures are made of."""
+        return PROMPTS
 
     @property
     def fast(self) -> int:
@@ -182,7 +202,7 @@ def jobs(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
         if name not in known:
             raise ValueError(f"--only is '{name}', but must be one of {', '.join(sorted(known))}.")
     wanted = [run for run in runs if not only or run.name in only or any(run.config(m) in only for m in run.marks)]
-    work = [Job("judges"), *(Job("reference", who) for who in range(plan.identities))]
+    work = [Job("judges"), *(Job("reference", who) for who in plan.people)]
     for group in dict.fromkeys(run.group for run in runs):
-        work += [Job("learn", i, run) for i in range(plan.identities) for run in wanted if run.group == group]
+        work += [Job("learn", i, run) for i in plan.people for run in wanted if run.group == group]
     return work

@@ -55,20 +55,27 @@ class Results:
         """What of a job is still to be done."""
         return tuple(config for config in job.configs if not self.path(config, job.identity).is_file())
 
-    def bind(self, plan: Plan, weights: str) -> None:
+    def bind(self, plan: Plan, weights: str, free: Sequence[str] = ()) -> None:
         """Note what is measured in this folder, or make sure that it is the same as before.
 
-        Raises ValueError if the folder holds results of other settings or weights. The number of people may change.
+        Raises ValueError if the folder holds results of other settings or weights. The number of people may change, and what
+        is `free` of the plan.
         """
         own = json.loads(json.dumps({**asdict(plan), "weights": weights}))
         before = read_json(self.folder / "plan.json", own)
         for name, value in own.items():
-            if name != "identities" and before.get(name) != value:
+            if name not in ("identities", *free) and before.get(name) != value:
                 raise ValueError(
                     f"'{self.folder}' holds results for {name} = {before.get(name)}, but now it is {value}. "
                     "Choose another folder with --out, or delete this one."
                 )
         write_json(self.folder / "plan.json", own)
+
+    def plan(self) -> dict[str, Any]:
+        """The fields of the plan that was bound last, lists as tuples; empty if none was."""
+        found = read_json(self.folder / "plan.json", {})
+        found.pop("weights", None)
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
     def write_session(self, name: str, session: Mapping[str, Any]) -> None:
         """What is known by now of a session of measuring."""
@@ -94,13 +101,14 @@ def summarize(results: Results, plan: Plan) -> Summary:
         "judges": read_json(results.path("judges", 0)),
         "configs": {},
     }
-    found = {name: [(i, read_json(results.path(name, i))) for i in range(plan.identities)] for name in names}
+    found = {name: [(i, read_json(results.path(name, i))) for i in plan.people] for name in names}
     known = {name: {i: result for i, result in each if result is not None} for name, each in found.items()}
     devices = Counter(result["device"] for each in known.values() for result in each.values() if "device" in result)
     summary["devices"] = dict(devices.most_common())
     for name, each in known.items():
         if each:
-            summary["configs"][name] = _columns(list(each), list(each.values()), next(iter(summary["devices"]), None))
+            device = next(iter(summary["devices"]), None)
+            summary["configs"][name] = _columns(plan, list(each), list(each.values()), device)
     summary["reference"] = summary["configs"].pop("reference", None)
     return summary
 
@@ -117,7 +125,9 @@ def _learning(plan: Plan) -> list[list[str]]:
     return [[run.config(steps) for steps in run.marks] for run in plan.runs()]
 
 
-def _columns(people: Sequence[int], results: Sequence[Mapping[str, Any]], device: str | None) -> dict[str, Any]:
+def _columns(
+    plan: Plan, people: Sequence[int], results: Sequence[Mapping[str, Any]], device: str | None
+) -> dict[str, Any]:
     columns: dict[str, Any] = {"identities": list(people)}
     for name in DRIFTED:
         if name in results[0]:
@@ -126,7 +136,8 @@ def _columns(people: Sequence[int], results: Sequence[Mapping[str, Any]], device
         pairs = zip(columns["seconds"], results, strict=True)
         columns["seconds"] = [seconds if result.get("device") == device else None for seconds, result in pairs]
     columns["judges"] = [
-        {name: [_number(name, r["judges"][j]) for r in results] for name in _judged(results[0])} for j in range(JUDGES)
+        {name: [_number(plan, name, r["judges"][j]) for r in results] for name in _judged(results[0])}
+        for j in range(JUDGES)
     ]
     return columns
 
@@ -135,12 +146,13 @@ def _judged(result: Mapping[str, Any]) -> list[str]:
     return [*JUDGED, *(["floor"] if "floor" in result["judges"][0] else [])]
 
 
-def _number(name: str, judged: Mapping[str, Sequence[float]]) -> float:
+def _number(plan: Plan, name: str, judged: Mapping[str, Sequence[float]]) -> float:
     """One number of one person: a mean over the prompts that it is about."""
     if name == "editability":
-        return _short(np.mean([judged["shown"][i] for i in ASKING]))
+        return _short(np.mean([judged["shown"][i] for i, prompt in enumerate(plan.prompts) if prompt.asks]))
     if name == "expressions":
-        return _short(np.mean([judged["shown"][i] for i in EXPRESSIONS]))
+        moods = [i for i, prompt in enumerate(plan.prompts) if set(prompt.asks) == {"expression"}]
+        return _short(np.mean([judged["shown"][i] for i in moods]))
     return _short(np.mean(judged[name]))
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,6 @@ from crossinit_core.learning.objective import splice
 from crossinit_core.learning.resume_files import SUFFIX
 from crossinit_core.prompts import token_ids_with_placeholders
 from miniature.training import pack
-from miniature.training.captions import PROMPTS
 from miniature.training.data import Encoder
 from miniature.training.judge import look
 from miniature.training.model import Parts
@@ -40,6 +40,7 @@ from miniature.training.sampling import Sampler
 from miniature.world.identity import Identity, random_identity
 from miniature.world.people import portrait
 
+from .nearest import nearest_mean
 from .paintings import examine, generator, judged, repaint
 from .plan import Job, Plan, Run
 from .results import Results, read_json, write_json
@@ -113,6 +114,12 @@ class Studio:
         }
         return starts[run.start]()
 
+    def start_for(self, run: Run, identity: int) -> Tensor:
+        """(K, d), where learning a person starts, if that depends on the photo."""
+        if run.start == "nearest":
+            return nearest_mean(self.backbone, self.world.names, self.portrait(identity), run.vectors)
+        return self.start(run)
+
     def learn(self, run: Run, identity: int) -> None:
         """Learn a person, and at every mark sample the prompts and have the pictures judged.
 
@@ -120,7 +127,7 @@ class Studio:
         """
         job = Job("learn", identity, run)
         folder = self.results.folder / "resume" / job.trajectory
-        start = self.start(run)
+        start = self.start_for(run, identity)
         for steps in run.marks:
             if self.results.path(run.config(steps), identity).is_file():
                 continue
@@ -137,6 +144,10 @@ class Studio:
             steps=steps,
             learning_rate=run.learning_rate,
             regularization=run.regularization,
+            method=run.method,
+            prior=run.prior,
+            schedule=run.schedule,
+            timesteps=run.timesteps,
             seed=identity,
             precision="fp32",
             resolution=128,
@@ -147,10 +158,13 @@ class Studio:
         if any(folder.glob(f"*{SUFFIX}")):
             before = read_json(record, before)
         done, began = 0, time.perf_counter()
+        last: deque[Tensor] = deque(maxlen=run.average)
 
         def on_step(report: StepReport) -> None:
             nonlocal done
             done = report.step
+            if run.average > 1:
+                last.append(report.vectors)
             if done % RESUME_EVERY == 0:
                 note(done)
             self.clock.check()
@@ -167,7 +181,8 @@ class Studio:
             raise
         known = before["step"] == result.resumed_from
         note(steps)
-        return result.token.vectors, before["seconds"] + result.seconds if known else None
+        vectors = torch.stack(list(last)).mean(0) if last else result.token.vectors
+        return vectors, before["seconds"] + result.seconds if known else None
 
     def _write(
         self, run: Run, identity: int, steps: int, start: Tensor, vectors: Tensor, seconds: float | None
@@ -221,14 +236,19 @@ class Studio:
         A person's pictures start from the same noise however the person was learned.
         """
         backbone, count = self.backbone, seeds or self.plan.seeds
-        ids = torch.tensor([token_ids_with_placeholders(backbone, prompt.text, len(vectors)) for prompt in PROMPTS])
+        ids = torch.tensor(
+            [token_ids_with_placeholders(backbone, prompt.text, len(vectors)) for prompt in self.plan.prompts]
+        )
         known = backbone.embed(ids.clamp_max(backbone.vocabulary_size - 1))
         embeddings = splice(vectors, known, ids, backbone.vocabulary_size).repeat_interleave(count, dim=0)
         return self.sampler.pictures([], seed=identity, embeddings=embeddings.to(self.device))
 
     def _judged(self, pictures: NDArray[np.uint8], who: Identity) -> list[dict[str, list[float]]]:
         """What each judge sees in the pictures of a person."""
-        return [judged(look(judge, pictures), who, self._people, self.plan.seeds) for judge in self.judges]
+        return [
+            judged(look(judge, pictures), who, self._people, self.plan.prompts, self.plan.seeds)
+            for judge in self.judges
+        ]
 
     def reference(self, identity: int) -> dict[str, Any]:
         """The ceiling: the person repainted in scenes that fulfil the prompts, through the VAE. `floor` is the likeness
@@ -236,7 +256,9 @@ class Studio:
         who, other = self.world.held_out(identity), random_identity(generator("somebody else", identity))
         companion = self.world.people["Anne Hathaway"]
         own, foreign = (
-            self.sampler.through_vae(repaint(person, companion, self.plan.seeds, generator("scenes", identity)))
+            self.sampler.through_vae(
+                repaint(person, companion, self.plan.prompts, self.plan.seeds, generator("scenes", identity))
+            )
             for person in (who, other)
         )
         self._keep(own, "reference", identity)

@@ -127,9 +127,9 @@ class Direction:
             self._means,
             strict=True,
         )
-        self._vectors.copy_(torch.cat([self._moved(*part, rate) for part in parts], dim=1))
+        self._vectors.copy_(torch.cat([self._moved(rate, *part) for part in parts], dim=1))
 
-    def _moved(self, v: Tensor, gradient: Tensor, norm: Tensor, mean: Tensor, rate: Tensor | float) -> Tensor:
+    def _moved(self, rate: Tensor | float, v: Tensor, gradient: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
         """The columns (K, w) of one encoder after a step."""
         u = v / v.norm(dim=1, keepdim=True)
         g = norm * gradient - self._prior * mean

@@ -1,0 +1,136 @@
+"""The page on the ways to learn: every trial, what was chosen, and what it came to on other people and prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossinit_core.files import write_atomically
+
+from ..paper_claims.statistics import Numbers
+from .choice import RULE, chosen, trials
+from .plan import ALWAYS, CHOOSING, FIRST_CHOOSER, WAYS, Stage
+
+Summaries = Mapping[str, Mapping[Stage, dict[str, Any]]]
+
+REACH = {25: (0.81, 0.94), 100: (0.83, 0.95)}
+"""Likeness and editability that are to be reached in the world `drawn` after so many steps; in another world, the same
+distance to its own ceiling."""
+CEILING = (0.834, 0.922)
+"""Of the world `drawn`, for whom `REACH` was set."""
+
+
+def write_page(path: Path, summaries: Summaries, steps: Sequence[int]) -> None:
+    """The page for people, and its numbers beside it (NAME.json)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path.with_suffix(".json"), (json.dumps(summaries) + "\n").encode())
+    write_atomically(path, page(summaries, steps).encode())
+
+
+def page(summaries: Summaries, steps: Sequence[int]) -> str:
+    choosing = _numbers(summaries, "choose")
+    reporting = _numbers(summaries, "report")
+    lines = [
+        "# The ways to learn a person",
+        "",
+        "This page is written by `python -m benchmarks.ways` from its own results; do not edit it.",
+        "",
+        f"Ways are chosen on people {FIRST_CHOOSER} and up with {len(CHOOSING)} prompts of their own, and reported on people 0 to 39 "
+        "with the paper's prompts. Likeness, editability and the judges are those of [paper-claims.md](paper-claims.md).",
+    ]
+    if choosing:
+        lines += ["", "## Every trial", "", RULE, "", *_choosing(choosing, steps)]
+    if reporting:
+        lines += ["", "## On people and prompts that nothing was chosen on", "", *_reporting(reporting, steps)]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(summaries: Summaries, stage: Stage) -> dict[str, Numbers]:
+    return {name: Numbers(each[stage]) for name, each in summaries.items() if each.get(stage)}
+
+
+def _pair(numbers: Numbers, config: str) -> str:
+    """Likeness and editability of a configuration, as a table's cell."""
+    if config != "reference" and config not in numbers:
+        return ""
+    likeness, shown = (numbers.mean(config, name) for name in ("likeness", "editability"))
+    return f"{likeness.mean:.3f} ± {likeness.error:.3f} / {shown.mean:.3f} ± {shown.error:.3f}"
+
+
+def _choosing(worlds: Mapping[str, Numbers], steps: Sequence[int]) -> Iterator[str]:
+    """A table for each number of steps: likeness / editability in each world, and the score that is chosen by."""
+    names = list(worlds)
+    for number in steps:
+        best = trials(worlds, number)
+        yield f"### {number} steps"
+        yield ""
+        yield f"| way | {' | '.join(f'{name}: likeness / editability' for name in names)} | score where it is worse |"
+        yield f"| --- | {' | '.join('---' for _ in names)} | --- |"
+        yield f"| *ceiling: repainted* | {' | '.join(_pair(worlds[name], 'reference') for name in names)} | |"
+        pick = chosen(worlds, number) if any(trial.way not in ALWAYS for trial in best) else None
+        for trial in best:
+            way = f"**{trial.way}**" if trial.way == pick else trial.way
+            cells = " | ".join(_pair(worlds[name], f"{trial.way}-{number}") for name in names)
+            yield f"| {way} | {cells} | {trial.worst:.3f} |"
+        yield ""
+
+
+def _reporting(worlds: Mapping[str, Numbers], steps: Sequence[int]) -> Iterator[str]:
+    names = list(worlds)
+    yield f"| way and steps | {' | '.join(f'{name}: likeness / editability' for name in names)} |"
+    yield f"| --- | {' | '.join('---' for _ in names)} |"
+    yield f"| *ceiling: repainted* | {' | '.join(_pair(worlds[name], 'reference') for name in names)} |"
+    marks = {config for numbers in worlds.values() for config in numbers.summary["configs"]}
+    for way in WAYS:
+        for config in sorted(
+            (c for c in marks if c.rpartition("-")[0] == way), key=lambda c: int(c.rpartition("-")[2])
+        ):
+            label = f"{way}, {config.rpartition('-')[2]} steps"
+            yield f"| {label} | {' | '.join(_pair(worlds[name], config) for name in names)} |"
+    yield ""
+    for config, against in _compared(marks, steps):
+        for name in names:
+            if config in worlds[name] and against in worlds[name]:
+                yield _difference(name, worlds[name], config, against)
+    yield ""
+    yield from _reached(worlds, marks)
+
+
+def _compared(marks: set[str], steps: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """The chosen ways against the published one's full run, and against the longest plain textual inversion."""
+    long = max((int(c.rpartition("-")[2]) for c in marks if c.startswith("plain-")), default=0)
+    for config in sorted(marks):
+        if config.rpartition("-")[0] not in ALWAYS:
+            yield config, f"published-{steps[-1]}"
+            yield config, f"plain-{long}"
+
+
+def _difference(world: str, numbers: Numbers, config: str, against: str) -> str:
+    likeness, shown = (numbers.difference(config, against, name) for name in ("likeness", "editability"))
+    return (
+        f"- {world}: *{config}* minus *{against}*: likeness {likeness.interval(sign=True)}, "
+        f"editability {shown.interval(sign=True)} ({likeness.count} people)."
+    )
+
+
+def _reached(worlds: Mapping[str, Numbers], marks: set[str]) -> Iterator[str]:
+    """What was to be reached, and whether it was."""
+    for number, wanted in REACH.items():
+        for world, numbers in worlds.items():
+            ceiling = [numbers.mean("reference", name).mean for name in ("likeness", "editability")]
+            goal = (
+                wanted
+                if world == "drawn"
+                else tuple(w - c + own for w, c, own in zip(wanted, CEILING, ceiling, strict=True))
+            )
+            for config in sorted(c for c in marks if c.endswith(f"-{number}") and c.rpartition("-")[0] not in ALWAYS):
+                if config not in numbers:
+                    continue
+                got = [numbers.mean(config, name).mean for name in ("likeness", "editability")]
+                word = "reached" if all(g >= w for g, w in zip(got, goal, strict=True)) else "not reached"
+                yield (
+                    f"- {world}, {number} steps: {goal[0]:.3f} / {goal[1]:.3f} was the aim; *{config.rpartition('-')[0]}* has "
+                    f"{got[0]:.3f} / {got[1]:.3f}: {word}."
+                )
