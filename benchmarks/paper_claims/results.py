@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from crossinit_core.files import write_atomically
-from miniature.training.captions import PROMPTS
+from miniature.training.captions import PROMPTS, Prompt
 
 from .plan import Job, Plan
 
@@ -20,10 +20,18 @@ JUDGES = 2
 HEADLINE = 1
 """The judge that had no part in training the generator."""
 
-ASKING = [i for i, prompt in enumerate(PROMPTS) if prompt.asks]
-"""Prompts that ask for something; "a photo of a {} person" does not."""
 
-EXPRESSIONS = [i for i, prompt in enumerate(PROMPTS) if set(prompt.asks) == {"expression"}]
+def asking(prompts: Sequence[Prompt]) -> list[int]:
+    """Which prompts ask for something; "a photo of a {} person" does not."""
+    return [i for i, prompt in enumerate(prompts) if prompt.asks]
+
+
+def expressions(prompts: Sequence[Prompt]) -> list[int]:
+    """Which prompts ask for an expression alone."""
+    return [i for i, prompt in enumerate(prompts) if set(prompt.asks) == {"expression"}]
+
+
+ASKING, EXPRESSIONS = asking(PROMPTS), expressions(PROMPTS)
 
 JUDGED = ("likeness", "others", "rank", "editability", "expressions", "no_portrait")
 DRIFTED = ("start_norm", "norm", "norm_ratio", "angle", "distance", "seconds")
@@ -136,23 +144,23 @@ def _columns(
         pairs = zip(columns["seconds"], results, strict=True)
         columns["seconds"] = [seconds if result.get("device") == device else None for seconds, result in pairs]
     columns["judges"] = [
-        {name: [_number(plan, name, r["judges"][j]) for r in results] for name in _judged(results[0])}
+        {name: [_number(plan, name, r["judges"][j]) for r in results] for name in _judged(plan, results[0])}
         for j in range(JUDGES)
     ]
     return columns
 
 
-def _judged(result: Mapping[str, Any]) -> list[str]:
-    return [*JUDGED, *(["floor"] if "floor" in result["judges"][0] else [])]
+def _judged(plan: Plan, result: Mapping[str, Any]) -> list[str]:
+    names = [name for name in JUDGED if name != "expressions" or expressions(plan.prompts)]
+    return [*names, *(["floor"] if "floor" in result["judges"][0] else [])]
 
 
 def _number(plan: Plan, name: str, judged: Mapping[str, Sequence[float]]) -> float:
     """One number of one person: a mean over the prompts that it is about."""
     if name == "editability":
-        return _short(np.mean([judged["shown"][i] for i, prompt in enumerate(plan.prompts) if prompt.asks]))
+        return _short(np.mean([judged["shown"][i] for i in asking(plan.prompts)]))
     if name == "expressions":
-        moods = [i for i, prompt in enumerate(plan.prompts) if set(prompt.asks) == {"expression"}]
-        return _short(np.mean([judged["shown"][i] for i in moods]))
+        return _short(np.mean([judged["shown"][i] for i in expressions(plan.prompts)]))
     return _short(np.mean(judged[name]))
 
 
