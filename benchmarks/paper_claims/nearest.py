@@ -12,6 +12,7 @@ from torch import Tensor
 from crossinit_core import celebrity_mean
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.learning.objective import add_noise, diffusion_loss, prediction_target
+from miniature.training.data import Encoder
 
 PROMPT = "a photo of a face of {} person"
 LEVELS = (550, 650, 750, 850)
@@ -40,10 +41,11 @@ def name_losses(backbone: DiffusersBackbone, names: Sequence[str], photo: NDArra
     abar = backbone.alphas_cumprod().to(backbone.device)[timesteps]
     noisy = add_noise(latents.expand_as(noise), noise, abar)
     target = prediction_target(latents.expand_as(noise), noise, abar, backbone.prediction_type)
-    ids = torch.tensor([backbone.tokenize(PROMPT.format(name)) for name in names], device=backbone.device)
+    encoder = Encoder(backbone.tokenizer)
+    ids = torch.from_numpy(np.stack([encoder.encode(PROMPT.format(name)) for name in names])).long().to(backbone.device)
     found = []
     for part in ids.split(chunk):
-        context = backbone.last_states(backbone.embed(part))
+        context = backbone.last_states(backbone.embed(part).to(backbone.device)).to(backbone.device)
         each = len(LEVELS)
         predicted = backbone.unet(
             noisy.repeat(len(part), 1, 1, 1),
