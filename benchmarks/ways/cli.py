@@ -34,14 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     worlds: dict[str, Path] = dict(options.world or [("drawn", pack.WEIGHTS)])
     stage: Stage = options.stage
+    folders = {name: options.out / name / stage for name in worlds}
     try:
-        check_devices(options.devices)
         plan = _plan(options, worlds)
-        folders = {name: options.out / name / stage for name in worlds}
-        for name, weights in worlds.items():
-            if not (weights / "config.json").is_file():
-                raise ValueError(f"--world {name}={weights} has no config.json. Give the folder of a miniature.")
-            Results(folders[name]).bind(plan, fingerprint(weights), free=("ways",))
+        if not options.page_only:
+            _check(options, plan, worlds, folders)
     except (ValueError, OSError) as error:
         print(f"ways: {error}", file=sys.stderr)
         return 2
@@ -50,12 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.page_only:
             _add(outcome, _measure(options, plan, weights, Results(folders[name]), began))
     if options.docs:
-        write_page(options.docs, _summaries(options.out, worlds), _steps(options))
+        write_page(options.docs, _summaries(options.out, worlds))
     for name, trace in outcome.failed:
         print(f"{name} failed:\n{trace}", file=sys.stderr)
     if outcome.left:
         print(f"{outcome.left} jobs are left. Call again with the same --out to go on.")
     return 1 if outcome.failed else 3 if outcome.left else 0
+
+
+def _check(options: argparse.Namespace, plan: Search, worlds: Mapping[str, Path], folders: Mapping[str, Path]) -> None:
+    """Raises ValueError for what cannot be measured, and binds the folders of results to what is."""
+    check_devices(options.devices)
+    if options.workers < 1:
+        raise ValueError(f"--workers is {options.workers}, but must be at least 1.")
+    for name, weights in worlds.items():
+        if not (weights / "config.json").is_file():
+            raise ValueError(f"--world {name}={weights} has no config.json. Give the folder of a miniature.")
+        Results(folders[name]).bind(plan, fingerprint(weights), free=("ways",))
 
 
 def _steps(options: argparse.Namespace) -> tuple[int, ...]:
@@ -76,7 +84,13 @@ def _plan(options: argparse.Namespace, worlds: Mapping[str, Path]) -> Search:
     )
     if options.stage == "choose" or options.ways:
         return plan
-    numbers = {name: Numbers(each["choose"]) for name, each in _summaries(options.out, worlds).items()}
+    found = _summaries(options.out, worlds)
+    for name, each in found.items():
+        if "choose" not in each:
+            raise ValueError(
+                f"No way was measured in '{options.out / name}'. Run `choose` first, or say which with --ways."
+            )
+    numbers = {name: Numbers(each["choose"]) for name, each in found.items()}
     best = [chosen(numbers, steps) for steps in plan.steps]
     return Search(
         people,
@@ -100,7 +114,7 @@ def _summaries(out: Path, worlds: Mapping[str, Path]) -> dict[str, dict[Stage, S
             results = Results(out / name / stage)
             plan = results.plan()
             if plan:
-                found[name][stage] = summarize(results, Search(**plan))
+                found[name][stage] = summarize(results, Search(**{**plan, "ways": ()}))
     return found
 
 

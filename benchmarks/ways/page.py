@@ -9,6 +9,7 @@ from typing import Any
 
 from crossinit_core.files import write_atomically
 
+from ..paper_claims.plan import WORD, Start
 from ..paper_claims.statistics import Numbers
 from .choice import RULE, chosen, trials
 from .plan import ALWAYS, CHOOSING, FIRST_CHOOSER, WAYS, Stage
@@ -22,14 +23,37 @@ CEILING = (0.834, 0.922)
 """Of the world `drawn`, for whom `REACH` was set."""
 
 
-def write_page(path: Path, summaries: Summaries, steps: Sequence[int]) -> None:
+STARTS: Mapping[Start, str] = {
+    "words": f"the word '{WORD}'",
+    "mean": "the mean of the celebrities' rows in the token table",
+    "cross names": "what the text encoder makes of that mean",
+    "cross words": "what the text encoder makes of the word",
+    "nearest": "the mean of the rows of the 16 celebrities under whose names the photo is denoised best",
+}
+
+
+def write_page(path: Path, summaries: Summaries) -> None:
     """The page for people, and its numbers beside it (NAME.json)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path.with_suffix(".json"), (json.dumps(summaries) + "\n").encode())
-    write_atomically(path, page(summaries, steps).encode())
+    write_atomically(path.with_suffix(".json"), _one_line_each(summaries).encode())
+    write_atomically(path, page(summaries).encode())
 
 
-def page(summaries: Summaries, steps: Sequence[int]) -> str:
+def _one_line_each(summaries: Summaries) -> str:
+    """JSON with one configuration a line."""
+    worlds = []
+    for world, stages in summaries.items():
+        parts = []
+        for stage, summary in stages.items():
+            lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in summary.items() if name != "configs"]
+            configs = ",\n".join(f"{json.dumps(name)}: {json.dumps(each)}" for name, each in summary["configs"].items())
+            parts.append(f"{json.dumps(stage)}: {{\n" + ",\n".join([*lines, f'"configs": {{\n{configs}\n}}']) + "\n}")
+        worlds.append(f"{json.dumps(world)}: {{\n" + ",\n".join(parts) + "\n}")
+    return "{\n" + ",\n".join(worlds) + "\n}\n"
+
+
+def page(summaries: Summaries) -> str:
+    """What `write_page` writes for people."""
     choosing = _numbers(summaries, "choose")
     reporting = _numbers(summaries, "report")
     lines = [
@@ -40,11 +64,33 @@ def page(summaries: Summaries, steps: Sequence[int]) -> str:
         f"Ways are chosen on people {FIRST_CHOOSER} and up with {len(CHOOSING)} prompts of their own, and reported on people 0 to 39 "
         "with the paper's prompts. Likeness, editability and the judges are those of [paper-claims.md](paper-claims.md).",
     ]
+    lines += ["", "## The ways", "", *_legend()]
     if choosing:
-        lines += ["", "## Every trial", "", RULE, "", *_choosing(choosing, steps)]
+        lines += ["", "## Every trial", "", RULE, "", *_choosing(choosing)]
     if reporting:
-        lines += ["", "## On people and prompts that nothing was chosen on", "", *_reporting(reporting, steps)]
+        lines += ["", "## On people and prompts that nothing was chosen on", "", *_reporting(reporting)]
     return "\n".join(lines) + "\n"
+
+
+def _legend() -> Iterator[str]:
+    """What the names stand for. Batch 8, one portrait, and constant rates unless they fall."""
+    yield "Of the tables below. Every way has batch 8 and one photo; a rate that falls does so in a straight line to zero."
+    yield ""
+    yield "| way | start | learns | rate | levels of noise | vectors |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for way in WAYS.values():
+        learns = "the direction alone" if way.method == "direction" else "the vectors"
+        learns += f", prior {way.prior:g}" if way.prior else ""
+        learns += f", lambda {way.regularization:g}" if way.regularization else ""
+        learns += f", mean of the last {way.average}" if way.average > 1 else ""
+        rate = f"{way.learning_rate:g}{', falling' if way.schedule != 'constant' else ''}"
+        low, high = way.timesteps
+        yield f"| {way.name} | {STARTS[way.start]} | {learns} | {rate} | {low} to {high - 1} | {way.vectors} |"
+
+
+def _named(config: str) -> str:
+    way, _, steps = config.rpartition("-")
+    return f"*{way}*, {steps} steps,"
 
 
 def _numbers(summaries: Summaries, stage: Stage) -> dict[str, Numbers]:
@@ -59,14 +105,25 @@ def _pair(numbers: Numbers, config: str) -> str:
     return f"{likeness.mean:.3f} ± {likeness.error:.3f} / {shown.mean:.3f} ± {shown.error:.3f}"
 
 
-def _choosing(worlds: Mapping[str, Numbers], steps: Sequence[int]) -> Iterator[str]:
+def _steps(worlds: Mapping[str, Numbers]) -> list[int]:
+    """The numbers of steps at which ways were looked at."""
+    return sorted({steps for numbers in worlds.values() for steps in numbers.summary["plan"]["steps"]})
+
+
+def _people(numbers: Numbers) -> str:
+    """How many people were learned, for the head of a column."""
+    counts = {len(each["identities"]) for each in numbers.summary["configs"].values()}
+    return f"{max(counts)} people" if len(counts) == 1 else f"{min(counts)} to {max(counts)} people"
+
+
+def _choosing(worlds: Mapping[str, Numbers]) -> Iterator[str]:
     """A table for each number of steps: likeness / editability in each world, and the score that is chosen by."""
     names = list(worlds)
-    for number in steps:
+    for number in _steps(worlds):
         best = trials(worlds, number)
         yield f"### {number} steps"
         yield ""
-        yield f"| way | {' | '.join(f'{name}: likeness / editability' for name in names)} | score where it is worse |"
+        yield f"| way | {' | '.join(f'{name}, {_people(worlds[name])}: likeness / editability' for name in names)} | score where it is worse |"
         yield f"| --- | {' | '.join('---' for _ in names)} | --- |"
         yield f"| *ceiling: repainted* | {' | '.join(_pair(worlds[name], 'reference') for name in names)} | |"
         pick = chosen(worlds, number) if any(trial.way not in ALWAYS for trial in best) else None
@@ -77,9 +134,9 @@ def _choosing(worlds: Mapping[str, Numbers], steps: Sequence[int]) -> Iterator[s
         yield ""
 
 
-def _reporting(worlds: Mapping[str, Numbers], steps: Sequence[int]) -> Iterator[str]:
+def _reporting(worlds: Mapping[str, Numbers]) -> Iterator[str]:
     names = list(worlds)
-    yield f"| way and steps | {' | '.join(f'{name}: likeness / editability' for name in names)} |"
+    yield f"| way and steps | {' | '.join(f'{name}, {_people(worlds[name])}: likeness / editability' for name in names)} |"
     yield f"| --- | {' | '.join('---' for _ in names)} |"
     yield f"| *ceiling: repainted* | {' | '.join(_pair(worlds[name], 'reference') for name in names)} |"
     marks = {config for numbers in worlds.values() for config in numbers.summary["configs"]}
@@ -90,7 +147,7 @@ def _reporting(worlds: Mapping[str, Numbers], steps: Sequence[int]) -> Iterator[
             label = f"{way}, {config.rpartition('-')[2]} steps"
             yield f"| {label} | {' | '.join(_pair(worlds[name], config) for name in names)} |"
     yield ""
-    for config, against in _compared(marks, steps):
+    for config, against in _compared(marks, _steps(worlds)):
         for name in names:
             if config in worlds[name] and against in worlds[name]:
                 yield _difference(name, worlds[name], config, against)
@@ -110,7 +167,7 @@ def _compared(marks: set[str], steps: Sequence[int]) -> Iterator[tuple[str, str]
 def _difference(world: str, numbers: Numbers, config: str, against: str) -> str:
     likeness, shown = (numbers.difference(config, against, name) for name in ("likeness", "editability"))
     return (
-        f"- {world}: *{config}* minus *{against}*: likeness {likeness.interval(sign=True)}, "
+        f"- {world}: {_named(config)} minus {_named(against)} likeness {likeness.interval(sign=True)}, "
         f"editability {shown.interval(sign=True)} ({likeness.count} people)."
     )
 

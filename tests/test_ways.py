@@ -1,0 +1,109 @@
+"""The search over ways to learn: nothing is reported on what it was chosen on, and the rule is the one written down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.paper_claims.results import Results, summarize, write_json
+from benchmarks.paper_claims.statistics import Numbers
+from benchmarks.ways.choice import chosen, trials
+from benchmarks.ways.cli import main
+from benchmarks.ways.page import page
+from benchmarks.ways.plan import CHOOSING, WAYS, Search
+from miniature.training.captions import PROMPTS
+from miniature.training.population import TEST_PEOPLE
+
+REFERENCE = {"likeness": 0.85, "editability": 0.9, "floor": 0.55}
+
+
+def _summary(**configs: tuple[float, float]) -> dict[str, Any]:
+    """Two people, of whom every way has the given likeness and editability."""
+
+    def columns(**values: float) -> dict[str, Any]:
+        judged = {name: [value, value] for name, value in values.items()}
+        return {"identities": [0, 1], "judges": [judged, judged]}
+
+    ways = {f"{name.replace('_', ' ')}-25": columns(likeness=a, editability=b) for name, (a, b) in configs.items()}
+    return {"plan": {"steps": [25]}, "configs": ways, "reference": columns(**REFERENCE)}
+
+
+def test_nothing_is_reported_that_was_chosen_on() -> None:
+    choose, report = Search(16, stage="choose"), Search(40, stage="report")
+    assert not set(choose.people) & set(report.people)
+    assert max(choose.people) < TEST_PEOPLE
+    assert not {prompt.text for prompt in choose.prompts} & {prompt.text for prompt in report.prompts}
+    assert report.prompts == PROMPTS
+    assert len(CHOOSING) == 20 and sum(bool(prompt.asks) for prompt in CHOOSING) == 19
+
+
+def test_a_prompt_asks_for_all_that_it_says() -> None:
+    asks = {prompt.text: dict(prompt.asks) for prompt in CHOOSING}
+    assert asks["a sad {} person and Will Smith in the forest"] == {
+        "expression": "sad",
+        "companion": "yes",
+        "background": "forest",
+    }
+    assert asks["a {} person wearing a red sweater"] == {"clothing": "sweater", "clothing_colour": "red"}
+
+
+def test_the_best_of_the_worse_world_is_chosen() -> None:
+    worlds = {
+        "drawn": Numbers(_summary(mean=(0.85, 0.9), mean_most=(0.8, 0.9), plain=(0.85, 0.9))),
+        "contrast": Numbers(_summary(mean=(0.6, 0.9), mean_most=(0.78, 0.9), plain=(0.85, 0.9))),
+    }
+    assert [trial.way for trial in trials(worlds, 25)] == ["plain", "mean most", "mean"]
+    assert chosen(worlds, 25) == "mean most"  # plain textual inversion is there to compare
+    assert trials(worlds, 25)[2].worst == pytest.approx(2 * (0.05 / 0.3) / (1 + 0.05 / 0.3))
+    with pytest.raises(ValueError, match="after 100 steps"):
+        chosen(worlds, 100)
+
+
+def test_the_page_says_what_was_reached() -> None:
+    summaries: dict[str, Any] = {
+        "drawn": {
+            "choose": _summary(mean=(0.8, 0.9), published=(0.6, 0.9)),
+            "report": _summary(mean=(0.82, 0.95), published=(0.6, 0.9)),
+        }
+    }
+    text = page(summaries)
+    assert "| **mean** | 0.800 ± 0.000 / 0.900 ± 0.000 |" in text
+    assert "0.810 / 0.940 was the aim; *mean* has 0.820 / 0.950: reached." in text
+    assert all(f"| {name} |" in text for name in WAYS)
+    summaries["drawn"]["report"] = _summary(mean=(0.82, 0.93), published=(0.6, 0.9))
+    assert "*mean* has 0.820 / 0.930: not reached." in page(summaries)
+
+
+def test_the_shipped_page_is_that_of_its_numbers() -> None:
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    summaries = json.loads((docs / "ways.json").read_text(encoding="utf-8"))
+    assert page(summaries) == (docs / "ways.md").read_text(encoding="utf-8")
+
+
+def test_wrong_inputs_are_told_before_anything_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main([*arguments, "--out", str(tmp_path)]) == 2
+        return capsys.readouterr().err
+
+    assert "--ways has 'magic'" in said("choose", "--ways", "magic")
+    assert "has no config.json" in said("choose", "--world", f"drawn={tmp_path}")
+    assert "No way was measured" in said("report", "--world", f"drawn={tmp_path}")
+
+
+def test_results_keep_their_ways_apart(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    plan = Search(1, steps=(25, 100), stage="choose", ways=("mean",))
+    results.bind(plan, "weights", free=("ways",))
+    results.bind(Search(1, steps=(25, 100), stage="choose", ways=("plain",)), "weights", free=("ways",))
+    with pytest.raises(ValueError, match="stage"):
+        results.bind(Search(1, steps=(25, 100), stage="report"), "weights", free=("ways",))
+    judged = {name: [0.5] * 20 for name in ("likeness", "others", "rank", "shown", "no_portrait")}
+    moved = {name: [1.0] for name in ("start_norm", "norm", "norm_ratio", "angle", "distance")}
+    result = {"identity": 100, **moved, "seconds": 1.0, "device": "x", "judges": [judged, judged]}
+    write_json(results.path("mean-25", 100), result)
+    found = summarize(results, Search(**{**results.plan(), "ways": ()}))
+    assert list(found["configs"]) == ["mean-25"]
+    assert "expressions" not in found["configs"]["mean-25"]["judges"][1]  # no prompt asks for one alone
