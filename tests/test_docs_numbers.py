@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.paper_claims.statistics import Numbers
 from crossinit_core import load_celebrity_names
 from crossinit_core.learning.settings import presets_of
 
@@ -238,3 +239,31 @@ def test_the_miniature_is_as_small_as_said() -> None:
     weights = sum(path.stat().st_size for path in (REPOSITORY / "miniature" / "weights").glob("model-*.safetensors"))
     said = re.search(r"kind, (\d+) MB,", " ".join(_text("docs/without-a-checkpoint.md").split()))
     assert said and _rounded(said[1], weights / 1e6)
+
+
+WAYS = {
+    "published": "published",
+    "direction of Cross Initialization, 0.2 falling": "start's direction .2 falling most",
+    "direction of the celebrity mean, 0.3 falling": "direction .3 falling most",
+    "direction of the nearest celebrities, 0.2 falling": "nearest's direction .2 falling most",
+    "direction of the nearest celebrities, 0.2 falling, one vector": "nearest's direction .2 falling most K1",
+}
+
+
+def test_the_page_of_the_method_has_the_measured_numbers() -> None:
+    numbers = Numbers(json.loads(_text("docs/ways.json"))["drawn"]["report"])
+    lines = [line.strip("|").split("|") for line in _text("docs/method.md").splitlines() if line.count("|") == 5]
+    rows = [[cell.strip() for cell in cells] for cells in lines if "0." in cells[-1]]
+    assert len(rows) == 10
+    for way, steps, likeness, editability in rows:
+        config = "reference" if "repainted" in way else f"{WAYS[way]}-{steps}"
+        assert _rounded(likeness, numbers.mean(config, "likeness").mean), config
+        assert _rounded(editability, numbers.mean(config, "editability").mean), config
+
+
+def test_the_page_of_the_method_has_the_presets_own_numbers() -> None:
+    rows = _rows(_text("docs/method.md"))
+    for name in ("swift", "best"):
+        preset = presets_of("sd2")[name]
+        assert rows[name] == [str(preset.steps), f"{preset.learning_rate:g}", "200 to 999"]
+        assert preset.timesteps == (200, 1000) and preset.schedule == "linear" and preset.method == "direction"
