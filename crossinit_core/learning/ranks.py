@@ -154,7 +154,7 @@ class Together:
         if self.number == 0:
             said = make()
             with self._connection():
-                self._store.set(key, said)  # type: ignore[arg-type] - it takes bytes
+                self._store.set(key, said)  # type: ignore[arg-type]
             return said
         with self._connection():
             self.wait(lambda: self._store.check([key]))
