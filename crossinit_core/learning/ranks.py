@@ -132,10 +132,11 @@ class Together:
         everybody = mine.new_empty(self.count, len(mine))
         with self._connection():
             # Gathered, not reduced: the order of the sum is then ours, and not one of the library and the wiring.
-            work = dist.all_gather_into_tensor(everybody.view(-1), mine, async_op=True)
-            if self._device.type != "cuda":
+            # NCCL only puts it into the GPU's stream. gloo is waited for here, where Ctrl-C gets through.
+            work = dist.all_gather_into_tensor(everybody.view(-1), mine, async_op=self._device.type != "cuda")
+            if work is not None:
                 self.wait(work.is_completed)
-            work.wait()  # on a GPU this is between its streams
+                work.wait()
         *others, total = everybody
         for part in reversed(others):  # as `Step` adds the pieces of a batch
             total += part
