@@ -81,7 +81,7 @@ class Moody:
                 self._around(options, noisy)
                 return predict(noisy, *inputs)
 
-            model.predict = watched  # type: ignore[method-assign]
+            model.predict = watched  # type: ignore[method-assign, assignment]
             yield model
 
 
