@@ -28,6 +28,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from .backbone import Backbone
 from .celebrity_names import load_celebrity_names
 from .commands.arguments import Parser, chosen_device, format_name, formats_help
+from .commands.processes import processes
 from .commands.published_flags import refuse_published_flags
 from .commands.sampling import SIZES, PlacedPrompt, Sampling, check_everybody_is_placed, sample
 from .commands.signals import Screen, Terminated, leave_closed_output, signals_stop
@@ -36,6 +37,7 @@ from .families import BASE_NAMES, base_of_widths, describe_widths, encoder_names
 from .files import check_can_write
 from .initialization import START_STATES, StartStates, cross_initialize, cross_initialize_words
 from .learning.inversion import StepReport, invert
+from .learning.ranks import ProcessError
 from .learning.settings import PRESETS, REGULARIZERS, SDXL_PRESETS, InversionSettings, presets_of
 from .photos.folders import Photos, read_photos
 from .precision import DTYPES, PRECISIONS, resolve_precision
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with signals_stop():
             refuse_published_flags(given)
             options = _parser().parse_args(given)
-            options.run(options)
+            with processes(options):
+                options.run(options)
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
         screen.say("Stopped.")
@@ -95,7 +98,8 @@ def train(options: argparse.Namespace) -> None:
     settings = _settings(options)
     device = chosen_device(options.device)
     name, out = _name_and_file(options)
-    check_can_write(out, what="output file")
+    if not options.ranks.number:
+        check_can_write(out, what="output file")
     if options.names:
         load_celebrity_names(options.names)
     photos = _photos(options, settings)
@@ -126,11 +130,14 @@ def train(options: argparse.Namespace) -> None:
                 resume_folder=resume_folder,
                 name=name,
                 metadata=facts,
+                ranks=options.ranks,
             )
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, ProcessError) as stop:
         if bar.n and notes_on(stop):  # nothing is promised if no resume file could be written
             Screen().say(f"After step {bar.n} of {settings.steps}: the same command continues from here.")
         raise
+    if options.ranks.number:
+        return  # the first process writes
     home = os.path.expanduser("~")  # noqa: PTH111 - unlike Path.home, it never raises
     save_or_keep(described(result.token), out, [resume_folder.absolute(), Path(home), Path(tempfile.gettempdir())])
     if result.resumed_from:

@@ -35,8 +35,9 @@ from .batches import BatchSource, GivenBatches, RewindableBatches, TrainingBatch
 from .memory import plan_memory
 from .optimizers import start_of_direction
 from .provenance import provenance
+from .ranks import ALONE, ProcessError, Ranks
 from .resume_files import ResumeFile, run_fingerprint
-from .resume_format import Expected
+from .resume_format import Expected, decode, encode
 from .settings import InversionSettings
 from .state import Run, RunState
 from .step import check_optimizer
@@ -91,6 +92,7 @@ def invert(
     name: str = "learned-face",
     metadata: Mapping[str, str] | None = None,
     on_note: OnNote | None = None,
+    ranks: Ranks = ALONE,
 ) -> InversionResult:
     """Learn vectors that start at `v0` (K, d), K = 1..8, from photos or from ready-made batches.
 
@@ -105,6 +107,7 @@ def invert(
     metadata: strings to add to the token's.
     on_note: called with each of the result's `notes` as soon as it is known; a folder that cannot be written is told before
     the first step.
+    ranks: the processes that learn this person, see there; each calls this with the same inputs, and gets the same vectors.
 
     Raises ValueError for a wrong input before any long work, FloatingPointError if the numbers overflow, and
     torch.OutOfMemoryError if even a single sample does not fit.
@@ -115,12 +118,18 @@ def invert(
     check_token_name(name)
     if (images is None) == (batches is None):
         raise ValueError("Give either images or batches to learn from, not both and not none.")
+    if ranks.count > settings.batch_size and images is not None:
+        raise ValueError(
+            f"{ranks.count} processes are to learn from batches of {settings.batch_size}, but each needs a sample at least. "
+            f"Start {settings.batch_size} of them at most, or set batch_size to {ranks.count}."
+        )
     began = time.perf_counter()
     quick = old_objects_left_alone()
     with quick, gradients_enabled(), leave_it_to(backbone.device), Determinism() as determinism, PeakMemory() as memory:
         start = _checked_start(v0, backbone.widths)
         if settings.method == "direction":
             start = start_of_direction(start, mean_norms(backbone), backbone.widths)
+        start = ranks.of_first(start)
         notes: list[str] = []
 
         def tell(note: str) -> None:
@@ -129,7 +138,7 @@ def invert(
             if on_note:
                 on_note(note)
 
-        folder = None if resume_folder is None else Path(resume_folder)
+        folder = None if resume_folder is None or ranks.number else Path(resume_folder)
         resume_file = ResumeFile(folder, settings, tell, read=resume)
         source: BatchSource
         if images is None:
@@ -144,7 +153,7 @@ def invert(
             source, data = batches_from_photos(backbone, len(start), settings, images, masks)
         again = RewindableBatches(source)
         state = RunState.first(start, again.state, settings)
-        run = Run(settings, start, backbone.widths, again, state, settings.precision, determinism, memory)
+        run = Run(settings, start, backbone.widths, again, state, settings.precision, determinism, memory, ranks)
         try:
             while not run.finished:  # a second time if the numbers want a safer precision, or less memory is to be used
                 _learn_on_one_model(backbone, run, resume_file, data, on_step, observe)
@@ -180,7 +189,8 @@ def _learn_on_one_model(
 
     A function of its own, so that nothing of a model is left when the next one is made.
     """
-    plan = plan_memory(backbone, replace(run.settings, precision=run.precision))
+    samples = run.ranks.part_of(run.settings.batch_size)
+    plan = plan_memory(backbone, replace(run.settings, precision=run.precision, batch_size=samples))
     with backbone.training(precision=run.precision, gradient_checkpointing=plan.gradient_checkpointing) as model:
         if not resume_file.fingerprint:  # the first model
             fingerprint = run_fingerprint(backbone, model, run.settings, run.start, data)
@@ -192,7 +202,8 @@ def _learn_on_one_model(
                 partial(check_optimizer, run.start, run.settings, backbone.widths),
                 run.batches.check,
             )
-            run.state = resume_file.find(expected, run.batches) or run.state
+            found = resume_file.find(expected, run.batches)
+            run.state = _found_by_first(run, found, expected) or run.state
             run.resumed_from = run.state.step
         if run.state.step and run.state.precision and run.state.precision != precision_of(model.dtype):
             run.precision = run.state.precision  # as the run that is continued had found out
@@ -219,6 +230,30 @@ def _learn_on_one_model(
             return
         run.vocabulary_norms = vocabulary_norms(model, backbone.vocabulary_size, backbone.widths)
         run.facts = provenance(backbone, model, run.settings, run.start, run.state)
+
+
+def _found_by_first(run: Run, found: RunState | None, expected: Expected) -> RunState | None:
+    """The state that the first process found, which alone looks, and the batches at its place."""
+    if run.ranks.count == 1:
+        return found
+
+    def say() -> bytes:
+        return expected.fingerprint.encode() + (encode(found, expected.fingerprint) if found else b"")
+
+    said = run.ranks.from_first(say)
+    if run.ranks.number == 0:
+        return found
+    mine = expected.fingerprint.encode()
+    if said[: len(mine)] != mine:
+        raise ProcessError(
+            f"Process {run.ranks.number + 1} of {run.ranks.count} has another model, other photos or other settings than the "
+            "first one. Give all of them the same files."
+        )
+    if len(said) == len(mine):
+        return None
+    found = decode(said[len(mine) :], expected)
+    run.batches.skip_to(found.step, found.batches)
+    return found
 
 
 def _advice(state: RunState) -> str:

@@ -11,6 +11,7 @@ from ..gpu.modes import Determinism
 from ..gpu.peak_memory import PeakMemory
 from ..precision import Precision
 from .batches import RewindableBatches
+from .ranks import ALONE, Ranks
 from .settings import InversionSettings
 
 
@@ -58,6 +59,7 @@ class Run:
     precision: Precision
     determinism: Determinism
     memory: PeakMemory
+    ranks: Ranks = ALONE
     resumed_from: int = 0
     facts: dict[str, str] = field(default_factory=dict)
     vocabulary_norms: tuple[float, ...] = ()

@@ -20,6 +20,7 @@ from ..models.clip_text import ends_of, pad, padding_row
 from . import objective
 from .batches import TrainingBatch
 from .optimizers import make_optimizer
+from .ranks import ProcessError, Ranks
 from .settings import InversionSettings
 from .state import RunState
 
@@ -38,6 +39,7 @@ class StepNumbers:
     distance: float
     finite_loss: bool
     finite: bool
+    in_step: bool
     vectors: Tensor
     optimizer: dict[str, Tensor]
     denoised: Tensor
@@ -68,9 +70,10 @@ class Step:
         settings: InversionSettings,
         recorder: Recorder | None,
         micro_batch_size: int,
+        ranks: Ranks,
     ) -> None:
         """Without a `recorder` everything is run as it comes."""
-        self._model, self._settings = model, settings
+        self._model, self._settings, self._ranks = model, settings, ranks
         self.recorder, self.micro_batch_size = recorder, micro_batch_size
         self._vocabulary_size = backbone.vocabulary_size
         self._prediction_type: PredictionType = backbone.prediction_type
@@ -88,6 +91,7 @@ class Step:
         self._scale = torch.ones((), device=device)
         self._loss = torch.zeros((), device=device)
         self._stopped = torch.zeros((), device=device, dtype=torch.bool)
+        self._in_step = torch.ones((), device=device, dtype=torch.bool)
         self._denoised = torch.zeros(0, device=device)
         self._numbers = torch.zeros(0, device=device)
         """The numbers of a step in a row, so that they are fetched as one."""
@@ -101,20 +105,39 @@ class Step:
         self._stopped.zero_()
         self._begin()
 
-    def launch(self, batch: TrainingBatch) -> Callable[[], StepNumbers]:
-        """Queue a step over a batch, `micro_batch_size` samples at a time; returns a function that waits for its numbers."""
+    def launch(self, batch: TrainingBatch, number: int) -> Callable[[], StepNumbers]:
+        """Queue the step of this number over a batch, `micro_batch_size` samples at a time; returns a function that waits for
+        its numbers."""
         self._make_room_for_numbers(batch.latents[:1].shape)
         # The last part first, so that what stays of the estimates is that of the batch's first sample.
-        for part in reversed(list(batch.split(self.micro_batch_size))):
+        for part in reversed(self._ranks.pieces(batch, self.micro_batch_size)):
             self._run(
                 f"gradient of 1 in {len(batch)}",
                 partial(self._add_gradient, 1 / len(batch)),
                 [self._gradient, self._loss, self._denoised],
                 *part.tensors(),
             )
+        if self._ranks.count > 1:
+            self._update_by_all(number)
+            return self._fetch()
         changed = [self._v, *self._optimizer.state.values(), *self._optimizer.counters]
         self._run("update", self._update, [*changed, self._stopped, self._gradient, self._loss, self._numbers])
         return self._fetch()
+
+    def _update_by_all(self, number: int) -> None:
+        """The update by the gradients of all processes.
+
+        It is not recorded, which may need memory that is not there: nobody can do it a second time, since to add up the
+        numbers takes everybody.
+        """
+        place = torch.stack([self._scale, torch.full_like(self._scale, number)])
+        sum_of_places = place.clone()
+        self._ranks.add_up(self._gradient, self._loss, sum_of_places)
+        self._in_step.copy_((sum_of_places == place * self._ranks.count).all())
+        try:
+            self._update()
+        except RuntimeError as error:
+            raise ProcessError(f"Step {number} failed after its numbers were added up: {error}") from error
 
     def forget(self) -> None:
         """Drop what an error left behind of a step."""
@@ -186,14 +209,14 @@ class Step:
                 self._gradient.add_(pull)
             before = [tensor.clone() for tensor in changed]
             finite_loss = self._loss.isfinite()
-            finite = finite_loss & self._gradient.isfinite().all() & ~self._stopped
+            finite = finite_loss & self._gradient.isfinite().all() & self._in_step & ~self._stopped
         self._optimizer.update()
         with torch.no_grad():
             finite &= self._v.isfinite().all()
             for tensor, old in zip(changed, before, strict=True):
                 tensor.copy_(torch.where(finite.to(tensor.device), tensor, old))
             self._stopped.copy_(~finite)
-            numbers = [self._loss, distance, finite_loss, finite, *self._reported()]
+            numbers = [self._loss, distance, finite_loss, finite, self._in_step, *self._reported()]
             self._numbers.copy_(torch.cat([number.reshape(-1).float() for number in numbers]))
             self._begin()
 
@@ -212,7 +235,7 @@ class Step:
     def _make_room_for_numbers(self, sample: torch.Size) -> None:
         if self._denoised.shape != sample:
             self._denoised = torch.zeros(sample, device=self._v.device)
-            self._numbers = torch.zeros(4 + sum(part.numel() for part in self._reported()), device=self._v.device)
+            self._numbers = torch.zeros(5 + sum(part.numel() for part in self._reported()), device=self._v.device)
 
     def _fetch(self) -> Callable[[], StepNumbers]:
         """Start to copy the numbers to the CPU; the function waits until they are there."""
@@ -222,17 +245,28 @@ class Step:
         numbers = torch.empty(self._numbers.shape, pin_memory=True).copy_(self._numbers, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-        return partial(_read, numbers, shapes, keys, arrived)
+        return partial(_read, numbers, shapes, keys, partial(self._wait, arrived))
+
+    def _wait(self, arrived: torch.cuda.Event) -> None:
+        self._ranks.wait(arrived.query)
+        arrived.synchronize()
 
 
 def _read(
-    numbers: Tensor, shapes: list[torch.Size], keys: tuple[str, ...], arrived: torch.cuda.Event | None = None
+    numbers: Tensor, shapes: list[torch.Size], keys: tuple[str, ...], wait: Callable[[], None] | None = None
 ) -> StepNumbers:
-    if arrived is not None:
-        arrived.synchronize()
-    loss, distance, finite_loss, finite = numbers[:4].tolist()
-    parts = numbers[4:].split([shape.numel() for shape in shapes])
+    if wait is not None:
+        wait()
+    loss, distance, finite_loss, finite, in_step = numbers[:5].tolist()
+    parts = numbers[5:].split([shape.numel() for shape in shapes])
     vectors, *optimizer, denoised = (part.view(shape).clone() for part, shape in zip(parts, shapes, strict=True))
     return StepNumbers(
-        loss, distance, bool(finite_loss), bool(finite), vectors, dict(zip(keys, optimizer, strict=True)), denoised
+        loss,
+        distance,
+        bool(finite_loss),
+        bool(finite),
+        bool(in_step),
+        vectors,
+        dict(zip(keys, optimizer, strict=True)),
+        denoised,
     )

@@ -17,6 +17,7 @@ from ..gpu.modes import collect_all_garbage, is_out_of_memory, release_memory
 from ..precision import precision_of
 from .batches import TrainingBatch
 from .memory import MemoryPlan
+from .ranks import ProcessError
 from .settings import InversionSettings
 from .state import Run, RunState
 from .step import Step, StepNumbers
@@ -68,7 +69,7 @@ def steps(backbone: Backbone, model: FrozenModel, run: Run, plan: MemoryPlan) ->
     signature = None if model.signature is None else (model.signature, backbone.prediction_type)
     graphs = graphs_of(model.device) if run.settings.cuda_graph else None
     recorder = Recorder(model.device, graphs, signature, run.memory) if graphs else None
-    step = Step(backbone, model, run.start, run.settings, recorder, plan.micro_batch_size)
+    step = Step(backbone, model, run.start, run.settings, recorder, plan.micro_batch_size, run.ranks)
     first, ahead = run.state.step + 1, steps_ahead(model.device)
     launched: deque[Callable[[], StepNumbers]] = deque()
     failure: Exception | None = None
@@ -87,13 +88,16 @@ def steps(backbone: Backbone, model: FrozenModel, run: Run, plan: MemoryPlan) ->
         while run.state.step < run.settings.steps:
             while failure is None and len(launched) < min(ahead, run.settings.steps - run.state.step):
                 try:
-                    batch = _next_batch(run, run.state.step + len(launched) + 1, model.device)
-                    launched.append(_launch(step, batch, run, plan))
+                    number = run.state.step + len(launched) + 1
+                    batch = _next_batch(run, number, model.device)
+                    launched.append(_launch(step, batch, number, run, plan))
                 except Exception as error:
                     failure = error  # raised once all before it is reported
             if failure and not launched:
                 raise failure
             numbers = launched.popleft()()
+            if not numbers.in_step:
+                raise ProcessError(f"The {run.ranks.count} processes are no longer at the same step.")
             if not numbers.finite:
                 failure = None
                 start_from(replace(run.state, loss_scale=_smaller_scale(numbers, run.state, model.dtype)))
@@ -114,6 +118,11 @@ def steps(backbone: Backbone, model: FrozenModel, run: Run, plan: MemoryPlan) ->
             yield StepReport(
                 run.state.step, run.settings.steps, numbers.loss, numbers.distance, numbers.vectors, numbers.denoised
             )
+    except (OverflowedError, torch.OutOfMemoryError):
+        raise  # perhaps another model goes on
+    except BaseException:
+        run.ranks.stop()
+        raise
     finally:
         failure = None  # its traceback holds the model
         launched.clear()
@@ -130,11 +139,11 @@ def _next_batch(run: Run, number: int, device: torch.device) -> TrainingBatch:
     return batch.ready(pin=device.type == "cuda")
 
 
-def _launch(step: Step, batch: TrainingBatch, run: Run, plan: MemoryPlan) -> Callable[[], StepNumbers]:
+def _launch(step: Step, batch: TrainingBatch, number: int, run: Run, plan: MemoryPlan) -> Callable[[], StepNumbers]:
     """Launch a step, in smaller pieces if the memory is too small for it."""
     while True:
         try:
-            return step.launch(batch)
+            return step.launch(batch, number)
         except RuntimeError as error:
             too_much = is_out_of_memory(error)
             if not too_much and not run.determinism.relax(error):
