@@ -30,7 +30,7 @@ MOST_CUT_OFF = 0.08
 
 @dataclass(frozen=True)
 class Framing:
-    """How photos are framed. `face` 1 is the largest on its photo.
+    """How photos are framed. `face` 1 is the largest on its photo; `alone` refuses a photo on which there are several.
 
     With `by_hand`, no face is looked for: `x`, `y` are the frame's centre in parts of the photo's width and height,
     `side` its side in parts of the photo's shorter side, `roll` how far the head is turned clockwise, in degrees.
@@ -46,6 +46,7 @@ class Framing:
     y: float = 0.5
     side: float = 1.0
     roll: float = 0.0
+    alone: bool = False
 
     def check(self) -> None:
         """Raises ValueError for a value that cannot be."""
@@ -206,6 +207,11 @@ class _Framer:
         return mask
 
     def _chosen(self, faces: Sequence[Any]) -> Any:
+        if self.framing.alone and len(faces) > 1:
+            raise InputError(
+                f"{len(faces)} faces were found, but one was expected. Say which: 1 is the largest.",
+                "face",
+            )
         if self.framing.face > len(faces):
             raise InputError(
                 f"face is {self.framing.face}, but {len(faces)} {'was' if len(faces) == 1 else 'were'} found. 1 is the largest.",

@@ -48,7 +48,7 @@ BESIDE_PHOTOS = frozenset(
     }
 )
 """What lies beside photos: captions, settings, caches. It is not opened."""
-_SYSTEM_FOLDERS = ("__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found")
+SYSTEM_FOLDERS = ("__macosx", "$recycle.bin", "system volume information", "@eadir", "lost+found")
 _REPEATS = re.compile(r"[1-9][0-9]*_.+", re.DOTALL)
 _MOST_NAMES = 4
 
@@ -64,10 +64,25 @@ class Photos:
     masks: list[Tensor] | None
 
 
-def read_photos(paths: Sequence[Path], resolution: int, say: Callable[[str], None] = lambda line: None) -> Photos:
+Loader = Callable[[Path, Path | None, int], tuple[Tensor, Tensor | None]]
+"""A photo, its mask if there is one, and the resolution R -> (1, R, R, 3) and (1, R, R) in 0..1."""
+
+
+def _middle_square(photo: Path, mask: Path | None, resolution: int) -> tuple[Tensor, Tensor | None]:
+    image, size = load_training_photo(photo, resolution)
+    return image, None if mask is None else load_training_mask(mask, size, resolution)
+
+
+def read_photos(
+    paths: Sequence[Path],
+    resolution: int,
+    say: Callable[[str], None] = lambda line: None,
+    load: Loader = _middle_square,
+) -> Photos:
     """The photos among files and folders, in the order of `paths`, those of a folder by name and before its folders'.
 
-    Pixels are those of `images.training_images` at `resolution`. `say` gets one line for whatever is not used, with the
+    Pixels are those of `images.training_images` at `resolution`, or those that another `load` gives, whose ValueError says why a
+    photo is not used. `say` gets one line for whatever is not used, with the
     reason. Raises FileNotFoundError for a path that does not exist, and ValueError if there is no photo at all.
     """
     check_resolution(resolution)
@@ -87,8 +102,7 @@ def read_photos(paths: Sequence[Path], resolution: int, say: Callable[[str], Non
     weights: list[Tensor | None] = []
     for photo in photos:
         try:
-            image, size = load_training_photo(photo, resolution)
-            mask = load_training_mask(masks[photo], size, resolution) if photo in masks else None
+            image, mask = load(photo, masks.get(photo), resolution)
         except (ValueError, OSError) as error:
             what = "its mask cannot be used. " if photo in masks and masks[photo].name in str(error) else ""
             say(f"Skipping '{quoted(photo, 200)}': {what}{quoted(error, 360)}")
@@ -152,7 +166,7 @@ def _of_folder(folder: Path, say: Callable[[str], None]) -> list[Path]:
             visited.add((status.st_dev, status.st_ino))
             entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
             files += [entry for entry in entries if entry.is_file() and entry.name.lower() != "thumbs.db"]
-            folders = [entry for entry in entries if entry.name.lower() not in _SYSTEM_FOLDERS and entry.is_dir()]
+            folders = [entry for entry in entries if entry.name.lower() not in SYSTEM_FOLDERS and entry.is_dir()]
         except OSError as error:
             say(f"Skipping the folder '{quoted(folder, 200)}': {quoted(error.strerror or error)}")
             continue

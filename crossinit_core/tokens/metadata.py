@@ -79,6 +79,9 @@ PERSON = "crossinit.token"
 """The text of a PNG beside a token that tells whose picture it is: a digest of the vectors. Not every format keeps a token's
 picture in its file."""
 
+JOB = "crossinit.job"
+"""What was asked for when many people were learned, as JSON: by it a finished person is known again. See `many.people`."""
+
 # How a token was made of other tokens.
 BLEND = "crossinit.blend"
 RESCALED = "crossinit.rescaled"

@@ -1,0 +1,153 @@
+"""What a worker does: it holds the model, and learns one person after the other with `invert`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..celebrity_names import load_celebrity_names
+from ..errors import notes_on
+from ..families import base_of_widths
+from ..files import check_can_write, write_atomically
+from ..initialization import cross_initialize, cross_initialize_words
+from ..learning.inversion import InversionResult, invert
+from ..photos.face_detection import NoDetectorError
+from ..precision import DTYPES, resolve_precision
+from ..text import quoted
+from ..tokens import metadata
+from ..tokens.description import described
+from ..tokens.token_files import save_learned_token
+from .crew import LONGEST_REASON, Order, Report
+from .people import Person, Start
+from .portraits import read_portraits
+from .work_list import forget, picture_path, resume_folder, state_of, token_path
+
+if TYPE_CHECKING:
+    from ..diffusers_backbone import DiffusersBackbone
+
+_MOST_STARTS = 8
+_MOST_NOTES = 5
+
+
+class FaceLearner:
+    """Learns people on one model. Raises as `DiffusersBackbone.from_pretrained` does if it cannot be loaded."""
+
+    def __init__(self, order: Order, backbone: DiffusersBackbone | None = None) -> None:
+        if order.threads:
+            torch.set_num_threads(order.threads)
+        # Notes go to the driver with the person's report; they would tear its progress line apart.
+        logging.getLogger("crossinit_core").setLevel(logging.ERROR)
+        self._order = order
+        self._backbone = backbone or _load(order)
+        self._starts: dict[Start, tuple[Tensor, dict[str, str]]] = {}
+
+    def learn(self, person: Person) -> Report:
+        """Learn and save a person. Errors are reports; KeyboardInterrupt, and what else is no Exception, goes to the caller
+        after the resume file was written."""
+        began, out = time.perf_counter(), self._order.out
+        try:
+            with contextlib.suppress(ValueError, OSError):
+                if state_of(person, out) == "":  # by another run on the same folder
+                    return Report("done", "already learned")
+            try:
+                check_can_write(token_path(out, person.name), what="token file")
+            except ValueError as error:
+                return Report("stop", _reason(error))
+            notes: list[str] = []
+            result = self._invert(person, notes.append)
+            try:
+                self._save(person, result)
+            except OSError as error:
+                what = quoted(error.strerror or error, 120)
+                return Report(
+                    "stop",
+                    f"The token of '{person.name}' could not be saved in '{quoted(out, 200)}' ({what}). Its resume file is kept. "
+                    "Make room, then run the same command again.",
+                )
+            forget(out, person.name)
+            return Report("done", result.summary(), time.perf_counter() - began, tuple(notes[:_MOST_NOTES]))
+        except NoDetectorError as error:
+            return Report("stop", _reason(error))
+        except (ValueError, OSError, FloatingPointError) as error:
+            return Report("failed", _reason(error), time.perf_counter() - began)
+        except Exception as error:  # of the GPU, or a bug: this process may not be able to go on
+            return Report("broken", f"{type(error).__name__}: {_reason(error)}", time.perf_counter() - began)
+
+    def _invert(self, person: Person, say: Callable[[str], None]) -> InversionResult:
+        backbone = self._backbone
+        settings = person.settings.sized(backbone.resolution)
+        photos = read_portraits(person, settings.resolution or backbone.resolution, say)
+        v0, facts = self._start(person.start)
+        return invert(
+            backbone,
+            v0,
+            settings,
+            images=photos.images,
+            masks=photos.masks,
+            resume_folder=resume_folder(self._order.out, person.name),
+            name=person.name,
+            metadata={**facts, metadata.JOB: person.job},
+            on_note=say,
+        )
+
+    def _save(self, person: Person, result: InversionResult) -> None:
+        """The token last: if it is there, so is the rest."""
+        history = result.token.history
+        if history and history.photos:
+            content = io.BytesIO()
+            Image.fromarray(history.photos[0].pixels).save(content, format="JPEG", quality=88)
+            write_atomically(picture_path(self._order.out, person.name), content.getvalue())
+        save_learned_token(described(result.token), token_path(self._order.out, person.name))
+
+    def _start(self, start: Start) -> tuple[Tensor, dict[str, str]]:
+        """v0 (K, d), and what the token's file says about it; the last few starts are kept."""
+        if start not in self._starts:
+            if len(self._starts) >= _MOST_STARTS:
+                del self._starts[next(iter(self._starts))]
+            self._starts[start] = _start(self._backbone, start)
+        return self._starts[start]
+
+
+def _start(backbone: DiffusersBackbone, start: Start) -> tuple[Tensor, dict[str, str]]:
+    method = "cross initialization"
+    if start.states == "context" and len(backbone.widths) > 1:  # else both are the same
+        method += " (what the UNet sees)"
+    if start.words is not None:
+        v0 = cross_initialize_words(backbone, start.words, start.vectors, states=start.states)
+        return v0, metadata.started_from_words(method, start.words)
+    names = load_celebrity_names(start.names)
+    v0 = cross_initialize(backbone, names.names, start.vectors or 2, states=start.states)
+    return v0, metadata.started_from_names(method, names)
+
+
+def _load(order: Order) -> DiffusersBackbone:
+    try:
+        import diffusers
+        import transformers
+    except ImportError as error:
+        raise ImportError(f'Learning needs diffusers ({error}). Install it: pip install "crossinit[cli]"') from error
+    from ..diffusers_backbone import DiffusersBackbone, widths_of
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    device = torch.device(order.device)
+    # On a GPU a run learns on copies in its own precision: SDXL's UNet in float32 beside them would be 5 GB more.
+    half = device.type == "cuda" and base_of_widths(widths_of(order.model)) == "sdxl"
+    unet_dtype = DTYPES[resolve_precision(order.precision, device)] if half else None
+    return DiffusersBackbone.from_pretrained(order.model, device=device, unet_dtype=unet_dtype)
+
+
+def _reason(error: BaseException) -> str:
+    """One line; a note says where it goes on."""
+    text = " ".join(" ".join([str(error) or type(error).__name__, *notes_on(error)]).split())
+    return quoted(text, LONGEST_REASON)
