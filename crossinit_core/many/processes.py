@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -72,8 +72,9 @@ class _Worker:
     def __init__(self, order: Order, make: Make, gpu: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_work, args=(order, make, gpu, theirs), daemon=True)
-        self.process.start()
+        self.process: SpawnProcess = context.Process(target=_work, args=(order, make, theirs), daemon=True)
+        with _only_gpu(gpu):
+            self.process.start()
         theirs.close()
         self.told_dead = False
 
@@ -104,6 +105,21 @@ class _Worker:
         self.process.close()
 
 
+@contextlib.contextmanager
+def _only_gpu(gpu: str) -> Iterator[None]:
+    """A process that is started in this block sees one GPU, from its first line on: CUDA looks only once."""
+    before = os.environ.copy()
+    try:
+        if gpu:
+            os.environ[GPUS] = gpu
+        yield
+    finally:
+        if GPUS in before:
+            os.environ[GPUS] = before[GPUS]
+        else:
+            os.environ.pop(GPUS, None)
+
+
 def _how_it_ended(code: int | None) -> str:
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
@@ -113,10 +129,8 @@ def _how_it_ended(code: int | None) -> str:
     return f"the worker process ended with exit code {code}."
 
 
-def _work(order: Order, make: Make, gpu: str, connection: Connection) -> None:
+def _work(order: Order, make: Make, connection: Connection) -> None:
     """A worker process: says that it is ready, then answers each person with a report, until the driver is gone."""
-    if gpu:
-        os.environ[GPUS] = gpu
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which tells the workers
     signal.signal(signal.SIGTERM, _interrupt)
