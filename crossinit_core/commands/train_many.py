@@ -95,7 +95,7 @@ def add(commands: Any) -> None:
     command.add_argument("--method", choices=METHODS, help="as for train")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, make: Make = FaceLearner) -> None:
     """Learn many people: a folder or a list of them. The same command goes on after a stop.
 
     Raises ValueError and OSError as `many` does, and RuntimeError if nobody can be learned.
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> None:
 
     try:
         if left:
-            crew = crew_for(options)
+            crew = crew_for(options, make)
             screen.say(f"{_people(len(left))} to learn with {crew.wanted()} {_plural('worker', crew.wanted())}.")
             hand_out(left, crew, on_end, progress.begin)
     finally:
@@ -194,7 +194,7 @@ def prepare(options: argparse.Namespace, screen: Screen) -> tuple[list[Person], 
     return people, work
 
 
-def crew_for(options: argparse.Namespace, make: Make = FaceLearner) -> Crew:
+def crew_for(options: argparse.Namespace, make: Make) -> Crew:
     """The workers that were asked for: processes of this computer, or Ray's."""
     if options.ray:
         cpu = options.device is not None and options.device.startswith("cpu")

@@ -76,13 +76,15 @@ class _Worker:
         with _only_gpu(gpu):
             self.process.start()
         theirs.close()
-        self.told_dead = False
+        self.told_dead, self._busy = False, True
 
     def give(self, person: Person) -> None:
+        self._busy = True
         with contextlib.suppress(OSError):  # it is dead; `hear` finds out
             self.connection.send_bytes(pickle.dumps(person))
 
     def hear(self) -> Report:
+        self._busy = False
         try:
             report: Report = pickle.loads(self.connection.recv_bytes())
         except (EOFError, OSError, pickle.UnpicklingError):
@@ -93,7 +95,10 @@ class _Worker:
 
     def ask_to_stop(self) -> None:
         with contextlib.suppress(OSError):
-            self.process.terminate()
+            if self._busy:
+                self.process.terminate()
+            else:
+                self.connection.send_bytes(pickle.dumps(None))
 
     def end(self) -> None:
         self.ask_to_stop()
@@ -141,9 +146,9 @@ def _work(order: Order, make: Make, connection: Connection) -> None:
             connection.send_bytes(pickle.dumps(cannot_start(error)))
             return
         connection.send_bytes(pickle.dumps(Report("ready")))
-        while True:
-            person = pickle.loads(connection.recv_bytes())
+        while (person := pickle.loads(connection.recv_bytes())) is not None:
             connection.send_bytes(pickle.dumps(learner.learn(person)))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -43,7 +43,8 @@ class Progress:
             parts.append(f"{self.failed} failed")
         if rate := self.an_hour:
             parts.append(f"{rate:,.0f} an hour" if rate >= 10 else f"{rate:.1f} an hour")
-            parts.append(f"{duration(3600 * (self._total - ended) / rate)} left")
+            if ended < self._total:
+                parts.append(f"{duration(3600 * (self._total - ended) / rate)} left")
         return ", ".join(parts)
 
 
