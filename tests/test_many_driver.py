@@ -96,7 +96,7 @@ def test_what_stops_everybody_is_said_once(when: str) -> None:
         return Report("stop", "no room") if (person is None) == (when == "start") else Report("ready")
 
     crew = Here(2, answer)
-    with pytest.raises(RuntimeError, match="^no room$"):
+    with pytest.raises(RuntimeError, match=r"^no room$"):
         _learn(["a", "b", "c"], crew)
     assert crew.closed
 

@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="for tokens, failures and the summary page"
     )
-    command.add_argument("--shard", type=Shard.of, default=Shard(), metavar="I/N", help="only part I of N, such as 1/8")
+    command.add_argument("--shard", metavar="I/N", help="only part I of N, such as 1/8")
     command.add_argument("--workers", type=int, metavar="N", help="processes; default: one for each GPU, or one")
     command.add_argument(
         "--people-per-gpu", type=int, default=1, metavar="N", help="side by side on one GPU; default: %(default)s"
@@ -101,9 +101,10 @@ def run(options: argparse.Namespace, make: Make = FaceLearner) -> None:
     Raises ValueError and OSError as `many` does, and RuntimeError if nobody can be learned.
     """
     screen = Screen()
-    people, work = prepare(options, screen)
+    shard = Shard.of(options.shard) if options.shard is not None else Shard()
+    people, work = prepare(options, shard, screen)
     out: Path = options.out
-    failures = Failures(out, options.shard)
+    failures = Failures(out, shard)
     left = []
     for person in work.left:
         if absent := missing_photos(person):
@@ -141,8 +142,8 @@ def run(options: argparse.Namespace, make: Make = FaceLearner) -> None:
     print(_closing(work, progress, failures, out), flush=True)
 
 
-def prepare(options: argparse.Namespace, screen: Screen) -> tuple[list[Person], WorkList]:
-    """All people of the list, and what is to be done for this shard; nothing is loaded yet, and all that is wrong is said."""
+def prepare(options: argparse.Namespace, shard: Shard, screen: Screen) -> tuple[list[Person], WorkList]:
+    """All people of the list, and what this shard has to do; nothing is loaded yet, and all that is wrong is said."""
     from ..diffusers_backbone import widths_of
 
     for name, value, most in (
@@ -173,7 +174,7 @@ def prepare(options: argparse.Namespace, screen: Screen) -> tuple[list[Person], 
     people = [reader.person(row, home) for row in manifest.rows]
     check_can_write(token_path(out, "probe"), what="output folder")
     out.mkdir(parents=True, exist_ok=True)
-    work = sort_people(options.shard.take(people), out, replace=options.replace)
+    work = sort_people(shard.take(people), out, replace=options.replace)
     for note in work.notes[:_MOST_NAMED]:
         screen.say(note)
     if work.finished:
@@ -186,11 +187,8 @@ def prepare(options: argparse.Namespace, screen: Screen) -> tuple[list[Person], 
             "or choose another --out."
         )
     base = base_of_widths(widths_of(model))
-    screen.say(
-        f"{_people(len(people))} on {BASE_NAMES.get(base, base)}"
-        + (f", part {options.shard.number} of {options.shard.count}" if options.shard.count > 1 else "")
-        + "."
-    )
+    part = f", part {shard.number} of {shard.count}" if shard.count > 1 else ""
+    screen.say(f"{_people(len(people))} on {BASE_NAMES.get(base, base)}{part}.")
     return people, work
 
 
