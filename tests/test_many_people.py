@@ -334,7 +334,7 @@ def test_processes_learn_what_one_alone_learns(
 ) -> None:
     assert run(people, "--out", tmp_path / "here")[0] == 0
     monkeypatch.undo()
-    code, out, err = run(people, "--workers", 2)
+    code, _, err = run(people, "--workers", 2)
     assert code == 0, err
     assert "3 people to learn with 2 workers." in err
     assert "Traceback" not in err

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cuda = count > 0
     gpus = [number for number in options.gpus if not cuda or number <= count]
     steps = options.steps or (320 if cuda else 2)
-    size = {"resolution": 512, "batch_size": 8} if cuda else {"resolution": 64, "batch_size": 2}
+    size: dict[str, Any] = {"resolution": 512, "batch_size": 8} if cuda else {"resolution": 64, "batch_size": 2}
     settings = InversionSettings(steps=steps, **size)
     data: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name() if cuda else None,

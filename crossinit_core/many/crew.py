@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from ..precision import Precision
 from ..text import quoted
 from .people import Person
 
@@ -21,7 +22,7 @@ class Order:
     model: Path
     out: Path
     device: str
-    precision: str = "auto"
+    precision: Precision = "auto"
     threads: int = 0
 
 

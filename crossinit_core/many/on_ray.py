@@ -8,6 +8,7 @@ itself here: the driver does, so that a person who brings workers down again and
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -109,9 +110,9 @@ def _start_ray() -> Any:
             "need no Ray."
         ) from error
     if not ray.is_initialized():
-        here = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
+        here: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False}
         try:
-            ray.init(log_to_driver=False, logging_level="ERROR", **here)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **here)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise RuntimeError(f"Ray could not be reached: {quoted(' '.join(str(error).split()), 400)}") from error
     return ray

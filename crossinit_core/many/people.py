@@ -15,6 +15,7 @@ from ..families import base_of_widths
 from ..initialization import START_STATES, StartStates
 from ..learning.settings import InversionSettings, presets_of
 from ..models.checkpoint_file import is_checkpoint
+from ..precision import Precision
 from ..prompts import MAX_VECTORS
 from ..text import check_text, quoted
 from .manifest import Row
@@ -95,7 +96,12 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "face": _face,
 }
 """What a person's row may say, and how it is read. Raises ValueError for anything else."""
-_EXPECTED = {_whole: "a whole number", _number: "a number", _text: "text", _face: "yes, no, or a face's number"}
+_EXPECTED: dict[Callable[[Any], Any], str] = {
+    _whole: "a whole number",
+    _number: "a number",
+    _text: "text",
+    _face: "yes, no, or a face's number",
+}
 
 
 class Options:
@@ -104,7 +110,7 @@ class Options:
     Raises ValueError of one line for the first option that cannot be.
     """
 
-    def __init__(self, model: Path, given: Mapping[str, Any], widths: Sequence[int], precision: Any) -> None:
+    def __init__(self, model: Path, given: Mapping[str, Any], widths: Sequence[int], precision: Precision) -> None:
         self._given = {name: value for name, value in given.items() if value is not None}
         self._base, self._precision = base_of_widths(tuple(widths)), precision
         self._model = model_digest(model)
