@@ -12,6 +12,7 @@ people have other bits. Linux and macOS.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -177,16 +178,22 @@ class Trial:
                 for name in self._random.sample(list(self._names), 2):
                     token_path(self.out, name).unlink()
             driver = psutil.Process(self._start().pid)
-            while True:
-                wait = self._random.uniform(3, 14)
-                if self.kills >= self._options.times:
-                    wait = 600
-                try:
-                    driver.wait(wait)
-                    break
-                except psutil.TimeoutExpired:
+            while self._is_running(driver):
+                if self.kills < self._options.times:
                     self._seen.update(self._workers(driver))
                     kill(driver)
+
+    def _is_running(self, driver: psutil.Process) -> bool:
+        """Wait until a random moment; mostly one at which somebody is begun. False if the command has ended."""
+        begun = self._random.random() < 0.8
+        end = time.monotonic() + self._random.uniform(0, 9)
+        while self.kills >= self._options.times or time.monotonic() < end or begun:
+            if begun and any((self.out / RESUME).glob("*/*")):
+                begun, end = False, time.monotonic() + self._random.uniform(0, 9)
+            with contextlib.suppress(psutil.TimeoutExpired):
+                driver.wait(0.2)
+                return False
+        return True
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "crossinit_core", "train-many", str(self._photos), "--model", str(MODEL)]

@@ -1,0 +1,160 @@
+"""Puts what was measured into docs/scale.md, between the marks of each table.
+
+    python -m benchmarks.many.scale_page
+
+Reads docs/measurements/many/*.json, which throughput, kills and simulation of this folder write (`--out docs/measurements/many`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..inversion_speed import ROOT
+
+PAGE = ROOT / "docs" / "scale.md"
+MEASURED = ROOT / "docs" / "measurements" / "many"
+PEOPLE = 10_000
+PRICES = (2.0, 4.0)
+"""Dollars an hour for an H100 on demand, as price lists of 2026 have it."""
+
+
+def main() -> int:
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+def filled(text: str) -> str:
+    """The page with its tables written anew."""
+    for name, make in TABLES.items():
+        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not mark.search(text):
+            raise ValueError(f"docs/scale.md has no place for the table '{name}'.")
+        table = make()
+        text = mark.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
+    return text
+
+
+def measured(pattern: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(MEASURED.glob(pattern))]
+
+
+def throughput() -> str:
+    found = measured("throughput.json")
+    if not found:
+        return "Not measured yet: it takes two GPUs in one computer."
+    [data] = found
+    first = data["numbers"][0]
+    rows = [
+        (
+            row["gpus"],
+            row["people_per_gpu"],
+            f"{row['people_an_hour']:.0f}",
+            f"{row['people_an_hour'] / first['people_an_hour']:.2f}",
+            f"{sum(row['seconds_each']) / len(row['seconds_each']):.1f} s",
+            "yes" if row["same_bits"] else "no",
+        )
+        for row in data["numbers"]
+    ]
+    head = ("GPUs", "people side by side on each", "people an hour", "times", "a person takes", "same bits")
+    size = data["settings"]
+    said = (
+        f"{data['gpus']} x {data['gpu']}, torch {data['torch']}; {size['steps']} steps, batch {size['batch_size']}, "
+        f"{size['resolution']} px; loading the model is not counted."
+    )
+    return f"{_table(head, rows)}\n\n{said}"
+
+
+def price() -> str:
+    found = measured("throughput.json")
+    rate = found[0]["numbers"][0]["people_an_hour"] if found else 3600 / 12.6
+    whose = "measured above" if found else "from [What to expect](what-to-expect.md)"
+    hours = PEOPLE / rate
+    low, high = (price * hours for price in PRICES)
+    return (
+        f"At {rate:.0f} people an hour on one GPU ({whose}), {PEOPLE:,} people take {hours:.0f} GPU hours. An H100 on demand costs "
+        f"{PRICES[0]:.0f} to {PRICES[1]:.0f} dollars an hour in price lists of 2026: {low:.0f} to {high:.0f} dollars, "
+        f"{100 * low / PEOPLE:.1f} to {100 * high / PEOPLE:.1f} cents a person, without disks and traffic. On a thousand GPUs "
+        f"a million people take {1e6 / rate / 1000:.1f} hours."
+    )
+
+
+def kills() -> str:
+    order = {"worker": 0, "driver": 1, "node": 2}
+    found = sorted(measured("kills-*.json"), key=lambda data: (data["engine"], order[data["what"]]))
+    killed = {
+        ("worker", "processes"): "a worker process",
+        ("worker", "ray"): "a Ray actor",
+        ("driver", "processes"): "the command",
+        ("driver", "ray"): "the command",
+        ("node", "processes"): "the command and all its workers at once",
+        ("node", "ray"): "a Ray node: its raylet and all that runs on it",
+    }
+    rows = [
+        (
+            data["engine"],
+            killed[data["what"], data["engine"]],
+            data["kills"],
+            data["while_learning"],
+            data["commands"],
+            len(data["people_with_other_bits"]),
+            data["orphans"],
+        )
+        for data in found
+    ]
+    head = (
+        *("engine", "killed", "times", "while somebody was begun", "commands until all were finished"),
+        *("people with other bits", "processes left behind"),
+    )
+    return _table(head, rows) if rows else "Not measured yet."
+
+
+def simulation() -> str:
+    rows = []
+    for data in measured("simulation*.json"):
+        course = data["first"]["course"]
+        engine = "Ray" if data["ray"] else "processes"
+        for row in (course[0], course[len(course) // 2], course[-1]):
+            rows.append(
+                (
+                    engine,
+                    f"{row['people']:,}",
+                    row["seconds"],
+                    row["megabytes"],
+                    row["open_files"],
+                    row["threads"],
+                    row["cpu_seconds"],
+                )
+            )
+        rows.append((engine, f"all, the same command again: {data['again']['seconds']} s", "", "", "", "", ""))
+    head = (
+        "engine",
+        "people with a token",
+        "seconds",
+        "driver's memory, MB",
+        "open files",
+        "threads",
+        "driver's CPU seconds",
+    )
+    return _table(head, rows) if rows else "Not measured yet."
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "throughput": throughput,
+    "price": price,
+    "kills": kills,
+    "simulation": simulation,
+}
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    names = list(head)
+    lines = [names, ["---"] * len(names), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
