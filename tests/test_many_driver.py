@@ -169,7 +169,7 @@ def test_ray_replaces_actors_that_die(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     order = Order(tmp_path / "model", tmp_path, "cpu")
-    crew = RayCrew(order, ByName, workers=2, per_gpu=1, cpu=True)
+    crew = RayCrew(order, ByName, workers=2, per_gpu=1)
     ended = _learn(["a", "fails", "dies-once", "b"], crew)
     assert {name: report.kind for name, report in ended.items()} == {
         "a": "done",

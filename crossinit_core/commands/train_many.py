@@ -133,6 +133,9 @@ def run(options: argparse.Namespace, make: Make = FaceLearner) -> None:
             crew = crew_for(options, make)
             screen.say(f"{_people(len(left))} to learn with {crew.wanted()} {_plural('worker', crew.wanted())}.")
             hand_out(left, crew, on_end, progress.begin)
+    except KeyboardInterrupt:
+        show.say("The same command goes on from here.")
+        raise
     finally:
         show.end()
         failures.close()
@@ -195,10 +198,11 @@ def prepare(options: argparse.Namespace, shard: Shard, screen: Screen) -> tuple[
 def crew_for(options: argparse.Namespace, make: Make) -> Crew:
     """The workers that were asked for: processes of this computer, or Ray's."""
     if options.ray:
-        cpu = options.device is not None and options.device.startswith("cpu")
-        # On a cluster, the computer of the driver may have no GPU.
-        order = Order(options.model.resolve(), options.out.resolve(), "cpu" if cpu else "cuda", options.precision)
-        return RayCrew(order, make, workers=options.workers, per_gpu=options.people_per_gpu, cpu=cpu)
+        # On a cluster, the computer of the driver may have no GPU, and it decides nothing.
+        if options.device not in (None, "cpu", "cuda"):
+            raise ValueError(f"--device is '{quoted(options.device, 40)}', but with --ray cpu or cuda is expected.")
+        order = Order(options.model.resolve(), options.out.resolve(), options.device or "", options.precision)
+        return RayCrew(order, make, workers=options.workers, per_gpu=options.people_per_gpu)
     device = chosen_device(options.device)
     if device.type == "cuda" and device.index is None:
         gpus = visible_gpus() * options.people_per_gpu

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..text import quoted
@@ -22,15 +23,18 @@ GPU = "GPU"
 
 
 class RayCrew:
-    """`workers` in all; None: `per_gpu` for each GPU that the cluster has by now, or one if it has none.
+    """`workers` in all; None: `per_gpu` for each GPU that the cluster has by now, or one if it works on CPUs.
+
+    `order.device` is `cuda` or `cpu`, or empty: then GPUs are used if the cluster has any by now.
 
     Raises ImportError if Ray is not installed, and RuntimeError if the cluster cannot be reached.
     """
 
-    def __init__(self, order: Order, make: Make, *, workers: int | None, per_gpu: int, cpu: bool) -> None:
+    def __init__(self, order: Order, make: Make, *, workers: int | None, per_gpu: int) -> None:
         self._ray = _start_ray()
-        self._order, self._make = order, make
-        self._workers, self._per_gpu, self._cpu = workers, per_gpu, cpu
+        device = order.device or ("cuda" if self._gpus() else "cpu")
+        self._order, self._make, self._cpu = replace(order, device=device), make, device == "cpu"
+        self._workers, self._per_gpu = workers, per_gpu
         self._actors: dict[int, Any] = {}
         self._tasks: dict[Any, int] = {}
         self._hired = 0
@@ -38,7 +42,10 @@ class RayCrew:
     def wanted(self) -> int:
         if self._workers is not None:
             return self._workers
-        return 1 if self._cpu else max(1, round(self._ray.cluster_resources().get(GPU, 0) * self._per_gpu))
+        return 1 if self._cpu else max(1, round(self._gpus() * self._per_gpu))
+
+    def _gpus(self) -> float:
+        return float(self._ray.cluster_resources().get(GPU, 0))
 
     def hire(self) -> int:
         share = {"num_cpus": 1, "num_gpus": 0 if self._cpu else 1 / self._per_gpu}
