@@ -30,11 +30,11 @@ def main() -> int:
 def filled(text: str) -> str:
     """The page with its tables written anew."""
     for name, make in TABLES.items():
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        mark = re.compile(rf"<!-- {name} -->\n.*?<!-- end -->", re.DOTALL)
         if not mark.search(text):
             raise ValueError(f"docs/scale.md has no place for the table '{name}'.")
-        table = make()
-        text = mark.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
+        before, after = mark.split(text)[0], mark.split(text)[-1]
+        text = f"{before}<!-- {name} -->\n{make()}\n<!-- end -->{after}"
     return text
 
 
