@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from crossinit_core import cli, load_learned_token
-from crossinit_core.commands import train_many
+from crossinit_core.commands import many_people
 from crossinit_core.many.crew import Order, Report
 from crossinit_core.many.learner import FaceLearner
 from crossinit_core.many.progress import Progress, duration
@@ -60,7 +60,7 @@ def run(
         learner = FaceLearner(Order(options.model, options.out, "cpu"), backbone)
         return Here(1, lambda worker, person: learner.learn(person) if person else Report("ready"))
 
-    monkeypatch.setattr(train_many, "crew_for", crew)
+    monkeypatch.setattr(many_people, "crew_for", crew)
     monkeypatch.chdir(tmp_path)
 
     def call(source: Path, *arguments: object) -> tuple[int, str, str]:

@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 
 from crossinit_core import LearnedToken, save_learned_token
-from crossinit_core.cli import _parser
-from crossinit_core.commands import train_many
+from crossinit_core.commands import many_people
+from crossinit_core.commands.train_many import add_options
 from crossinit_core.files import write_atomically
 from crossinit_core.many.crew import Order, Report
 from crossinit_core.many.people import Person
@@ -103,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--ray", action="store_true")
     options = parser.parse_args(arguments)
+    command = argparse.ArgumentParser()
+    add_options(command)
     options.out.mkdir(parents=True, exist_ok=True)
     data: dict[str, Any] = {"people": options.people, "workers": options.workers, "ray": options.ray}
     with tempfile.TemporaryDirectory() as folder:
@@ -111,12 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Image.new("RGB", (64, 64)).save(photo)
         lines = ["name,photos", *(f"p{number},photo.png" for number in range(1, options.people + 1))]
         (home / "people.csv").write_text("\n".join(lines), encoding="utf-8")
-        words = ["train-many", str(home / "people.csv"), "--model", str(MODEL), "--out", str(out), "--device", "cpu"]
+        words = [str(home / "people.csv"), "--model", str(MODEL), "--out", str(out), "--device", "cpu"]
         words += ["--workers", str(options.workers), *(["--ray"] if options.ray else [])]
         for name in ("first", "again"):
             began = time.perf_counter()
             with Watch(out, options.people) as watch:
-                train_many.run(_parser().parse_args(words), Stub)
+                many_people.run(command.parse_args(words), Stub)
             data[name] = {"seconds": round(time.perf_counter() - began, 1), "course": watch.rows}
             print(json.dumps(data[name]), flush=True)
         pages = sorted((out / "summary").glob("*.html"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ class Report:
     text: str = ""
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+
+
+def say_nothing() -> None:
+    """In a worker: its notes go to the driver with each report, and would tear the line of progress apart."""
+    logging.getLogger("crossinit_core").setLevel(logging.ERROR)
 
 
 def cannot_start(error: Exception) -> Report:

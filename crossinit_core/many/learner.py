@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -43,8 +42,6 @@ class FaceLearner:
     def __init__(self, order: Order, backbone: DiffusersBackbone | None = None) -> None:
         if order.threads:
             torch.set_num_threads(order.threads)
-        # Notes go to the driver with the person's report; they would tear its progress line apart.
-        logging.getLogger("crossinit_core").setLevel(logging.ERROR)
         self._order = order
         self._backbone = backbone or _load(order)
         self._starts: dict[Start, tuple[Tensor, dict[str, str]]] = {}

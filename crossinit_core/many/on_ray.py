@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..text import quoted
-from .crew import Learner, Make, Order, Report, cannot_start
+from .crew import Learner, Make, Order, Report, cannot_start, say_nothing
 from .people import Person
 
 GPU = "GPU"
@@ -94,6 +94,7 @@ class Worker:
         self._learner: Learner | None = None
 
     def start(self) -> Report:
+        say_nothing()
         try:
             self._learner = self._make(self._order)
         except Exception as error:

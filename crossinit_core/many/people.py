@@ -20,6 +20,8 @@ from ..prompts import MAX_VECTORS
 from ..text import check_text, quoted
 from .manifest import Row
 
+DIRECTION = {"learning_rate": 0.04, "prior": 1e-4}
+"""The published eta and kappa of learning the direction alone, at batch 4 on SDXL (kunheek/dti, `src/dti/argument_parser.py`)."""
 _MOST_STEPS = 1_000_000
 _MOST_SAMPLES = 4096
 _WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt")
@@ -86,7 +88,7 @@ def _face(value: Any) -> int | None:
 _SETTINGS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("steps", "seed", "batch_size", "micro_batch_size", "resolution"), _whole),
     **dict.fromkeys(("learning_rate", "regularization", "weight_decay", "flip_probability", "prior"), _number),
-    **dict.fromkeys(("regularizer", "method"), _text),
+    **dict.fromkeys(("regularizer", "method", "schedule"), _text),
 }
 OPTIONS: dict[str, Callable[[Any], Any]] = {
     **_SETTINGS,
@@ -146,6 +148,8 @@ class Options:
             raise ValueError(f"preset is '{quoted(preset, 40)}', but one of {', '.join(presets)} was expected.")
         names = {field.name for field in fields(InversionSettings)}
         given = {name: value for name, value in options.items() if name in names}
+        if given.get("method") == "direction":
+            given = {**DIRECTION, **given}
         settings = replace(presets[preset], precision=self._precision, **given)
         settings.check()
         for name, value, most in (

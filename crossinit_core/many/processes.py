@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from .crew import Make, Order, Report, cannot_start
+from .crew import Make, Order, Report, cannot_start, say_nothing
 from .people import Person
 
 STOP_SECONDS = 20.0
@@ -136,6 +136,7 @@ def _how_it_ended(code: int | None) -> str:
 
 def _work(order: Order, make: Make, connection: Connection) -> None:
     """A worker process: says that it is ready, then answers each person with a report, until the driver is gone."""
+    say_nothing()
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which tells the workers
     signal.signal(signal.SIGTERM, _interrupt)
