@@ -295,6 +295,7 @@ def test_the_page_shows_everybody(run: Run, people: Path, tmp_path: Path) -> Non
 def test_the_rate_counts_from_the_first_worker() -> None:
     now = [0.0]
     progress = Progress(1000, lambda: now[0])
+    assert progress.line() == "0 of 1000 people, no worker has loaded the model yet"
     now[0] = 100.0
     progress.begin()
     for _ in range(10):

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, make: Make = FaceLearner) -> None:
         if left:
             crew = crew_for(options, make)
             screen.say(f"{_people(len(left))} to learn with {crew.wanted()} {_plural('worker', crew.wanted())}.")
-            hand_out(left, crew, on_end, progress.begin)
+            hand_out(left, crew, on_end, progress.begin, show.now)
     except KeyboardInterrupt:
         show.say("The same command goes on from here.")
         raise
@@ -130,9 +130,11 @@ def prepare(options: argparse.Namespace, shard: Shard, screen: Screen) -> tuple[
             f"{_people(len(work.others))} left alone, whose token is not what was asked for. To learn them anew, add --replace "
             "or choose another --out."
         )
-    base = base_of_widths(widths_of(model))
+    widths = widths_of(model)
+    base = base_of_widths(widths)
+    on = f" on {BASE_NAMES.get(base, base)}" if widths else ""
     part = f", part {shard.number} of {shard.count}" if shard.count > 1 else ""
-    screen.say(f"{_people(len(people))} on {BASE_NAMES.get(base, base)}{part}.")
+    screen.say(f"{_people(len(people))}{on}{part}.")
     return people, work
 
 
@@ -169,7 +171,7 @@ class _Line:
     def __init__(self, progress: Progress, screen: Screen) -> None:
         self._progress, self._screen = progress, screen
         self._terminal = sys.stderr.isatty()
-        self._shown, self._width = 0.0, 0
+        self._shown, self._width = time.monotonic(), 0
 
     def now(self) -> None:
         if time.monotonic() - self._shown > (_SHORT_SECONDS if self._terminal else _QUIET_SECONDS):

@@ -23,9 +23,10 @@ def hand_out(
     crew: Crew,
     on_end: Callable[[Person, Report], None],
     on_ready: Callable[[], None] = lambda: None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> None:
     """Let the crew learn everybody; `on_end` gets each person once, `done` or `failed`. `on_ready` is called whenever a worker
-    has loaded the model.
+    has loaded the model, and `on_wait` every few seconds.
 
     A worker that dies or breaks is replaced, and its person is given to the next free one, who goes on from the resume file.
     Raises RuntimeError if nobody can be learned at all; then, and if it is interrupted, all workers are ended.
@@ -45,6 +46,7 @@ def hand_out(
                 worker = idle.pop()
                 busy[worker] = waiting.popleft()
                 crew.give(worker, busy[worker])
+            on_wait()
             for worker, report in crew.news(PATIENCE):
                 person = busy.pop(worker, None)
                 if report.kind == "stop":

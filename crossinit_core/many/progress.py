@@ -16,11 +16,13 @@ class Progress:
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._clock = total, clock
         self.done = self.failed = 0
+        self._begun = False
         self._ends: deque[float] = deque([clock()], maxlen=_RECENT + 1)
 
     def begin(self) -> None:
         """The first worker is ready: what came before says nothing about the rate."""
-        if not self.done and not self.failed:
+        if not self._begun:
+            self._begun = True
             self._ends.clear()
             self._ends.append(self._clock())
 
@@ -41,6 +43,8 @@ class Progress:
         parts = [f"{ended} of {self._total} people"]
         if self.failed:
             parts.append(f"{self.failed} failed")
+        if not self._begun and not ended:
+            parts.append("no worker has loaded the model yet")
         if rate := self.an_hour:
             parts.append(f"{rate:,.0f} an hour" if rate >= 10 else f"{rate:.1f} an hour")
             if ended < self._total:
