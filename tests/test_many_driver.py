@@ -76,6 +76,25 @@ def test_one_who_kills_every_worker_is_given_up() -> None:
     assert [name for _, name in crew.given].count("b") == MOST_LOST
 
 
+def test_one_who_gets_farther_each_time_is_not_given_up() -> None:
+    deaths = []
+
+    def answer(worker: int, person: Person | None) -> Report:
+        if person and len(deaths) < 3 * MOST_LOST:
+            deaths.append(worker)
+            return Report("dead", "killed")
+        return _everything_works(worker, person)
+
+    ended: list[str] = []
+    hand_out(
+        [somebody("a")],
+        Here(1, answer),
+        lambda person, report: ended.append(report.kind),
+        place_of=lambda person: len(deaths),
+    )
+    assert ended == ["done"]
+
+
 def test_an_error_of_a_worker_is_tried_on_another() -> None:
     def answer(worker: int, person: Person | None) -> Report:
         return Report("broken", "CUDA error") if person and worker == 1 else _everything_works(worker, person)

@@ -22,7 +22,7 @@ from ..many.page import write_pages
 from ..many.people import OPTIONS, Options, Person, missing_photos
 from ..many.processes import GPUS, ProcessCrew
 from ..many.progress import Progress
-from ..many.work_list import Shard, WorkList, sort_people, token_path
+from ..many.work_list import Shard, WorkList, place_of, sort_people, token_path
 from ..text import quoted
 from .arguments import chosen_device
 from .signals import Screen
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, make: Make = FaceLearner) -> None:
         if left:
             crew = crew_for(options, make)
             screen.say(f"{_people(len(left))} to learn with {crew.wanted()} {_plural('worker', crew.wanted())}.")
-            hand_out(left, crew, on_end, progress.begin, show.now)
+            hand_out(left, crew, on_end, progress.begin, show.now, lambda person: place_of(out, person.name))
     except KeyboardInterrupt:
         show.say("The same command goes on from here.")
         raise
