@@ -43,6 +43,24 @@ def without_a_model(order: Order) -> ByName:
     raise ValueError(f"There is no model at '{order.model}'.")
 
 
+class Seen:
+    """Watches a driver."""
+
+    def __init__(self, place_of: Callable[[Person], object] = lambda person: None) -> None:
+        self.reports: dict[str, Report] = {}
+        self.place_of = place_of
+        self.ready_workers = 0
+
+    def ended(self, person: Person, report: Report) -> None:
+        assert person.name not in self.reports, "ended twice"
+        self.reports[person.name] = report
+
+    def ready(self) -> None:
+        self.ready_workers += 1
+
+    def waiting(self) -> None: ...
+
+
 class Here:
     """A crew without processes: `answer(worker, person)` is how each task ends."""
 

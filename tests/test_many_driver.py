@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,15 @@ from crossinit_core.many.driver import MOST_LOST, hand_out
 from crossinit_core.many.people import Person
 from crossinit_core.many.processes import ProcessCrew
 from crossinit_core.many.work_list import token_path
-from tests.many_stubs import ByName, Here, somebody, without_a_model
+from tests.many_stubs import ByName, Here, Seen, somebody, without_a_model
 
 
-def _learn(names: list[str], crew: Crew) -> dict[str, Report]:
-    ended: dict[str, Report] = {}
-
-    def on_end(person: Person, report: Report) -> None:
-        assert person.name not in ended
-        ended[person.name] = report
-
-    hand_out([somebody(name) for name in names], crew, on_end)
-    return ended
+def _learn(
+    names: list[str], crew: Crew, place_of: Callable[[Person], object] = lambda person: None
+) -> dict[str, Report]:
+    seen = Seen(place_of)
+    hand_out([somebody(name) for name in names], crew, seen)
+    return seen.reports
 
 
 def _everything_works(worker: int, person: Person | None) -> Report:
@@ -77,7 +75,7 @@ def test_one_who_kills_every_worker_is_given_up() -> None:
 
 
 def test_one_who_gets_farther_each_time_is_not_given_up() -> None:
-    deaths = []
+    deaths: list[int] = []
 
     def answer(worker: int, person: Person | None) -> Report:
         if person and len(deaths) < 3 * MOST_LOST:
@@ -85,14 +83,7 @@ def test_one_who_gets_farther_each_time_is_not_given_up() -> None:
             return Report("dead", "killed")
         return _everything_works(worker, person)
 
-    ended: list[str] = []
-    hand_out(
-        [somebody("a")],
-        Here(1, answer),
-        lambda person, report: ended.append(report.kind),
-        place_of=lambda person: len(deaths),
-    )
-    assert ended == ["done"]
+    assert _learn(["a"], Here(1, answer), lambda person: len(deaths))["a"].kind == "done"
 
 
 def test_an_error_of_a_worker_is_tried_on_another() -> None:
@@ -156,13 +147,13 @@ def test_processes_die_and_everybody_else_is_learned(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_each_process_sees_its_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    crew = ProcessCrew(Order(tmp_path, tmp_path, "cpu"), _Seen, ["3", "GPU-5"])
+    crew = ProcessCrew(Order(tmp_path, tmp_path, "cpu"), _Visible, ["3", "GPU-5"])
     ended = _learn(["a", "b"], crew)
     assert sorted(report.text for report in ended.values()) == ["3", "GPU-5"]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-class _Seen:
+class _Visible:
     def __init__(self, order: Order) -> None:
         pass
 

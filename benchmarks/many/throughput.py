@@ -76,6 +76,22 @@ class Part:
         """The workers stay for the next number."""
 
 
+class Ends:
+    """Keeps the reports of those who ended."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+
+    def ended(self, person: Person, report: Report) -> None:
+        self.reports.append(report)
+
+    def ready(self) -> None: ...
+
+    def waiting(self) -> None: ...
+
+    def place_of(self, person: Person) -> None: ...
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="throughput", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "many")
@@ -149,10 +165,10 @@ def people(name: str, count: int, photo: Path, settings: InversionSettings) -> l
 
 def measure(crew: Crew, group: Sequence[Person], out: Path) -> dict[str, Any]:
     """Learn a group: from handing out the first person until the last is saved."""
-    reports: list[Report] = []
+    watch = Ends()
     began = time.perf_counter()
-    hand_out(group, crew, lambda person, report: reports.append(report))
-    seconds = time.perf_counter() - began
+    hand_out(group, crew, watch)
+    seconds, reports = time.perf_counter() - began, watch.reports
     if failed := [report.text for report in reports if report.kind != "done"]:
         raise RuntimeError(failed[0])
     vectors = [load_learned_token(token_path(out, person.name)).vectors for person in group]

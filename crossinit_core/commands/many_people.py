@@ -58,22 +58,11 @@ def run(options: argparse.Namespace, make: Make = FaceLearner) -> None:
         )
     progress = Progress(len(left))
     show = _Line(progress, screen)
-
-    def on_end(person: Person, report: Report) -> None:
-        failed = report.kind == "failed"
-        if failed:
-            failures.add(person, report.text)
-            show.say(f"{quoted(person.name, 60)} failed: {report.text}")
-        for note in report.notes:
-            show.say(f"{quoted(person.name, 60)}: {note}")
-        progress.count(failed=failed)
-        show.now()
-
     try:
         if left:
             crew = crew_for(options, make)
             screen.say(f"{_people(len(left))} to learn with {crew.wanted()} {_plural('worker', crew.wanted())}.")
-            hand_out(left, crew, on_end, progress.begin, show.now, lambda person: place_of(out, person.name))
+            hand_out(left, crew, _Watch(out, progress, failures, show))
     except KeyboardInterrupt:
         show.say("The same command goes on from here.")
         raise
@@ -163,6 +152,32 @@ def visible_gpus() -> list[str]:
     if GPUS in os.environ and os.environ[GPUS].strip():
         return [name.strip() for name in os.environ[GPUS].split(",")][:count]
     return [str(number) for number in range(count)]
+
+
+class _Watch:
+    """Counts people, writes down failures, and shows both."""
+
+    def __init__(self, out: Path, progress: Progress, failures: Failures, show: _Line) -> None:
+        self._out, self._progress, self._failures, self._show = out, progress, failures, show
+
+    def ended(self, person: Person, report: Report) -> None:
+        failed = report.kind == "failed"
+        if failed:
+            self._failures.add(person, report.text)
+            self._show.say(f"{quoted(person.name, 60)} failed: {report.text}")
+        for note in report.notes:
+            self._show.say(f"{quoted(person.name, 60)}: {note}")
+        self._progress.count(failed=failed)
+        self._show.now()
+
+    def ready(self) -> None:
+        self._progress.begin()
+
+    def waiting(self) -> None:
+        self._show.now()
+
+    def place_of(self, person: Person) -> str:
+        return place_of(self._out, person.name)
 
 
 class _Line:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
 
 from .crew import Crew, Report
 from .people import Person
@@ -19,24 +20,29 @@ PATIENCE = 5.0
 """Seconds after which it is looked whether there is room for more workers."""
 
 
-def hand_out(
-    people: Iterable[Person],
-    crew: Crew,
-    on_end: Callable[[Person, Report], None],
-    on_ready: Callable[[], None] = lambda: None,
-    on_wait: Callable[[], None] = lambda: None,
-    place_of: Callable[[Person], object] = lambda person: None,
-) -> None:
-    """Let the crew learn everybody; `on_end` gets each person once, `done` or `failed`. `on_ready` is called whenever a worker
-    has loaded the model, and `on_wait` every few seconds. `place_of` says
-    how far a person is, by anything that is another thing farther on.
+class Watch(Protocol):
+    """Who wants to know how the work goes."""
+
+    def ended(self, person: Person, report: Report) -> None:
+        """Called once for each person, who is `done` or `failed`."""
+
+    def ready(self) -> None:
+        """A worker has loaded the model."""
+
+    def waiting(self) -> None:
+        """Called every few seconds."""
+
+    def place_of(self, person: Person) -> object:
+        """How far a person is: anything that is another thing farther on."""
+
+
+def hand_out(people: Iterable[Person], crew: Crew, watch: Watch) -> None:
+    """Let the crew learn everybody.
 
     A worker that dies or breaks is replaced, and its person is given to the next free one, who goes on from the resume file.
     Raises RuntimeError if nobody can be learned at all; then, and if it is interrupted, all workers are ended.
     """
-    waiting = deque(people)
-    lost: Counter[tuple[str, str]] = Counter()
-    places_left: dict[str, object] = {}
+    waiting, losses = deque(people), _Losses(watch)
     busy: dict[int, Person] = {}
     starting: set[int] = set()
     idle: set[int] = set()
@@ -50,53 +56,58 @@ def hand_out(
                 worker = idle.pop()
                 busy[worker] = waiting.popleft()
                 crew.give(worker, busy[worker])
-            on_wait()
+            watch.waiting()
             for worker, report in crew.news(PATIENCE):
                 person = busy.pop(worker, None)
-                if report.kind == "stop":
-                    if person:
-                        waiting.appendleft(person)
-                    raise RuntimeError(report.text)
-                if report.kind in ("dead", "broken"):
-                    starting.discard(worker)
-                    idle.discard(worker)
-                    crew.dismiss(worker)
-                    if person is None:
-                        false_starts += 1
-                        if false_starts >= MOST_FALSE_STARTS * max(1, crew.wanted()):
-                            raise RuntimeError(f"{false_starts} workers in a row did not start: {report.text}")
-                        continue
-                    place = place_of(person)
-                    if places_left.setdefault(person.name, place) != place:
-                        lost.pop((person.name, "dead"), None)
-                    places_left[person.name] = place
-                    lost[person.name, report.kind] += 1
-                    if lost[person.name, "dead"] < MOST_LOST and lost[person.name, "broken"] < MOST_BROKEN:
-                        waiting.appendleft(person)
-                        continue
-                    report = Report("failed", f"{_lost(lost, person)} The last one: {report.text}", report.seconds)
-                    _forget(lost, places_left, person)
-                    on_end(person, report)
-                    continue
-                false_starts = 0
                 starting.discard(worker)
-                idle.add(worker)
+                idle.discard(worker)
+                if report.kind == "stop":
+                    raise RuntimeError(report.text)
+                if report.kind not in ("dead", "broken"):
+                    idle.add(worker)
+                    false_starts = 0
+                    if person is None:
+                        watch.ready()
+                    else:
+                        losses.forget(person)
+                        watch.ended(person, report)
+                    continue
+                crew.dismiss(worker)
                 if person is None:
-                    on_ready()
+                    false_starts += 1
+                    if false_starts >= MOST_FALSE_STARTS * max(1, crew.wanted()):
+                        raise RuntimeError(f"{false_starts} workers in a row did not start: {report.text}")
+                elif failure := losses.add(person, report):
+                    watch.ended(person, failure)
                 else:
-                    _forget(lost, places_left, person)
-                    on_end(person, report)
+                    waiting.appendleft(person)
     finally:
         crew.close()
 
 
-def _lost(lost: Counter[tuple[str, str]], person: Person) -> str:
-    dead, broken = lost[person.name, "dead"], lost[person.name, "broken"]
-    return f"{dead + broken} workers were lost on this person."
+class _Losses:
+    """How many workers were lost on each person who is not finished."""
 
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._of: dict[str, tuple[int, int, object]] = {}
 
-def _forget(lost: Counter[tuple[str, str]], places_left: dict[str, object], person: Person) -> None:
-    """Only people who are not finished are counted."""
-    places_left.pop(person.name, None)
-    for kind in ("dead", "broken"):
-        lost.pop((person.name, kind), None)
+    def add(self, person: Person, report: Report) -> Report | None:
+        """Count a worker; a failure if it was one too many."""
+        place = self._watch.place_of(person)
+        dead, broken, before = self._of.get(person.name, (0, 0, place))
+        if before != place:
+            dead = 0
+        if report.kind == "dead":
+            dead += 1
+        else:
+            broken += 1
+        self._of[person.name] = (dead, broken, place)
+        if dead < MOST_LOST and broken < MOST_BROKEN:
+            return None
+        self.forget(person)
+        text = f"{dead + broken} workers were lost on this person. The last one: {report.text}"
+        return Report("failed", text, report.seconds)
+
+    def forget(self, person: Person) -> None:
+        self._of.pop(person.name, None)
