@@ -69,9 +69,13 @@ def run(options: argparse.Namespace, make: Make = FaceLearner) -> None:
     finally:
         show.end()
         failures.close()
-        base = quoted(options.model.name or options.model, 60)
-        page = write_pages(people, out, base)
-        print(f"{page}: the summary", flush=True)
+        try:
+            page = write_pages(people, out, quoted(options.model.resolve().name, 60))
+            print(f"{page}: the summary", flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # it must not hide why the work has ended
+            show.say(f"The summary could not be written ({quoted(error.strerror or error, 120)}).")
     print(_closing(work, progress, failures, out), flush=True)
 
 
@@ -86,7 +90,7 @@ def prepare(options: argparse.Namespace, shard: Shard, screen: Screen) -> tuple[
         if value is not None and not 1 <= value <= most:
             raise ValueError(f"{name} is {quoted(value, 40)}, but must be from 1 to {most}.")
     out: Path = options.out
-    source: Path = options.people
+    source: Path = options.people.absolute()  # workers may be in another folder
     model: Path = options.model
     if not model.exists():
         raise FileNotFoundError(
@@ -102,6 +106,8 @@ def prepare(options: argparse.Namespace, shard: Shard, screen: Screen) -> tuple[
     for note in manifest.notes:
         screen.say(note)
     given = {name: getattr(options, name) for name in OPTIONS}
+    if options.names is not None:
+        given["names"] = options.names.absolute()
     reader = Options(model, given, widths_of(model), options.precision)
     home = source.parent
     people = [reader.person(row, home) for row in manifest.rows]
