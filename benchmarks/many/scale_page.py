@@ -100,7 +100,7 @@ def kills() -> str:
             data["kills"],
             data["while_learning"],
             data["commands"],
-            len(data["people_with_other_bits"]),
+            f"{len(data['people_with_other_bits'])} of {data['people']}",
             data["orphans"],
         )
         for data in found
