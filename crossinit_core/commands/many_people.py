@@ -147,8 +147,8 @@ def crew_for(options: argparse.Namespace, make: Make) -> Crew:
         gpus = (gpus * options.workers)[: options.workers] if options.workers else gpus
     else:
         gpus = [""] * (options.workers or 1)
-    cores = os.cpu_count() or 1
-    threads = max(1, cores // len(gpus)) if len(gpus) > 1 else 0
+    share = max(1, (os.cpu_count() or 1) // len(gpus))
+    threads = min(share, torch.get_num_threads()) if len(gpus) > 1 else 0
     return ProcessCrew(Order(options.model, options.out, str(device), options.precision, threads), make, gpus)
 
 
