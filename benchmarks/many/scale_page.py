@@ -2,7 +2,7 @@
 
     python -m benchmarks.many.scale_page
 
-Reads docs/measurements/many/*.json, which throughput, kills and simulation of this folder write (`--out docs/measurements/many`).
+Reads docs/measurements/scale/*.json, which throughput, kills and simulation of this folder write (`--out docs/measurements/scale`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 from ..inversion_speed import ROOT
 
 PAGE = ROOT / "docs" / "scale.md"
-MEASURED = ROOT / "docs" / "measurements" / "many"
+MEASURED = ROOT / "docs" / "measurements" / "scale"
 PEOPLE = 10_000
-PRICES = (2.0, 4.0)
-"""Dollars an hour for an H100 on demand, as price lists of 2026 have it."""
+PRICES = (2.5, 7.0)
+"""Dollars an hour for an H200 on demand, the lowest and the highest in price lists of 2026."""
 
 
 def main() -> int:
@@ -43,10 +43,7 @@ def measured(pattern: str) -> list[dict[str, Any]]:
 
 
 def throughput() -> str:
-    found = measured("throughput.json")
-    if not found:
-        return "Not measured yet: it takes two GPUs in one computer."
-    [data] = found
+    [data] = measured("many-people.json")
     first = data["numbers"][0]
     rows = [
         (
@@ -69,16 +66,15 @@ def throughput() -> str:
 
 
 def price() -> str:
-    found = measured("throughput.json")
-    rate = found[0]["numbers"][0]["people_an_hour"] if found else 3600 / 12.6
-    whose = "measured above" if found else "from [What to expect](what-to-expect.md)"
+    [data] = measured("many-people.json")
+    rate = data["numbers"][0]["people_an_hour"]
     hours = PEOPLE / rate
     low, high = (price * hours for price in PRICES)
     return (
-        f"At {rate:.0f} people an hour on one GPU ({whose}), {PEOPLE:,} people take {hours:.0f} GPU hours. An H100 on demand costs "
-        f"{PRICES[0]:.0f} to {PRICES[1]:.0f} dollars an hour in price lists of 2026: {low:.0f} to {high:.0f} dollars, "
-        f"{100 * low / PEOPLE:.1f} to {100 * high / PEOPLE:.1f} cents a person, without disks and traffic. On a thousand GPUs "
-        f"a million people take {1e6 / rate / 1000:.1f} hours."
+        f"At the {rate:.0f} people an hour of one {data['gpu']}, {PEOPLE:,} people take {hours:.0f} GPU hours. An H200 on demand\n"
+        f"costs {PRICES[0]:g} to {PRICES[1]:g} dollars an hour in price lists of 2026. That is {low:.0f} to {high:.0f} dollars, or "
+        f"{100 * low / PEOPLE:.1f} to {100 * high / PEOPLE:.1f} cents a\nperson, without disks and traffic. On a thousand of these "
+        f"GPUs a million people take {1e6 / rate / 1000:.1f} hours."
     )
 
 

@@ -4,7 +4,7 @@
 
 SD 2.1 at full size with random weights, which every worker makes for itself; a person is a photo, 320 steps, batch 8, 512 px.
 All workers are started once, and each number is measured with a part of them: the driver, the processes and the learner are
-those of `train-many`. Without a GPU everything is small, and shows only that it works. Writes throughput.json after each
+those of `train-many`. Without a GPU everything is small, and shows only that it works. Writes many-people.json after each
 number: people an hour, the seconds of each person, and whether all vectors have the same bits, since all people are the same.
 """
 
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 row = {"gpus": on, "people_per_gpu": per, **measure(Part(crew, chosen), group, out)}
                 data["numbers"].append(row)
                 print(json.dumps(row), flush=True)
-                (options.out / "throughput.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+                (options.out / "many-people.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
             for worker in workers:
                 crew.dismiss(worker)
         finally:
