@@ -13,10 +13,10 @@ def add(commands: Any) -> None:
     """Add the command to those of the command line; `commands` is what `add_subparsers` gave."""
     command = commands.add_parser("train-many", help=TEXT, description=TEXT)
     add_options(command)
-    command.set_defaults(run=run)
+    command.set_defaults(run=train_many)
 
 
-def run(options: argparse.Namespace) -> None:
+def train_many(options: argparse.Namespace) -> None:
     """See `many_people.run`."""
     from . import many_people
 
