@@ -138,7 +138,44 @@ def simulation() -> str:
     return _table(head, rows) if rows else "Not measured yet."
 
 
+def one_person() -> str:
+    [data] = measured("one-person-on-two-gpus.json")
+    names = {"sd2": "SD 2.1", "sdxl": "SDXL"}
+    rows = []
+    for base, family in data["families"].items():
+        one, both = (family["rows"][name] for name in ("one GPU, fp16", "2 GPUs, fp16"))
+        halves = next(row for name, row in family["rows"].items() if "in pieces" in name and "fp16" in name)
+        rows.append(
+            (
+                f"{names[base]}, batch {family['batch_size']}, {family['resolution']} px",
+                *(f"{row['ms_a_step']:.1f} ms, {row['peak_gib']:.1f} GiB" for row in (one, halves, both)),
+                f"{one['ms_a_step'] / both['ms_a_step']:.2f}",
+            )
+        )
+    head = ("a step in fp16", "one GPU", "one GPU, the batch in two pieces", "two GPUs, each", "times as fast")
+    kinds = [
+        f"{value['largest']:.1g} ({names[base]} in {precision})"
+        for base, family in data["families"].items()
+        for precision in ("fp16", "fp32")
+        for name, value in family["differences"].items()
+        if name == f"2 GPUs, {precision} and one GPU, {precision}"
+    ]
+    same = all(
+        value["same_bits"]
+        for family in data["families"].values()
+        for name, value in family["differences"].items()
+        if "in pieces" in name
+    )
+    return (
+        f"{_table(head, rows)}\n\nTwo {data['gpu']}, torch {data['torch']}, NCCL {data['nccl']}; the loaded model's own "
+        f"memory is counted too. After {data['steps']} steps the\nvectors {'have the same bits as' if same else 'differ from'} those of one GPU "
+        f"that takes the batch in two pieces. From those of one GPU that takes it at\nonce, whose kernels add up in another order, "
+        f"they differ by at most {', '.join(kinds)}."
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "one person": one_person,
     "throughput": throughput,
     "price": price,
     "kills": kills,
