@@ -40,9 +40,7 @@ def main() -> None:
     base: Path = arguments.base.resolve()
     set_miniature_stage(base)
     extra = ("--cpu", "--front-end-root", str(arguments.page.resolve())) if arguments.page else ("--cpu",)
-    with ComfyServer(
-        arguments.comfyui.resolve(), base, log=base / "look-server.log", extra_args=extra
-    ) as server:
+    with ComfyServer(arguments.comfyui.resolve(), base, log=base / "look-server.log", extra_args=extra) as server:
         with Client(server.url) as client:
             nodes = list(english(client.object_info()))
         for kind in KINDS:
