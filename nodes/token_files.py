@@ -84,7 +84,7 @@ class CrossInitSave(io.ComfyNode):
                     tooltip=(
                         "For which tool. safetensors is for ComfyUI, SwarmUI, diffusers, A1111, Forge and kohya; InvokeAI and "
                         "OneTrainer have their own. pt is A1111's old format, bin that of diffusers; the published script reads "
-                        "only its own bin."
+                        "only its own bin. For SDXL take safetensors, pt or bin: the other three cannot hold its tokens."
                     ),
                 ),
                 io.Combo.Input(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,24 @@ LANGUAGES = locales.languages()
 
 # What stays as it is, in every language.
 _NAMES = {"clip", "vae", "token", "prompt", "prompts", "tokens", "zoom", "image", "format", "vector", "model"}
+
+
+# How a language marks the name of a node inside a sentence.
+_QUOTES = {
+    "es": "«»", "fr": "«»", "ja": "「」", "ko": "‘’", "pt-BR": "“”", "ru": "«»", "tr": "“”", "zh": "“”", "zh-TW": "「」"
+}  # fmt: skip
+_NO_NODE = {"平均的な有名人", "平均名人", "평균적인 유명인"}  # an average celebrity, which is nobody
+# What readers stumbled on, and what ComfyUI's page says in its place.
+_NOT = {
+    "es": r"checkpoint|Viene de",
+    "fr": r"checkpoint|\btokens?\b|Vient d",
+    "ja": r"動き回|[()]",
+    "pt-BR": r"Vem de",
+    "ru": r"[Ии]зуч",
+    "tr": r"checkpoint|yığın|kesinli",
+    "zh": r"词元|[()]",
+    "zh-TW": r"[()]",
+}
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +104,32 @@ def _main(language: str) -> dict[str, Any]:
     path = locales.FOLDER / language / "main.json"
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_tooltip_uses_the_words_of_the_page(language: str) -> None:
+    if language in _NOT:
+        found = [text for _, text in locales.texts(locales.read(language)) if re.search(_NOT[language], text)]
+        assert not found
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_node_that_a_tooltip_names_is_there(language: str, page_texts: str) -> None:
+    """By its name in that language: a node or a socket of the pack, or something of ComfyUI's page."""
+    tree, (left, right) = locales.read(language), _QUOTES[language]
+    texts = dict(locales.texts(tree))
+    own = {text for path, text in texts.items() if path.endswith(("display_name", ".name"))}
+    own |= {re.sub(r" ?[(（].*", "", name) for name in own}
+    named = {name.strip() for text in texts.values() for name in re.findall(f"{left}(.+?){right}", text)}
+    assert len(named) > 5
+    strangers = named - own - _NO_NODE
+    assert not {name for name in strangers if name.lower() not in page_texts}
+
+
+@pytest.fixture(scope="module")
+def page_texts() -> str:
+    """All that ComfyUI's page says in any language, in small letters."""
+    package = pytest.importorskip("comfyui_frontend_package", reason="there is no page of ComfyUI")
+    assets = Path(package.__path__[0]) / "static" / "assets"
+    files = [path for kind in ("nodeDefs", "main") for path in assets.glob(f"{kind}-*.js")]
+    return "".join(path.read_text(encoding="utf-8") for path in files).lower()

@@ -69,7 +69,7 @@ def test_nodes_are_found_by_their_chinese_names(page: ComfyPage) -> None:
     hands.new_graph(page)
     hands.open_search(page, (700, 700))
     assert "学习人脸（训练）" in hands.search(page, "学习人脸")
-    assert "保存已学词元" in hands.search(page, "词元")
+    assert "保存已学令牌" in hands.search(page, "令牌")
     hands.close_search(page)
 
 
