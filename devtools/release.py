@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 ICON = "docs/images/icon.png"
-CLONE = "<this repository>"
+CLONE = "git clone ADDRESS"
 
 
 def fill_in(root: Path, repository: str, publisher: str, branch: str = "main") -> None:
@@ -37,7 +37,7 @@ def fill_in(root: Path, repository: str, publisher: str, branch: str = "main") -
     project.write_text(text, encoding="utf-8")
 
     readme = root / "README.md"
-    readme.write_text(readme.read_text(encoding="utf-8").replace(CLONE, address), encoding="utf-8")
+    readme.write_text(readme.read_text(encoding="utf-8").replace(CLONE, f"git clone {address}"), encoding="utf-8")
 
 
 def _set(text: str, table: str, key: str, value: str) -> str:

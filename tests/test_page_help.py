@@ -87,5 +87,10 @@ def test_the_page_shows_every_help_page(classic: ComfyPage, chinese: ComfyPage, 
             "() => [...document.querySelectorAll('.node-help-content img')].every(i => i.complete && i.naturalWidth)"
         )
         assert shown.locator("table").count() >= 1
+        # A path or an example that does not wrap would push the rest of its table out of the panel.
+        assert not shown.evaluate(
+            "help => [...help.querySelectorAll('table')].filter(t => t.scrollWidth > t.clientWidth + 1"
+            " || t.getBoundingClientRect().right > help.getBoundingClientRect().right + 1).map(t => t.innerText)"
+        ), node
         page.screenshot(SCREENSHOTS / f"help-{node}-{language}.png")
     assert not page.complaints

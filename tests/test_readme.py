@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from crossinit_core import LearnedToken, save_learned_token
 from crossinit_core.families import BASES
 from crossinit_core.learning.settings import presets_of
+from crossinit_core.tokens.thumbnails import LONGEST_URI, thumbnail_of
 from devtools.docs import locales
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -161,16 +164,39 @@ def _anchors(page: Path) -> set[str]:
 
 
 def test_a_file_is_as_small_as_the_readme_says(tmp_path: Path) -> None:
-    said = re.search(r"a file of (\d+) to (\d+) KB", _text(README))
+    """With nothing but vectors and facts, and with the largest picture that Save puts into it."""
+    said = re.search(r"a file of (\d+) to (\d+) KB, or up to (\d+) KB if a picture", _text(README))
     assert said
     facts = {"crossinit.facts": "x" * 800}  # about as much as a run writes
-    sizes = []
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8))
+    picture = {"modelspec.thumbnail": "x" * max(LONGEST_URI, len(thumbnail_of(noise)))}
+    sizes, pictured = [], []
     for widths, base in BASES.items():
         if base == "miniature":
             continue
-        path = tmp_path / f"{base}.safetensors"
-        token = LearnedToken(torch.ones(2, sum(widths)), "person", base, facts, widths=widths)
-        save_learned_token(token, path)
-        sizes.append(path.stat().st_size / 1000)
-    smallest, largest = map(int, said.groups())
+        for metadata, into in ((facts, sizes), (facts | picture, pictured)):
+            path = tmp_path / f"{base}.safetensors"
+            token = LearnedToken(torch.ones(2, sum(widths)), "person", base, metadata, widths=widths)
+            save_learned_token(token, path)
+            into.append(path.stat().st_size / 1000)
+    smallest, largest, with_picture = map(int, said.groups())
     assert smallest - 1 < min(sizes) and max(sizes) < largest + 0.5
+    assert with_picture - 5 < max(pictured) < with_picture + 0.5
+    assert said[0].replace("if a picture", "with a picture") in _text(DOCS / "compared.md")
+
+
+def test_the_film_is_short_and_small() -> None:
+    """It stands before the ways to start, moves, takes less than a minute, and is made by a program."""
+    text = _text(README)
+    assert 0 < text.find("docs/images/film.webp") < text.index("## Two ways to start")
+    path = DOCS / "images" / "film.webp"
+    assert path.stat().st_size <= 3_000_000
+    with Image.open(path) as film:
+        frames, milliseconds = getattr(film, "n_frames", 1), 0
+        for number in range(frames):
+            film.seek(number)
+            film.load()
+            milliseconds += film.info["duration"]
+    assert frames > 20
+    assert 15_000 < milliseconds < 60_000
+    assert "devtools.docs.film" in _text(REPOSITORY / "CONTRIBUTING.md")

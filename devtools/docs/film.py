@@ -39,6 +39,10 @@ STILL = 2200
 """Milliseconds for which a caption can be read."""
 LEARNING = 48
 """Frames of all that is seen of learning."""
+QUIET = "[data-testid=queue-progress-overlay], [data-testid=queue-notification-banner] { display: none !important }"
+"""The page's own boxes about the queue would cover the nodes."""
+SIZES = {"CrossInitLearn": (380, 560), "CrossInitDrawnPerson": (340, 420), "SaveImage": (420, 480)}
+"""Smaller than in the workflow's file, so that what happens is seen from nearer."""
 PROMPT = "a sad {} person wearing a crown in the snow"
 DRESSED = "The person in a prompt"
 
@@ -145,41 +149,58 @@ def shoot(page: ComfyPage) -> Film:
     def ended() -> bool:
         return bool(page.page.evaluate("() => window.crossinitEnd"))
 
+    for node, size in SIZES.items():
+        page.page.evaluate(
+            "([type, size]) => app.graph.nodes.filter(n => n.type === type).forEach(n => n.setSize(size))", [node, size]
+        )
+    page.page.add_style_tag(content=QUIET)
+
     film.move(caption="Workflow 04 is in the pack and downloads nothing. Press Run.", frames=1)
     film.still()
     film.press_run()
-    film.move("1. Model and person", caption="A portrait of somebody whom the tiny model has never seen.")
+    film.move(
+        "Paint Drawn Person (demo)",
+        "Load Celebrity Names",
+        caption="A portrait of somebody whom the tiny model has never seen.",
+    )
     film.watch(lambda: shown("CrossInitDrawnPerson"), at_most=6)
     film.still()
-    film.move("2. Learn the face", caption="Learning starts at the average of many well-known people ..")
+    film.move(
+        "Load Celebrity Names",
+        "Cross Initialization",
+        "Learn Face (train)",
+        caption="Learning starts at the average of many well-known people.",
+    )
     film.still()
+    film.move("Paint Drawn Person (demo)", "Learn Face (train)")
     began = time.monotonic()
-    film.caption = ".. and finds two word vectors that make the model show this person."
+    film.caption = (
+        "Learn Face finds the word vectors that make the model show this person (a minute or two, shortened)."
+    )
     film.watch(lambda: bool(page.text("CrossInitSave")), at_most=LEARNING)
     print(f"from there to the saved token: {time.monotonic() - began:.0f} s", flush=True)
     film.still()
-    film.move(
-        "Save Learned Token", "Where it goes", caption="What you keep is a file of a few KB. The model stays as it is."
-    )
+    film.move("Save Learned Token", "Where it goes", caption="What you keep is a small file. The model stays as it is.")
     film.still()
-    film.move(DRESSED, DRESSED_PICTURES, PLAIN_PICTURES, caption="In a prompt, {} is the person.")
+    film.move(DRESSED, PLAIN_PICTURES, DRESSED_PICTURES, caption="In a prompt, {} is the person.")
     film.watch(ended, at_most=12)
     page.wait_for_end()
     film.still(milliseconds=STILL * 3 // 2)
 
-    film.caption = "Another prompt: nothing is learned anew."
+    film.move(DRESSED, caption="Another prompt: nothing is learned anew.")
     box = page.element(DRESSED).locator("textarea").first.bounding_box()
     assert box is not None
-    film.reach(box["x"] + 30, box["y"] + 12)
-    for end in range(0, len(PROMPT) + 1, 6):
+    film.reach(box["x"] + 60, box["y"] + 40)
+    for end in range(0, len(PROMPT), 3):
         page.set_widget(DRESSED, "text", PROMPT[:end])
         film.still(milliseconds=FRAME)
     page.set_widget(DRESSED, "text", PROMPT)
     film.still(milliseconds=FRAME * 4)
     film.press_run()
+    film.move(DRESSED, PLAIN_PICTURES, DRESSED_PICTURES)
     film.watch(ended, at_most=14)
     page.wait_for_end()
-    film.reach(WIDTH * 0.55, HEIGHT * 0.9)
+    film.reach(WIDTH * 0.3, HEIGHT * 0.9)
     film.still("LoRA, ControlNet and samplers go on as before: the person is a word.", milliseconds=STILL * 2)
     return film
 
