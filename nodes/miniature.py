@@ -30,7 +30,7 @@ class CrossInitMiniature(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "A tiny model of Stable Diffusion 2's kind that comes with this pack and knows drawn faces only. With it "
-                "everything can be tried in a minute, without a checkpoint. Its pictures are 128 x 128 px."
+                "everything can be tried in a minute or two, without a checkpoint. Its pictures are 128 x 128 px."
             ),
             search_aliases=[*SEARCH_ALIASES, "checkpoint", "demo", "tiny", "drawn"],
             inputs=[],

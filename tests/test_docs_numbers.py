@@ -215,6 +215,17 @@ def test_the_comparisons_own_numbers_are_ours() -> None:
     assert f"an image similarity of {image} and a text similarity of {similar}" in expect
 
 
+def test_a_step_from_python_takes_as_long_as_said() -> None:
+    said = re.search(
+        r"as the node does: (\d+) ms a step on an H200, where diffusers' own code takes (\d+)",
+        " ".join(_text("docs/python.md").split()),
+    )
+    assert said
+    ways = _measured("diffusers.json")["ways"]
+    for number, way in zip(said.groups(), ("fused and recorded, fp16", "diffusers' own code, fp16"), strict=True):
+        assert _rounded(number, ways[way]["ms_a_step"])
+
+
 def test_pythons_are_those_that_are_allowed() -> None:
     """The nodes and the library run on what pyproject.toml says, run.py on what it asks for itself."""
     project = tomllib.loads(_text("pyproject.toml"))["project"]
