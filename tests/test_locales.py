@@ -116,7 +116,8 @@ def test_a_tooltip_uses_the_words_of_the_page(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_node_that_a_tooltip_names_is_there(language: str, page_texts: str) -> None:
     """By its name in that language: a node or a socket of the pack, or something of ComfyUI's page."""
-    tree, (left, right) = locales.read(language), _QUOTES[language]
+    tree, quotes = locales.read(language), _QUOTES[language]
+    left, right = quotes[0], quotes[1]
     texts = dict(locales.texts(tree))
     own = {text for path, text in texts.items() if path.endswith(("display_name", ".name"))}
     own |= {re.sub(r" ?[(（].*", "", name) for name in own}

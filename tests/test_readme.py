@@ -170,7 +170,8 @@ def test_a_file_is_as_small_as_the_readme_says(tmp_path: Path) -> None:
     facts = {"crossinit.facts": "x" * 800}  # about as much as a run writes
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8))
     picture = {"modelspec.thumbnail": "x" * max(LONGEST_URI, len(thumbnail_of(noise)))}
-    sizes, pictured = [], []
+    sizes: list[float] = []
+    pictured: list[float] = []
     for widths, base in BASES.items():
         if base == "miniature":
             continue

@@ -104,14 +104,16 @@ def main() -> int:
     parser.add_argument("--base", type=Path, required=True, help="an empty folder for its models and pictures")
     parser.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 2.x checkpoint")
     parser.add_argument("--photo", type=Path, help="a photo of a person")
+    parser.add_argument("--page", type=Path, help="another front end than that of the ComfyUI")
     parser.add_argument("--only", choices=tuple(WORKFLOWS), action="append", help="take the pictures of this workflow")
     arguments = parser.parse_args()
     base: Path = arguments.base.resolve()
     faces = base / "models" / "embeddings"
-    learned = _is_learned(faces / TOKEN_FILE)  # by an earlier call with this base
     settings: Sequence[Change] = (*ON_MINIATURE, *GOOD)
     names = [name for name in WORKFLOWS if name in (arguments.only or WORKFLOWS)]
-    if not learned:
+    # By an earlier call with this base; the miniature's own workflow needs nobody.
+    learned = _is_learned(faces / TOKEN_FILE) or names == [MINIATURE]
+    if not _is_learned(faces / TOKEN_FILE):
         set_miniature_stage(base)
     if arguments.checkpoint is not None:
         shutil.copyfile(arguments.checkpoint, base / "models" / "checkpoints" / CHECKPOINT)
@@ -119,8 +121,9 @@ def main() -> int:
     if arguments.photo is not None:
         Image.open(arguments.photo).save(base / "input" / PHOTO)
 
+    front = ("--front-end-root", str(arguments.page.resolve())) if arguments.page else ()
     with (
-        ComfyServer(arguments.comfyui.resolve(), base, log=base / "screenshots-server.log") as server,
+        ComfyServer(arguments.comfyui.resolve(), base, log=base / "screenshots-server.log", extra_args=front) as server,
         chromium() as browser,
     ):
         if not learned:
