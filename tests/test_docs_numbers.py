@@ -191,7 +191,7 @@ def test_the_short_table_of_claims_is_the_long_ones() -> None:
 
 
 def test_the_comparisons_own_numbers_are_ours() -> None:
-    """Steps, seconds and the drawn world's numbers; and what it quotes is quoted alike elsewhere."""
+    """Steps, seconds and the drawn world's numbers."""
     text = " ".join(_text("docs/compared.md").split())
     steps = [preset.steps for base in ("sd2", "sdxl") for preset in presets_of(base).values()]
     assert f"two vectors, {min(steps)} to {max(steps)} steps" in text
@@ -205,14 +205,45 @@ def test_the_comparisons_own_numbers_are_ours() -> None:
     size = re.search(r"a file of \d+ to \d+ KB", _text("README.md"))
     assert size and size.group() in text
 
-    rows, expect = _rows(_text("docs/compared.md")), " ".join(_text("docs/what-to-expect.md").split())
-    _, identity, prompt, _ = rows["Cross Initialization, 320 steps"]
+
+def test_what_others_measured_is_quoted_alike() -> None:
+    """The tables of the comparison are those of `quoted.json`, with its sources, and what else quotes them agrees."""
+    quoted = json.loads(_text("docs/measurements/quoted.json"))
+    page, expect = _text("docs/compared.md"), " ".join(_text("docs/what-to-expect.md").split())
+    photographs, others, objects = (quoted[name]["rows"] for name in ("photographs", "SDXL and Flux", "objects"))
+    shortened = objects.pop("textual inversion, shortened afterwards")
+    titles = (
+        "## Numbers on photographs",
+        "## Other people's numbers for SDXL and Flux",
+        "## Cross Initialization on SDXL",
+    )
+    for title, rows in zip(titles, (photographs, others, objects), strict=True):
+        assert list(_rows(page.split(title)[1].split("\n## ")[0]).items())[2:] == list(rows.items())
+    for name in ("RectifID (Sun et al., NeurIPS 2024)", "FreeCure (2025)", "Kim et al. (ICLR 2026, arXiv 2512.13672)"):
+        assert name in page
+        assert any(name in one["source"] for one in quoted.values() if isinstance(one, dict))
+
+    _, identity, prompt, seconds = photographs["Cross Initialization, 320 steps"]
     assert f"an identity score of {identity} and a prompt score of {prompt}" in expect
-    # Textual Inversion has two rows, one of what it does and one of its numbers, which is the later.
-    _, identity, prompt, _ = rows["Textual Inversion"]
+    assert f"The {seconds} s above" in page
+    _, identity, prompt, _ = photographs["Textual Inversion"]
     assert f"against {identity} and {prompt} for textual inversion" in expect
-    image, similar = rows["Cross Initialization from the class word"]
+    image, similar = objects["Cross Initialization from the class word"]
     assert f"an image similarity of {image} and a text similarity of {similar}" in expect
+    (whole, _), (short, _) = objects["textual inversion"], shortened
+    assert f"image similarity {short} instead of {whole}" in page
+
+
+def test_the_very_first_run_takes_as_much_longer_as_said() -> None:
+    """Than the same run once its kernels are compiled."""
+    text = " ".join(_text("docs/what-to-expect.md").split())
+    said = re.search(
+        r"very first learning takes about (\d+) s longer with SD 2\.1 and about half a minute with SDXL", text
+    )
+    assert said
+    for seconds, name in ((float(said[1]), "ours.json"), (30.0, "sdxl/ours.json")):
+        modes = _measured(name)["modes"]
+        assert abs(modes["first run ever"]["seconds"] - modes["default, 10 steps"]["seconds"] - seconds) < 5
 
 
 def test_a_step_from_python_takes_as_long_as_said() -> None:

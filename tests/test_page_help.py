@@ -45,7 +45,7 @@ def test_a_help_page_explains_everything(node: str, language: str) -> None:
     text = _text(node, language)
     known = ENGLISH if language == "en" else locales.read(language)
     title = known[node]["display_name"]
-    assert text.startswith(f"# {title.removesuffix(' (train)')}\n")
+    assert text.startswith(f"# {title}\n")
     bold = " ".join(re.findall(r"\*\*(.+?)\*\*", text))
     for side in ("inputs", "outputs"):
         for key, socket in known[node].get(side, {}).items():

@@ -21,7 +21,7 @@ from ..standins.miniature.stage import set_miniature_stage
 from .locales import english
 
 WIDTH = 1900
-HELP_WIDTH, HELP_HEIGHT = 1500, 1500
+HELP_WIDTH, HELP_HEIGHT = 1200, 700
 KINDS = {"classic": False, "nodes2": True}
 """How nodes are drawn, and the setting `Comfy.VueNodes.Enabled`."""
 
@@ -67,8 +67,15 @@ def look(
     for node in nodes:
         if any(part in node for part in only):
             page.add_node(node)
-            page.open_help().locator("img").first.wait_for()
+            shown = page.open_help()
+            shown.locator("img").first.wait_for()
             page.page.wait_for_timeout(500)
+            # As tall as the whole help.
+            bottom = shown.evaluate("help => help.getBoundingClientRect().top + help.scrollHeight")
+            page.page.set_viewport_size(
+                {"width": HELP_WIDTH, "height": max(HELP_HEIGHT, min(round(bottom) + 40, 5000))}
+            )
+            page.page.wait_for_timeout(300)
             print(page.screenshot(out / f"help-{node}-{kind}-{language}.png"), flush=True)
     page.close()
 
