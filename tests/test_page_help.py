@@ -77,6 +77,8 @@ def chinese(live: Any, browser: Any) -> Iterator[ComfyPage]:
 def test_the_page_shows_every_help_page(classic: ComfyPage, chinese: ComfyPage, language: str) -> None:
     """The page shows the help of every node with its picture."""
     page = {"en": classic, "zh": chinese}[language]
+    # The help takes a fifth of the window, which on a small laptop is not much.
+    page.page.set_viewport_size({"width": 1366, "height": 900})
     for node in NODES:
         heading = _text(node, language).splitlines()[0].removeprefix("# ")
         page.add_node(node)
@@ -93,4 +95,5 @@ def test_the_page_shows_every_help_page(classic: ComfyPage, chinese: ComfyPage, 
             " || t.getBoundingClientRect().right > help.getBoundingClientRect().right + 1).map(t => t.innerText)"
         ), node
         page.screenshot(SCREENSHOTS / f"help-{node}-{language}.png")
+    page.page.set_viewport_size({"width": 1900, "height": 1000})
     assert not page.complaints
