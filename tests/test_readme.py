@@ -46,7 +46,9 @@ def test_the_table_of_presets_is_right(page: Path, preset: str) -> None:
     """Steps and learning rate of both columns; and what all of a family's presets have in common."""
     rows = [line for line in _text(page).splitlines() if line.startswith("|")]
     cells = next(row.split("|")[2:-1] for row in rows if re.match(rf"\| \*{preset}\*[,，]? ?[^|]*\|", row))
-    common = next(row.split("|")[2:-1] for row in rows if row.startswith(("| all of them", "| 三者共同")))
+    common = [cell for row in rows if row.startswith("| all of them") for cell in row.split("|")[2:-1]]
+    # A help page has a narrow panel: a list there.
+    common = common or re.findall(r"^- (?:on )?(?:SD 2\.x.+?SD 1\.x|SDXL)(.+)$", _text(page), flags=re.MULTILINE)
     for base, cell, shared in zip(("sd2", "sdxl"), cells, common, strict=True):
         settings = presets_of(base)[preset]
         assert re.findall(r"[\d.]+", cell) == [str(settings.steps), f"{settings.learning_rate:g}"]
