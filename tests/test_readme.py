@@ -47,8 +47,13 @@ def test_the_table_of_presets_is_right(page: Path, preset: str) -> None:
     rows = [line for line in _text(page).splitlines() if line.startswith("|")]
     cells = next(row.split("|")[2:-1] for row in rows if re.match(rf"\| \*{preset}\*[,，]? ?[^|]*\|", row))
     common = [cell for row in rows if row.startswith("| all of them") for cell in row.split("|")[2:-1]]
-    # A help page has a narrow panel: a list there.
-    common = common or re.findall(r"^- (?:on )?(?:SD 2\.x.+?SD 1\.x|SDXL)(.+)$", _text(page), flags=re.MULTILINE)
+    if not common:  # a help page has a narrow panel: a sentence there
+        text = " ".join(_text(page).split())
+        common = list(
+            re.search(
+                r"SD 2\.x \S+ SD 1\.x([^;；]+batch[^;；]+|[^;；]+批次[^;；]+)[;；](.+?\*squared\*)", text
+            ).groups()
+        )  # type: ignore[union-attr]
     for base, cell, shared in zip(("sd2", "sdxl"), cells, common, strict=True):
         settings = presets_of(base)[preset]
         assert re.findall(r"[\d.]+", cell) == [str(settings.steps), f"{settings.learning_rate:g}"]
