@@ -58,7 +58,8 @@ def test_the_table_of_presets_is_right(page: Path, preset: str) -> None:
         assert re.findall(r"\d+", shared) == [
             str(number) for number in (settings.batch_size, settings.resolution) if number
         ]
-        assert ("squared" in shared) == (settings.regularizer == "squared")
+        if settings.method == "published":  # the others have no regularizer
+            assert ("squared" in shared) == (settings.regularizer == "squared")
 
 
 @pytest.mark.parametrize(
