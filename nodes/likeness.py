@@ -54,8 +54,8 @@ class CrossInitLikeness(io.ComfyNode):
                 io.Image.Input(
                     "photos",
                     tooltip=(
-                        "Photos of the person. One that was not learned from is the better judge: a likeness to the photo itself "
-                        "may be to its light and its pose."
+                        "Photos of the person. One that was not learned from is the better judge: pictures may resemble the learned "
+                        "one in light and pose."
                     ),
                 ),
                 io.Combo.Input(

@@ -20,8 +20,8 @@ from .recognizers import cosines, no_dlib
 
 MEAN_FACE = Path(__file__).resolve().parent.parent / "data" / "dlib_mean_face.txt"
 SCALE = (
-    "A cosine around the mean face: photos of one person have 0.83 on average, those of different people 0.0 to 0.1, and one "
-    "pair of strangers in twenty more than 0.35 (docs/evaluation.md)."
+    "A cosine around the mean face: photos of one person have 0.83 on average, those of different people from 0.0 to 0.1, one "
+    "pair of strangers in twenty more than 0.35."
 )
 
 NETWORK = "dlib_face_recognition_resnet_model_v1.dat"
