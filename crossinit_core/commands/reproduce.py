@@ -181,6 +181,11 @@ def _base(model: Path) -> str:
     from ..diffusers_backbone import widths_of
     from ..families import base_of_widths
 
+    if not model.exists():
+        raise FileNotFoundError(
+            f"There is no model at '{quoted(model, 250)}'. Give a folder in diffusers' layout, or a checkpoint file. Nothing is "
+            "downloaded."
+        )
     return base_of_widths(widths_of(model))
 
 

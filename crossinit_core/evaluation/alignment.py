@@ -84,6 +84,6 @@ def place_in(frame: Frame, side: int, points: NDArray[np.floating]) -> NDArray[n
 
 def cut_square(picture: NDArray[np.uint8], frame: Frame, side: int) -> NDArray[np.uint8]:
     """What is inside of a frame as (side, side, 3) uint8, black outside of the picture."""
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).movedim(-1, 0)[None].float() / 255
+    pixels = torch.tensor(picture.copy()).movedim(-1, 0)[None].float() / 255
     inside = cut(pixels, frame, side, fill="zeros")[0].clamp(0, 1)
     return np.ascontiguousarray((inside.movedim(0, -1) * 255).round().to(torch.uint8).numpy())

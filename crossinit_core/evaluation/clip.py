@@ -21,6 +21,7 @@ from .measures import prompt_similarity
 
 _BATCH = 16
 _FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
+_ADVICE = "Give a folder with a copy of openai/clip-vit-base-patch32."
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -49,12 +50,18 @@ class ClipScorer:
         # Pillow's, as published: version 5 of transformers has two, and its other one rounds differently.
         pictures = getattr(library, "CLIPImageProcessorPil", None) or library.CLIPImageProcessor
         try:
-            self._model = library.CLIPModel.from_pretrained(folder, local_files_only=True).to(device).float()
+            model, report = library.CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
             self._tokenizer = library.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             self._pictures = pictures.from_pretrained(folder, local_files_only=True)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # transformers raises nearly anything for damaged files
             raise ValueError(f"CLIP cannot be loaded from '{quoted(folder, 200)}': {quoted(error, 250)}") from error
-        self._model.train(False)
+        # What a file lacks would be random numbers.
+        missing = sorted(name for name in report["missing_keys"] if not name.endswith("position_ids"))
+        if missing:
+            raise ValueError(
+                f"The weights in '{quoted(folder, 200)}' lack {len(missing)} of CLIP's, such as '{quoted(missing[0], 80)}'. {_ADVICE}"
+            )
+        self._model = model.to(device).float().train(False)
         self._device = device
         self.name = _name(config)
 
@@ -81,22 +88,21 @@ def _features(found: Any) -> torch.Tensor:
 
 def _config(folder: Path) -> dict[str, Any]:
     shown = quoted(folder, 200)
-    advice = "Give a folder with a copy of openai/clip-vit-base-patch32."
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no CLIP folder at '{shown}'. {advice}")
+        raise FileNotFoundError(f"There is no CLIP folder at '{shown}'. {_ADVICE}")
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in _WEIGHTS):
         missing.append(_WEIGHTS[0])
     if missing:
-        raise FileNotFoundError(f"The CLIP folder '{shown}' has no {', '.join(missing)}. {advice}")
+        raise FileNotFoundError(f"The CLIP folder '{shown}' has no {', '.join(missing)}. {_ADVICE}")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"The config.json of '{shown}' cannot be read ({quoted(error, 100)}). {advice}") from error
+        raise ValueError(f"The config.json of '{shown}' cannot be read ({quoted(error, 100)}). {_ADVICE}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "clip":
         raise ValueError(
-            f"The folder '{shown}' holds '{quoted(kind, 60)}', but CLIP with both halves is expected. {advice}"
+            f"The folder '{shown}' holds '{quoted(kind, 60)}', but CLIP with both halves is expected. {_ADVICE}"
         )
     return dict(config)
 

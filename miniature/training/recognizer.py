@@ -72,4 +72,4 @@ def prompt_judge() -> DrawnPromptJudge:
 def _seen(judge: Judge, picture: NDArray[np.uint8]) -> Verdict:
     if picture.shape != (SIDE, SIDE, 3):
         picture = np.array(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    return look(judge, picture[None])
+    return look(judge, np.array(picture[None]))
