@@ -113,7 +113,8 @@ class CrossInitLikeness(io.ComfyNode):
 
         found = likeness(network, pictures, references, on_picture)
         best = found.best(count)
-        kept = [_tensor(pictures[index]) for index in best]
+        given = [picture for batch in images for picture in batch]
+        kept = [given[index] for index in best]
         shown = [_tensor(labelled(pictures[index], found.label(index))) for index in best]
         report = found.summary()
         show_text(cls, report.partition("\n")[0])
