@@ -11,8 +11,9 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..crossinit_core.evaluation.choice import recognizer_of
 from ..crossinit_core.evaluation.faces import Picture, labelled, likeness
-from ..crossinit_core.evaluation.recognizers import Recognizer, recognizer_of
+from ..crossinit_core.evaluation.recognizers import Recognizer
 from ..crossinit_core.photos.images import as_rgb
 from ..crossinit_core.text import quoted
 from .errors import tells_errors
@@ -118,7 +119,7 @@ class CrossInitLikeness(io.ComfyNode):
         shown = [_tensor(labelled(pictures[index], found.label(index))) for index in best]
         report = found.summary()
         show_text(cls, report.partition("\n")[0])
-        preview = ui.PreviewImage(shown, cls=cls)  # type: ignore[arg-type]
+        preview = ui.PreviewImage(shown, cls=cls)  # pyright: ignore[reportArgumentType]
         return io.NodeOutput(_batches(kept), _batches(shown), found.mean or 0.0, report, ui=preview)
 
 

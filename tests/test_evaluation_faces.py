@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from crossinit_core.evaluation.alignment import arcface_template, cut_square, similarity_frame
+from crossinit_core.evaluation.choice import recognizer_of
 from crossinit_core.evaluation.faces import Likeness, labelled, likeness
 from crossinit_core.evaluation.onnx_faces import OnnxRecognizer
-from crossinit_core.evaluation.recognizers import NoRecognizerError, recognizer_of
+from crossinit_core.evaluation.recognizers import NoRecognizerError
 
 from .tiny_onnx import pooling_network
 

@@ -33,7 +33,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _reproduce(people: Path, out: Path, *more: object) -> int:
+def _reproduce(people: Path, out: Path, *more: str) -> int:
     prompts = out.parent / "prompts.txt"
     prompts.write_text("\n".join(PROMPT_TEXTS), encoding="utf-8")
     arguments: dict[str, object] = {
@@ -48,7 +48,7 @@ def _reproduce(people: Path, out: Path, *more: object) -> int:
         "--recognizer": f"{JUDGE}:recognizer",
         "--clip": f"{JUDGE}:prompt_judge",
     }
-    arguments.update(zip(more[::2], more[1::2], strict=True))  # type: ignore[call-overload]
+    arguments.update(zip(more[::2], more[1::2], strict=True))
     return cli.main(["reproduce", *(str(word) for pair in arguments.items() for word in pair)])
 
 
@@ -103,9 +103,9 @@ def test_another_run_is_not_mixed_in(people: Path, tmp_path: Path, capsys: pytes
     before = _files(out, "tokens", "pictures")
     capsys.readouterr()
     for option, value, message in (
-        ("--steps", 3, "steps of 'names' is 2, but here it is 3"),
-        ("--seed", 5, "seed is 0, but here it is 5"),
-        ("--guidance", 3, "guidance is 7.5, but here it is 3.0"),
+        ("--steps", "3", "steps of 'names' is 2, but here it is 3"),
+        ("--seed", "5", "seed is 0, but here it is 5"),
+        ("--guidance", "3", "guidance is 7.5, but here it is 3.0"),
     ):
         assert _reproduce(people, out, "--methods", "names", option, value) == 2
         assert message in capsys.readouterr().err

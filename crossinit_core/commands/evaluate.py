@@ -90,7 +90,7 @@ def evaluate(options: argparse.Namespace) -> None:
     count = sum(len(person.pictures) for person in people)
     with tqdm(total=count, unit="picture", dynamic_ncols=True, file=Screen()) as bar:
         for person in people:
-            scores.append(score_person(person, recognizer, scorer, lambda: bar.update()))
+            scores.append(score_person(person, recognizer, scorer, bar.update))
     found = summarize(scores, recognizer, scorer)
     if options.out:
         write_evaluation(found, options.out)
@@ -111,8 +111,8 @@ def chosen_prompts(options: argparse.Namespace) -> tuple[str, ...]:
 
 def judges(options: argparse.Namespace) -> tuple[Recognizer, PromptScorer | None]:
     """The recognizer and, if one is asked for, the judge of prompts. Raises what says why one cannot be had."""
+    from ..evaluation.choice import recognizer_of
     from ..evaluation.clip import ClipScorer
-    from ..evaluation.recognizers import recognizer_of
     from .arguments import chosen_device
 
     own = _own(options.recognizer, "--recognizer")

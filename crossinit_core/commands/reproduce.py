@@ -384,7 +384,7 @@ def _draw_all(
     from ..tokens.token_files import load_learned_token
     from .sampling import PlacedPrompt, sample
 
-    missing = []
+    missing: list[tuple[str, _Subject, int, int]] = []
     for method in methods:
         for subject in subjects:
             for number in range(1, len(prompts) + 1):

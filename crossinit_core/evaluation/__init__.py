@@ -1,7 +1,7 @@
 """How well a face was learned: drift of the vectors, likeness of the pictures to photos, and how well prompts are obeyed.
 
-`measures` takes tensors, and is all that is imported with the package. `recognizers` says what a face recognizer is and finds
-one, `faces` compares pictures with photos, `clip` compares them with their prompts, and `protocol` puts the numbers of many
+`measures` takes tensors, and is all that is imported with the package. `recognizers` says what a face recognizer is, `choice`
+finds one, `faces` compares pictures with photos, `clip` compares them with their prompts, and `protocol` puts the numbers of many
 people and prompts together.
 """
 

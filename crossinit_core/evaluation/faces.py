@@ -104,7 +104,7 @@ def likeness(
     recognizer: Recognizer,
     pictures: Sequence[Picture],
     photos: Sequence[Picture],
-    on_picture: Callable[[], None] = lambda: None,
+    on_picture: Callable[[], object] = lambda: None,
 ) -> Likeness:
     """How alike each picture is to the person on the photos. `on_picture` is called after each picture and each photo.
 

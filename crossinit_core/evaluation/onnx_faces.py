@@ -121,7 +121,7 @@ class OnnxRecognizer:
 
 def _scales_by_itself(path: Path) -> bool:
     """Whether a Sub and a Mul are among the first nodes, as in networks that came from MXNet."""
-    names = []
+    names: list[bytes] = []
     for field, content in _fields(path.read_bytes()):
         if field == 7:  # ModelProto.graph
             for inner, node in _fields(content):

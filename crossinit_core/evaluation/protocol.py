@@ -104,7 +104,7 @@ def score_person(
     person: Person,
     recognizer: Recognizer,
     scorer: PromptScorer | None,
-    on_picture: Callable[[], None] = lambda: None,
+    on_picture: Callable[[], object] = lambda: None,
     root: Path = Path(),
 ) -> PersonScores:
     """A person's numbers, picture by picture; `on_picture` is called after each. Pictures are relative to `root`.
@@ -124,15 +124,15 @@ def score_person(
 def summarize(people: Sequence[PersonScores], recognizer: Recognizer, scorer: PromptScorer | None) -> Evaluation:
     """The table over all people; prompts in the order in which they first come."""
     prompts = dict.fromkeys(scored.prompt for person in people for scored in person.pictures)
-    rows = tuple(_row(prompt or WITHOUT_PROMPT, people, lambda s, p=prompt: s.prompt == p) for prompt in prompts)
-    overall = _row("all", people, lambda scored: True)
+    rows = tuple(_row(prompt or WITHOUT_PROMPT, people, [prompt]) for prompt in prompts)
+    overall = _row("all", people)
     name = scorer.name if scorer else None
     return Evaluation(recognizer.name, recognizer.scale, name, overall, rows, tuple(people))
 
 
 def row_of_person(person: PersonScores) -> Row:
     """All pictures of one person."""
-    return _row(person.name, [person], lambda scored: True)
+    return _row(person.name, [person])
 
 
 def estimate(values: Iterable[float | None]) -> Estimate:
@@ -157,8 +157,9 @@ def _parts(resamples: int, count: int) -> list[int]:
     return [min(size, resamples - start) for start in range(0, resamples, size)]
 
 
-def _row(prompt: str, people: Sequence[PersonScores], which: Callable[[Scored], bool]) -> Row:
-    groups = [[scored for scored in person.pictures if which(scored)] for person in people]
+def _row(prompt: str, people: Sequence[PersonScores], only: Sequence[str | None] = ()) -> Row:
+    """The numbers of all pictures, or only those of some prompts."""
+    groups = [[scored for scored in one.pictures if not only or scored.prompt in only] for one in people]
     groups = [group for group in groups if group]
     return Row(
         prompt,

