@@ -227,6 +227,25 @@ def test_the_command_evaluates_people(run: Any, tmp_path: Path) -> None:
     assert facts["overall"]["identity"]["low"] is None
 
 
+def test_one_bad_file_does_not_end_the_rest(run: Any, tmp_path: Path) -> None:
+    """A picture that cannot be read, a person whose photo shows no face and one without photos are said and left out."""
+    for name, colour in {**COLOURS, "carol": GREY, "dave": COLOURS["anna"]}.items():
+        if name != "dave":
+            _save(tmp_path / "photos" / name / "1.png", colour)
+        _save(tmp_path / "made" / name / "001-a-photo-of-a-person-0.png", COLOURS["anna"])
+    _save(tmp_path / "photos" / "anna" / "masks" / "1.png", COLOURS["bob"])
+    (tmp_path / "made" / "bob" / "001-a-photo-of-a-person-1.png").write_bytes(b"nothing")
+    code, out, err = run("evaluate", tmp_path / "made", "--photos", tmp_path / "photos", *JUDGES, "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert [(person["name"], person["photos"], len(person["pictures"])) for person in facts["people"]] == [
+        ("anna", 1, 1),
+        ("bob", 1, 1),
+    ]
+    assert "'carol' is left out: No face was found" in err and "their photos are not there: dave" in err
+    assert "001-a-photo-of-a-person-1.png" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from ..files import check_can_write, write_atomically
 from ..text import quoted
 from .signals import Screen
@@ -77,24 +78,30 @@ def evaluate(options: argparse.Namespace) -> None:
     from ..evaluation.pictures import find_people
     from ..evaluation.protocol import score_person, summarize
 
-    people = find_people(options.pictures, options.photos, chosen_prompts(options))
+    say = Screen().say
+    people = find_people(options.pictures, options.photos, chosen_prompts(options), say)
     if options.out:
         check_can_write(options.out / FACTS, what="evaluation")
     recognizer, scorer = judges(options)
     unknown = sum(picture.prompt is None for person in people for picture in person.pictures)
     if unknown and scorer:
-        Screen().say(
-            f"{unknown} pictures have no prompt in their names or in their folders': only their identity is measured."
-        )
+        say(f"{unknown} pictures have no prompt in their names or in their folders': only their identity is measured.")
     scores = []
     count = sum(len(person.pictures) for person in people)
     with tqdm(total=count, unit="picture", dynamic_ncols=True, file=Screen()) as bar:
         for person in people:
-            scores.append(score_person(person, recognizer, scorer, bar.update))
+            try:
+                scores.append(score_person(person, recognizer, scorer, bar.update, say=say))
+            except InputError as error:
+                if len(people) == 1 or error.subject != "reference":
+                    raise
+                say(quoted(f"'{person.name}' is left out: {error}", 560))
+    if not scores:
+        raise ValueError("No face was found on anybody's photos. Use photos on which the whole face is seen.")
     found = summarize(scores, recognizer, scorer)
     if options.out:
         write_evaluation(found, options.out)
-        Screen().say(f"Written: {options.out / PAGE}")
+        say(f"Written: {options.out / PAGE}")
     if options.json:
         print(json.dumps(found.as_json(), ensure_ascii=False, indent=2))
     else:

@@ -72,7 +72,10 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--words", default="human face", help="where words, plain and direction start; default: %(default)s"
     )
-    command.add_argument("--steps", type=int, metavar="N", help="of learning; default: that of the full preset")
+    command.add_argument(
+        "--preset", default="full", choices=("full", "fast", "fast-published"), help="default: %(default)s"
+    )
+    command.add_argument("--steps", type=int, metavar="N", help="of learning; default: those of the preset")
     command.add_argument(
         "--plain-steps",
         type=int,
@@ -190,10 +193,12 @@ def _base(model: Path) -> str:
 
 
 def _settings(options: argparse.Namespace, method: str, base: str) -> InversionSettings:
-    """The full preset of the model's family, as each method needs it."""
+    """The preset of the model's family, as each method needs it."""
     from ..learning.settings import presets_of
 
-    settings = replace(presets_of(base)["full"], seed=options.seed, precision=options.precision)
+    # Plain textual inversion has no short form.
+    preset = presets_of(base)["full" if method == "plain" else options.preset]
+    settings = replace(preset, seed=options.seed, precision=options.precision)
     if options.steps is not None:
         settings = replace(settings, steps=options.steps)
     if method == "plain":

@@ -85,7 +85,6 @@ class OnnxRecognizer:
                 f"'{shown}' gives {quoted([entry.shape for entry in outputs], 100)}, but a face recognizer gives one row of "
                 "features, such as [1, 512]. Choose ArcFace's or AdaFace's file."
             )
-        self._one_by_one = isinstance(shape[0], int)
         self._input = inputs[0].name
         self._values = values or ("0..255" if _scales_by_itself(path) else "-1..1")
         self._colours = colours or ("bgr" if _BGR_NAMES.search(path.name) else "rgb")
@@ -110,9 +109,12 @@ class OnnxRecognizer:
         if not self._channels_last:
             given = given.transpose(0, 3, 1, 2)
         given = np.ascontiguousarray(given)
-        parts = [given[i : i + 1] for i in range(len(given))] if self._one_by_one else [given]
-        found = np.concatenate([self._session.run(None, {self._input: part})[0] for part in parts])
-        return np.asarray(found, np.float32)
+        # One by one: some exported networks say that they take several, and do not.
+        found = [self._session.run(None, {self._input: given[i : i + 1]})[0] for i in range(len(given))]
+        features = np.concatenate(found).astype(np.float32)
+        if not np.isfinite(features).all():
+            raise ValueError(f"The recognizer '{quoted(self.name, 120)}' gives no finite numbers. Choose another file.")
+        return features
 
     def similarity(self, features: NDArray[np.floating], references: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N, M) cosines; see `Recognizer`."""

@@ -7,14 +7,14 @@ Folders as they are made by `generate` (`001-a-photo-of-a-person-0.png`, or a fo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..photos.folders import MASK_ENDINGS
+from ..photos.folders import MASK_ENDINGS, MASK_FOLDER_ENDINGS, MASK_FOLDERS
 from ..photos.picture_files import read_picture
 from ..prompts import PLACE, load_prompts
 from ..text import normal_form, quoted
@@ -52,10 +52,13 @@ def paper_prompts() -> tuple[str, ...]:
     return load_prompts(PAPER_PROMPTS)
 
 
-def find_people(pictures: Path, photos: Path, prompts: Sequence[str]) -> list[Person]:
+def find_people(
+    pictures: Path, photos: Path, prompts: Sequence[str], say: Callable[[str], None] = lambda line: None
+) -> list[Person]:
     """One person, or everybody of a folder that holds a folder of pictures for each.
 
-    There are several people if folders in `pictures` are called as files or folders in `photos` are. Raises FileNotFoundError for
+    There are several people if folders in `pictures` are called as files or folders in `photos` are. `say` gets a line for those
+    whose photos or pictures are missing. Raises FileNotFoundError for
     a path that does not exist, and ValueError if pictures or photos are missing; each names the path.
     """
     for path in (pictures, photos):
@@ -68,6 +71,9 @@ def find_people(pictures: Path, photos: Path, prompts: Sequence[str]) -> list[Pe
     shared = [name for name in owners if _key(name) in folders]
     if shared:
         found = [Person(name, owners[name], _pictures(folders[_key(name)], prompts)) for name in shared]
+        unknown = [entry.name for name, entry in folders.items() if name not in {_key(owner) for owner in shared}]
+        if unknown:
+            say(f"Left out, for their photos are not there: {quoted(', '.join(unknown), 400)}")
     else:
         found = [Person(pictures.resolve().name, tuple(picture_files(photos)), _pictures(pictures, prompts))]
     for person in found:
@@ -95,7 +101,8 @@ def picture_files(path: Path) -> list[Path]:
         files = [path]
     else:
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        files = [file for file in files if not any(map(_is_aside, file.relative_to(path).parts[:-1]))]
+        files = [file for file in files if not file.name.startswith(".")]
     return [file for file in files if file.suffix.lower() in SUFFIXES and not file.stem.lower().endswith(MASK_ENDINGS)]
 
 
@@ -134,6 +141,12 @@ def _words(text: str) -> str:
     """The words of a prompt without the person's place, for comparisons: `a photo of a person`."""
     bare = _PLACEHOLDERS.sub(" ", PLACE.sub(" ", normal_form(text)))
     return " ".join(re.findall(r"[^\W_]+", bare.casefold()))
+
+
+def _is_aside(folder: str) -> bool:
+    """Whether a folder holds masks, or is hidden."""
+    name = _key(folder)
+    return name.startswith(".") or name in MASK_FOLDERS or name.endswith(MASK_FOLDER_ENDINGS)
 
 
 def _key(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..text import quoted
 from .faces import Picture, reference_features, score_of
 from .pictures import Person, read_rgb
 from .recognizers import Recognizer
@@ -106,18 +107,26 @@ def score_person(
     scorer: PromptScorer | None,
     on_picture: Callable[[], object] = lambda: None,
     root: Path = Path(),
+    say: Callable[[str], None] = lambda line: None,
 ) -> PersonScores:
-    """A person's numbers, picture by picture; `on_picture` is called after each. Pictures are relative to `root`.
+    """A person's numbers, picture by picture; `on_picture` is called after each. Pictures are relative to `root`. `say` gets a line
+    for a picture that cannot be read, which does not count.
 
-    Raises ValueError if no photo shows a face, or if a file cannot be read.
+    Raises ValueError if no photo shows a face, if one cannot be read, or if no picture can.
     """
     references = reference_features(recognizer, [read_rgb(path) for path in person.photos])
     scored = []
     for file in person.pictures:
-        picture = read_rgb(root / file.path)
+        try:
+            picture = read_rgb(root / file.path)
+        except (OSError, ValueError) as error:
+            say(f"Skipping '{quoted(file.path, 150)}': {quoted(error, 350)}")
+            continue
         shown = scorer.score([picture], [file.prompt])[0] if scorer and file.prompt is not None else None
         scored.append(Scored(file.path.as_posix(), file.prompt, score_of(recognizer, picture, references), shown))
         on_picture()
+    if not scored:
+        raise ValueError(f"None of the {len(person.pictures)} pictures of '{quoted(person.name)}' can be read.")
     return PersonScores(person.name, len(person.photos), len(person.photos) - len(references), tuple(scored))
 
 
