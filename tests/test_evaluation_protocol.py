@@ -76,6 +76,7 @@ def test_the_publications_prompts_place_somebody() -> None:
         ("a-person-on-the-beach/00001_.png", PROMPTS[1]),
         ("imgs/00001_id00003_a sks person on the beach/00000.jpg", PROMPTS[1]),
         ("a sad 28017_v0 28017_v1 person/0.png", PROMPTS[2]),
+        ("a_{}_person_on_the_beach-2/0.png", PROMPTS[1]),
         ("a painting of a {} person/0.png", "a painting of a {} person"),
         ("a_cat_and_sks/0.png", "a cat and {}"),
         ("ComfyUI_00001_.png", None),
@@ -89,12 +90,14 @@ def test_a_picture_says_its_prompt(tmp_path: Path, name: str, prompt: str | None
 
 
 def test_long_prompts_are_known_by_their_beginning(tmp_path: Path) -> None:
-    """File names are cut."""
+    """Names of files and folders are cut; those of folders then end in a digest."""
     photo = _save(tmp_path / "photo.png", COLOURS["anna"])
     long = next(prompt for prompt in paper_prompts() if "camping stove" in prompt)
     name = "009-a-person-wearing-the-sweater-a-backpack-and-camping-stove-outdoors-RAW-ultra-0.png"
-    _save(tmp_path / "made" / name, GREY)
-    assert _prompts_of(tmp_path / "made", photo, paper_prompts()) == {name: long}
+    folder = f"{long[:90].replace(' ', '_')}-0a1b2c3d/0.png"
+    for each in (name, folder):
+        _save(tmp_path / "made" / each, GREY)
+    assert _prompts_of(tmp_path / "made", photo, paper_prompts()) == {name: long, folder: long}
 
 
 def test_several_people_are_told_by_names(tmp_path: Path) -> None:

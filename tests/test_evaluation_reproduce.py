@@ -117,7 +117,7 @@ def test_another_run_is_not_mixed_in(people: Path, tmp_path: Path, capsys: pytes
     [
         ("--methods", "names,lora", "a list of names, words, plain, direction is expected"),
         ("--photos", "absent", "--photos is 'absent'"),
-        ("--model", "absent", "no model at 'absent'"),
+        ("--model", "absent", "'absent'"),
         ("--count", "0", "--count must be at least 1"),
         ("--steps", "0", "steps is 0"),
     ],

@@ -26,6 +26,8 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff",
 _NUMBERED = re.compile(r"(?:\d+_id\d+_|\d+-)(?=.)")
 _SEED = re.compile(r"(?:-\d+){1,2}$")
 _PLACEHOLDERS = re.compile(r"\bsks\b|<[^<>]*>|\b\w+_v\d+\b|\{\}", re.IGNORECASE)
+_DIGEST = re.compile(r"-(?:[0-9a-f]{8}|\d+)$")
+"""What `generate` adds to the name of a folder: of a long prompt, and of one that another folder is called after."""
 _SHORTENED = 60
 """A name of a picture that has as many characters may be the beginning of a prompt."""
 
@@ -126,7 +128,7 @@ def _prompt_of(path: Path, known: dict[str, str]) -> str | None:
     """The prompt that a folder or a file is called after: one of the known ones, or the folder's own words."""
     folders = [_NUMBERED.sub("", name, count=1) for name in reversed(path.parts[:-1])]
     stem = _SEED.sub("", _NUMBERED.sub("", path.stem, count=1))
-    for name in (*folders, stem):
+    for name in (*folders, *(_DIGEST.sub("", name) for name in folders), stem):
         words = _words(name)
         if words in known:
             return known[words]
