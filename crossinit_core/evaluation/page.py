@@ -92,6 +92,7 @@ def chart(evaluation: Evaluation) -> bytes | None:
         _bars(axis, [getattr(row, name) for row in rows], form)
         axis.set_title(titles[name], loc="left", fontweight="bold")
         axis.set_xlabel(quoted(whose, 46), fontsize=8)
+    axes[-1].set_xlim(0, 1.15)
     axes[0].set_yticks(range(len(rows)), [_short(row.prompt) for row in rows], fontsize=8)
     axes[0].invert_yaxis()
     file = io.BytesIO()
