@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -247,6 +248,18 @@ def test_one_bad_file_does_not_end_the_rest(run: Any, tmp_path: Path) -> None:
     ]
     assert "'carol' is left out: No face was found" in err and "their photos are not there: dave" in err
     assert "001-a-photo-of-a-person-1.png" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_of_any_bytes_are_written(run: Any, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"ann\xff\n")
+    _save(tmp_path / "photos" / f"{odd}.png", COLOURS["anna"])
+    _save(tmp_path / "made" / odd / os.fsdecode(b"a cat and sks \xff") / "0.png", COLOURS["anna"])
+    code, out, err = run(
+        "evaluate", tmp_path / "made", "--photos", tmp_path / "photos", *JUDGES, "--out", tmp_path / "out"
+    )
+    assert code == 0, err
+    assert "| a cat and {} ? | 1 | 1.000 |" in out
 
 
 @pytest.mark.parametrize(

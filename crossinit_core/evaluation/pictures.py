@@ -126,7 +126,7 @@ def _pictures(folder: Path, prompts: Sequence[str]) -> tuple[PictureFile, ...]:
 
 def _prompt_of(path: Path, known: dict[str, str]) -> str | None:
     """The prompt that a folder or a file is called after: one of the known ones, or the folder's own words."""
-    folders = [_NUMBERED.sub("", name, count=1) for name in reversed(path.parts[:-1])]
+    folders = [_NUMBERED.sub("", sendable(name), count=1) for name in reversed(path.parts[:-1])]
     stem = _SEED.sub("", _NUMBERED.sub("", path.stem, count=1))
     for name in (*folders, *(_DIGEST.sub("", name) for name in folders), stem):
         words = _words(name)
@@ -143,6 +143,11 @@ def _words(text: str) -> str:
     """The words of a prompt without the person's place, for comparisons: `a photo of a person`."""
     bare = _PLACEHOLDERS.sub(" ", PLACE.sub(" ", normal_form(text)))
     return " ".join(re.findall(r"[^\W_]+", bare.casefold()))
+
+
+def sendable(text: str) -> str:
+    """A name as it can be written: on Linux any bytes can be one, and Python makes halves of characters of them."""
+    return text.encode(errors="replace").decode()
 
 
 def _is_aside(folder: str) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..text import quoted
 from .faces import Picture, reference_features, score_of
-from .pictures import Person, read_rgb
+from .pictures import Person, read_rgb, sendable
 from .recognizers import Recognizer
 
 RESAMPLES = 10_000
@@ -123,11 +123,13 @@ def score_person(
             say(f"Skipping '{quoted(file.path, 150)}': {quoted(error, 350)}")
             continue
         shown = scorer.score([picture], [file.prompt])[0] if scorer and file.prompt is not None else None
-        scored.append(Scored(file.path.as_posix(), file.prompt, score_of(recognizer, picture, references), shown))
+        scored.append(
+            Scored(sendable(file.path.as_posix()), file.prompt, score_of(recognizer, picture, references), shown)
+        )
         on_picture()
     if not scored:
         raise ValueError(f"None of the {len(person.pictures)} pictures of '{quoted(person.name)}' can be read.")
-    return PersonScores(person.name, len(person.photos), len(person.photos) - len(references), tuple(scored))
+    return PersonScores(sendable(person.name), len(person.photos), len(person.photos) - len(references), tuple(scored))
 
 
 def summarize(people: Sequence[PersonScores], recognizer: Recognizer, scorer: PromptScorer | None) -> Evaluation:
