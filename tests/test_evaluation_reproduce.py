@@ -115,7 +115,7 @@ def test_another_run_is_not_mixed_in(people: Path, tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--methods", "names,lora", "a list of names, words, plain, direction is expected"),
+        ("--methods", "names,lora", "a list of names, words, plain, direction, swift, best is expected"),
         ("--photos", "absent", "--photos is 'absent'"),
         ("--model", "absent", "'absent'"),
         ("--count", "0", "--count must be at least 1"),

@@ -33,8 +33,12 @@ METHODS = {
     "words": "cross initialization from words",
     "plain": "plain textual inversion",
     "direction": "direction alone",
+    "swift": "the preset swift",
+    "best": "the preset best",
 }
 """What is compared, by the name that is typed; the first is what the others are compared with."""
+PUBLISHED = ("names", "words", "plain", "direction")
+"""What is compared unless others are asked for."""
 
 PLAIN_STEPS = 5000
 """Of textual inversion, as the publication compares with it."""
@@ -67,7 +71,7 @@ def add(commands: Any) -> None:
         "--out", type=Path, default=Path("reproduction"), metavar="FOLDER", help="default: %(default)s"
     )
     command.add_argument(
-        "--methods", default=",".join(METHODS), metavar="LIST", help=f"of {', '.join(METHODS)}; default: all of them"
+        "--methods", default=",".join(PUBLISHED), metavar="LIST", help=f"of {', '.join(METHODS)}; default: %(default)s"
     )
     command.add_argument(
         "--words", default="human face", help="where words, plain and direction start; default: %(default)s"
@@ -197,9 +201,9 @@ def _settings(options: argparse.Namespace, method: str, base: str) -> InversionS
     from ..learning.settings import presets_of
 
     # Plain textual inversion has no short form.
-    preset = presets_of(base)["full" if method == "plain" else options.preset]
-    settings = replace(preset, seed=options.seed, precision=options.precision)
-    if options.steps is not None:
+    preset = {"plain": "full", "swift": "swift", "best": "best"}.get(method, options.preset)
+    settings = replace(presets_of(base)[preset], seed=options.seed, precision=options.precision)
+    if options.steps is not None and method in PUBLISHED:
         settings = replace(settings, steps=options.steps)
     if method == "plain":
         settings = replace(settings, steps=options.plain_steps, regularization=0.0)
@@ -364,7 +368,7 @@ def _start(options: argparse.Namespace, method: str, backbone: DiffusersBackbone
     from ..initialization import cross_initialize, cross_initialize_words, lookup_words
     from ..tokens.metadata import started_from_names, started_from_words
 
-    if method == "names":
+    if method in ("names", "swift", "best"):
         names = load_celebrity_names()
         return cross_initialize(backbone, names.names), started_from_names("cross initialization", names)
     if method == "words":
