@@ -201,7 +201,8 @@ def _settings(options: argparse.Namespace, method: str, base: str) -> InversionS
     from ..learning.settings import presets_of
 
     # Plain textual inversion has no short form.
-    preset = {"plain": "full", "swift": "swift", "best": "best"}.get(method, options.preset)
+    own = {"plain": "full", "swift": "swift", "best": "best"}
+    preset = own[method] if method in own else str(options.preset)
     settings = replace(presets_of(base)[preset], seed=options.seed, precision=options.precision)
     if options.steps is not None and method in PUBLISHED:
         settings = replace(settings, steps=options.steps)
