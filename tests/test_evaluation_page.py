@@ -65,3 +65,13 @@ def test_the_scale_is_that_of_the_photos() -> None:
 
 def test_the_protocol_is_as_written() -> None:
     assert f"({RESAMPLES:,} resamples" in PAGE
+
+
+def test_the_drawn_worlds_numbers_are_those_of_its_page() -> None:
+    claims = (REPOSITORY / "docs" / "paper-claims.md").read_text(encoding="utf-8")
+    likeness = [
+        re.search(rf"^\| {way} \| 320 \| (0\.\d+) ", claims, re.MULTILINE)
+        for way in ("plain textual inversion", "cross initialization, names")
+    ]
+    plain, names = (found[1] for found in likeness if found)
+    assert f"40 people have {plain} and {names}" in " ".join(PAGE.split())

@@ -43,7 +43,9 @@ def says_whose(evaluation: Evaluation) -> str:
     if people == 1:
         lines.append("One person, so there are no intervals.")
     else:
-        lines.append(f"Means over {people} people; in brackets the 95 % interval of the bootstrap over people.")
+        lines.append(
+            f"Means over {people} people; in brackets the 95 % interval of the bootstrap over people.{few(people)}"
+        )
     lines.append(
         "Identity is over the pictures with a face, so read it together with the share of those without. Numbers of different "
         "recognizers cannot be compared, nor these with published ones, whose recognizer is another."
@@ -53,6 +55,11 @@ def says_whose(evaluation: Evaluation) -> str:
         photos = sum(person.photos for person in evaluation.people)
         lines.append(f"{without} of {photos} photos were not used: no face was found on them.")
     return "\n".join(lines)
+
+
+def few(people: int) -> str:
+    """A warning, if the bootstrap has too few people to draw from."""
+    return f" With {people} people these intervals are too narrow: take ten or more." if 1 < people < 10 else ""
 
 
 def page(evaluation: Evaluation, chart: str | None = None) -> str:

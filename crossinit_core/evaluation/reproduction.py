@@ -14,7 +14,7 @@ from PIL import Image
 from ..files import write_atomically
 from ..text import quoted
 from .faces import labelled, reference_features
-from .page import number
+from .page import few, number
 from .pictures import read_rgb
 from .protocol import Estimate, PersonScores, PromptScorer, Row, estimate, row_of_person, summarize
 from .recognizers import Recognizer
@@ -123,8 +123,9 @@ def write_reproduction(
         *([f"Prompt similarity: {scorer.name}."] if scorer else []),
         "",
         *_anchor_lines(found),
-        "Brackets are 95 % intervals of the bootstrap over people. Identity is the mean over pictures with a face. "
-        f"*Against {base}* is the difference person by person: an interval that holds 0 says that no difference was seen.",
+        f"Brackets are 95 % intervals of the bootstrap over people.{few(people)} Identity is the mean over pictures with a face. "
+        f"*Against {base}* is the difference person by person: an interval that holds 0 says that no difference was seen. "
+        "Seconds are those of learning, in runs that were not interrupted.",
         "",
         f"![The photo, and pictures of each method]({SHEET})",
         "",
