@@ -27,7 +27,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .backbone import Backbone
 from .celebrity_names import load_celebrity_names
-from .commands import train_many
+from .commands import evaluate, reproduce, train_many
 from .commands.arguments import Parser, chosen_device, format_name, formats_help
 from .commands.processes import processes
 from .commands.published_flags import refuse_published_flags
@@ -404,4 +404,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("tokens", type=Path, nargs="+", metavar="TOKEN", help="token files of any tool")
     command.add_argument("--json", action="store_true", help="for programs")
     train_many.add(commands)
+    evaluate.add(commands)
+    reproduce.add(commands)
     return parser

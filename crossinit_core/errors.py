@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-Subject = Literal["photo", "mask", "boxes", "face", "frame", "detector", "start", "tokens", "arc"]
+Subject = Literal[
+    "photo", "mask", "boxes", "face", "frame", "detector", "recognizer", "reference", "start", "tokens", "arc"
+]
 
 
 class InputError(ValueError):
     """A value that cannot be used. The message says what it is and what was expected; `subject` names the input.
 
     The subjects: `photo`, `mask` and `boxes` as they were given; `face`, one that cannot be framed by itself; `frame`, one
-    that was set by hand; `detector`, the library that finds faces; `start`, where learning begins; `tokens`, none were
+    that was set by hand; `detector`, the library that finds faces; `recognizer`, the one that compares them; `reference`,
+    photos that pictures are compared with; `start`, where learning begins; `tokens`, none were
     given; `arc`, two tokens between which there is none.
     """
 

@@ -13,6 +13,7 @@ from .host.copies_of_pack import other_copies
 from .host.page import listen_to_queueing
 from .initialization import CrossInitInitialize, CrossInitInitializeWords
 from .learn.node import CrossInitLearn
+from .likeness import CrossInitLikeness
 from .miniature import CrossInitDrawnPerson, CrossInitMiniature
 from .names import CrossInitCelebrityNames
 from .prompt_list import CrossInitPromptList
@@ -36,6 +37,7 @@ NODES: list[type[io.ComfyNode]] = [
     CrossInitBlend,
     CrossInitRescale,
     CrossInitReport,
+    CrossInitLikeness,
     CrossInitMiniature,
     CrossInitDrawnPerson,
 ]

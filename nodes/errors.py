@@ -33,6 +33,8 @@ REMEDIES: dict[Subject, str] = {
     "detector": f"Then restart ComfyUI. {_BY_HAND}",
     "start": "Connect cross_init, from Cross Initialization with the same CLIP, names and number of vectors.",
     "tokens": "Connect one, from Learn Face or Load Learned Token.",
+    "recognizer": "Then restart ComfyUI, or choose another recognizer.",
+    "reference": "Check what is connected to photos.",
     "arc": "Blend these with the method 'straight'.",
 }
 """What to do in a graph, by what an error of the core is about."""

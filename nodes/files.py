@@ -12,10 +12,15 @@ log = logging.getLogger(__name__)
 
 
 def text_files(folders: Iterable[Path]) -> dict[str, Path]:
-    """The .txt files in and below folders by the name that a node shows; of two with one name, the first folder's."""
+    """The .txt files in and below folders, as `files_below` gives them."""
+    return files_below(folders, "*.txt")
+
+
+def files_below(folders: Iterable[Path], pattern: str) -> dict[str, Path]:
+    """Files in and below folders by the name that a node shows; of two with one name, the first folder's."""
     found: dict[str, Path] = {}
     for folder in folders:
-        for path in sorted(folder.rglob("*.txt")) if folder.is_dir() else ():
+        for path in sorted(folder.rglob(pattern)) if folder.is_dir() else ():
             name = path.relative_to(folder).as_posix()
             if path.is_file() and _can_be_sent(name):
                 found.setdefault(name, path)

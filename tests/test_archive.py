@@ -90,7 +90,7 @@ def test_every_node_loads_from_the_archive(comfyui: Path, tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     said = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(("NODES", "WINGS")))
-    assert said["NODES"].startswith("15 (1,"), done.stdout
+    assert said["NODES"].startswith("16 (1,"), done.stdout
     assert said["WINGS"].split() == ["crossinit_core", "miniature", "nodes"]
 
 

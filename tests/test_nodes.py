@@ -72,6 +72,7 @@ CONTRACT = {
     "CrossInitBlend": (["token_a", "token_b", "weight", "name", "method"], ["LEARNED_TOKEN"]),
     "CrossInitRescale": (["token", "amount", "cross_init"], ["LEARNED_TOKEN"]),
     "CrossInitReport": (["clip", "tokens"], ["IMAGE", "STRING"]),
+    "CrossInitLikeness": (["images", "photos", "recognizer", "keep"], ["IMAGE", "IMAGE", "FLOAT", "STRING"]),
     "CrossInitMiniature": ([], ["MODEL", "CLIP", "VAE"]),
     "CrossInitDrawnPerson": (["seed"], ["IMAGE"]),
 }

@@ -37,6 +37,8 @@ class Face:
     votes: int = 0
     """How many neighbouring windows of OpenCV's cascades saw the face."""
     mouth: Point | None = None
+    points: tuple[Point, ...] | None = None
+    """Left eye, right eye, nose, left and right corner of the mouth, or None if the detector does not look for them."""
 
 
 class FaceDetector(Protocol):

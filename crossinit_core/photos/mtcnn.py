@@ -109,10 +109,19 @@ class MtcnnDetector:
             # Rows: the middle, the left eye, the right eye, the mouth; last the width.
             marks = np.mean([[(f.x, f.y), *(f.eyes or ()), f.mouth, (f.width, 0)] for _, f in seen], axis=0)
             (x, y), left, right, mouth, (width, _) = ((float(u), float(v)) for u, v in marks)
+            points = np.mean([f.points or () for _, f in seen], axis=0)
             best = (
                 len(seen),
                 sum(sure for sure, _ in seen) / len(seen),
-                Face(x, y, width, roll_of((left, right)), (left, right), mouth=mouth),
+                Face(
+                    x,
+                    y,
+                    width,
+                    roll_of((left, right)),
+                    (left, right),
+                    mouth=mouth,
+                    points=tuple((float(u), float(v)) for u, v in points),
+                ),
             )
         return best[2]
 
@@ -147,11 +156,14 @@ class MtcnnDetector:
         if not faces or away(min(faces, key=away)) > CLOSE_UP / 8:
             return []
         sure, found = min(faces, key=away)
-        if found.eyes is None or found.mouth is None:
+        if found.eyes is None or found.mouth is None or found.points is None:
             return []
         one, other = map(place, found.eyes[::flip])
         x, y = place((found.x, found.y))
-        again = Face(x, y, found.width * step, roll_of((one, other)), (one, other), mouth=place(found.mouth))
+        points = tuple(place(found.points[i]) for i in ((1, 0, 2, 4, 3) if mirrored else range(5)))
+        again = Face(
+            x, y, found.width * step, roll_of((one, other)), (one, other), mouth=place(found.mouth), points=points
+        )
         return [(sure, again)]
 
     def _find_turned(
@@ -195,6 +207,7 @@ class MtcnnDetector:
             eyes = place(*left), place(*right)
             x, y = place((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
             side = float(max(box[2] - box[0], box[3] - box[1])) / scale
-            face = Face(x, y, side, roll_of(eyes), eyes, mouth=place(*((corner_left + corner_right) / 2)))
+            mouth = place(*((corner_left + corner_right) / 2))
+            face = Face(x, y, side, roll_of(eyes), eyes, mouth=mouth, points=tuple(place(*mark) for mark in marks))
             found.append((float(probability) - tilt / 1000, face))
         return found

@@ -171,11 +171,32 @@ def drawn_person(world: World) -> Tiles:
     ]
 
 
+def likeness(world: World) -> Tiles:
+    """The photo, and how alike three changed copies of it are; needs dlib."""
+    nodes = {
+        "photo": _node("LoadImage", image="somebody.png"),
+        "shown": _node("PreviewImage", images=["photo", 0]),
+        "mirrored": _node("ImageFlip", image=["photo", 0], flip_method="y-axis: horizontally"),
+        "blurred": _node("ImageBlur", image=["photo", 0], blur_radius=15, sigma=10.0),
+        "narrow": _node(
+            "ImageScale", image=["photo", 0], upscale_method="bicubic", width=360, height=512, crop="disabled"
+        ),
+    }
+    changed = ("mirrored", "blurred", "narrow")
+    nodes |= {
+        f"{way} score": _node("CrossInitLikeness", images=[way, 0], photos=["photo", 0], recognizer="dlib", keep=0)
+        for way in changed
+    }
+    shown = world.pictures(nodes, "shown", *(f"{way} score" for way in changed))
+    return list(zip(shown, ("photo", *changed), strict=True))
+
+
 STRIPS: Mapping[str, Callable[[World], Tiles]] = {
     "CrossInitPrepareFace": prepare_face,
     "CrossInitEncodePrompt": encode_prompt,
     "CrossInitPromptList": prompt_list,
     "CrossInitBlend": blend,
+    "CrossInitLikeness": likeness,
     "CrossInitMiniature": miniature,
     "CrossInitDrawnPerson": drawn_person,
 }

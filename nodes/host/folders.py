@@ -35,6 +35,13 @@ def models_folders(name: str) -> list[Path]:
     return [Path(folder) for folder in folder_paths.get_folder_paths(name)]
 
 
+def insightface_folders() -> list[Path]:
+    """Where other packs keep InsightFace's networks: `models/insightface` and what the user's configuration adds. Not made."""
+    name = "insightface"
+    known = folder_paths.get_folder_paths(name) if name in folder_paths.folder_names_and_paths else []
+    return list(dict.fromkeys(Path(folder) for folder in (*known, Path(folder_paths.models_dir) / name)))
+
+
 def embeddings_folders() -> list[Path]:
     """Where `embedding:NAME` in a prompt is looked for; files are saved in the first one."""
     return models_folders("embeddings")

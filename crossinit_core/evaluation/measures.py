@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .angles import angles
+from ..angles import angles
 
 
 @dataclass(frozen=True)
