@@ -26,10 +26,11 @@ _MOST_HEADER = 2**22
 _STYLE = """
 :root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }
 body { margin: 1.5rem auto; max-width: 1500px; padding: 0 1rem; }
+h1 { font-size: 1.4rem; }
 nav a { margin-right: .6rem; } nav b { margin-right: .6rem; }
 ul { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); list-style: none; padding: 0; }
 li { overflow-wrap: anywhere; }
-img, .none { aspect-ratio: 1; background: #8883; border-radius: 6px; display: block; object-fit: cover; width: 100%; }
+img, .none { aspect-ratio: 1; background: #8883; border-radius: 6px; display: block; height: auto; object-fit: cover; width: 100%; }
 .none { align-items: center; display: flex; justify-content: center; }
 small { display: block; opacity: .75; }
 .failed .none { border: 2px solid #c33; box-sizing: border-box; }
