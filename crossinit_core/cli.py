@@ -1,9 +1,9 @@
-"""The command line: train, generate, convert and inspect, over a Stable Diffusion model (SD 1.x, SD 2.x, SDXL): a diffusers folder or a checkpoint.
+"""The command line: learn people on a Stable Diffusion model (SD 1.x, SD 2.x, SDXL), make pictures, convert and mix tokens.
 
     python -m crossinit_core train MODEL photo.jpg
     python -m crossinit_core generate MODEL photo.safetensors --prompt "a {} person on the beach"
 
-Nothing is downloaded. Wrong inputs end with one line on stderr and exit code 2.
+MODEL is a folder in diffusers' layout or a checkpoint file. Nothing is downloaded. Wrong inputs end with one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
@@ -27,41 +28,51 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .backbone import Backbone
 from .celebrity_names import load_celebrity_names
-from .commands import train_many
-from .commands.arguments import Parser, chosen_device, format_name, formats_help
-from .commands.processes import processes
+from .commands import options as takes
+from .commands.arguments import Parser, chosen_device
+from .commands.face_crops import FaceCrops
+from .commands.loss_log import LossLog
+from .commands.options import PROMPT, RESUME_FOLDER
 from .commands.published_flags import refuse_published_flags
-from .commands.sampling import SIZES, PlacedPrompt, Sampling, check_everybody_is_placed, sample
+from .commands.sampling import (
+    PlacedPrompt,
+    Sampling,
+    check_everybody_is_placed,
+    plan_pictures,
+    sample,
+    write_picture,
+)
 from .commands.signals import Screen, Terminated, leave_closed_output, signals_stop
+from .commands.token_copies import TokenCopies, check_copies
+from .commands.training_settings import settings_of
 from .errors import notes_on
 from .families import BASE_NAMES, base_of_widths, describe_widths, encoder_names, shown_widths
 from .files import check_can_write
-from .initialization import START_STATES, StartStates, cross_initialize, cross_initialize_words
+from .initialization import StartStates, cross_initialize, cross_initialize_words
 from .learning.inversion import StepReport, invert
-from .learning.ranks import ProcessError
-from .learning.settings import PRESETS, REGULARIZERS, SDXL_PRESETS, InversionSettings, presets_of
+from .learning.settings import PRESETS, InversionSettings
 from .photos.folders import Photos, read_photos
-from .precision import DTYPES, PRECISIONS, resolve_precision
+from .precision import DTYPES, resolve_precision
 from .prompts import load_prompts
 from .text import quoted
+from .tokens import metadata
+from .tokens.blending import blend_tokens, rescale_token
 from .tokens.description import described
-from .tokens.layouts import FORMATS
-from .tokens.learned_token import check_token_name, suggest_token_name
+from .tokens.layouts import FORMATS, Format
+from .tokens.learned_token import LearnedToken, check_token_name, suggest_token_name
 from .tokens.lineage import other_lineage
 from .tokens.metadata import norms_by_encoder, started_from_names, started_from_words
-from .tokens.report import by_encoder
+from .tokens.report import by_encoder, describe_tokens
+from .tokens.report_figure import draw_report
 from .tokens.saving import save_or_keep
 from .tokens.token_files import SUFFIXES, keeps_metadata, load_learned_token, save_learned_token
 
 if TYPE_CHECKING:
     from .diffusers_backbone import DiffusersBackbone
 
-PROMPT = "a photo of a {} person"
-RESUME_FOLDER = "crossinit-resume"
+__all__ = ["PRESETS", "main"]
 
 _LONGEST_LINE = 580
-_MOST_SAMPLES = 4096
-_MOST_STEPS = 1_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with signals_stop():
             refuse_published_flags(given)
             options = _parser().parse_args(given)
-            with processes(options):
-                options.run(options)
+            options.run(options)
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
         screen.say("Stopped.")
@@ -96,11 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> None:
     """Learn a face from photos and save it. The preset is that of the model's family, and given options replace its values."""
-    settings = _settings(options)
+    screen = Screen()
+    settings = settings_of(options, base_of_widths(_widths(options.model)))
     device = chosen_device(options.device)
     name, out = _name_and_file(options)
-    if not options.ranks.number:
-        check_can_write(out, what="output file")
+    check_can_write(out, what="output file")
+    if options.save_every is not None:
+        check_copies(out, options.save_every, settings.steps)
+    if options.log and options.log.absolute() == out.absolute():
+        raise ValueError(
+            f"--log and --out are both '{quoted(out, 200)}'. Give the log another name, such as losses.jsonl."
+        )
+    log = LossLog(options.log, screen.say) if options.log else None
     if options.names:
         load_celebrity_names(options.names)
     photos = _photos(options, settings)
@@ -109,18 +126,26 @@ def train(options: argparse.Namespace) -> None:
     unet_dtype = DTYPES[resolve_precision(settings.precision, device)] if half else None
     backbone = _backbone(options.model, device, unet_dtype=unet_dtype)
     for warning in backbone.warnings():
-        Screen().say(warning)
+        screen.say(warning)
     v0, facts = _start(options, backbone)
-    Screen().say(_plan(settings.sized(backbone.resolution), backbone.base))
+    screen.say(_plan(settings.sized(backbone.resolution), backbone.base))
+    copies = None
+    if options.save_every is not None:
+        start = LearnedToken(v0, name, backbone.base, _known(facts, settings, backbone), widths=backbone.widths)
+        copies = TokenCopies(start, out, options.save_every, screen.say)
     resume_folder = options.resume_folder or out.parent / RESUME_FOLDER
-    bar = tqdm(total=settings.steps, unit="step", dynamic_ncols=True, file=Screen())
+    bar = tqdm(total=settings.steps, unit="step", dynamic_ncols=True, file=screen)
 
     def show(report: StepReport) -> None:
         bar.set_postfix(loss=f"{report.loss:.4f}", moved=f"{report.regularization:.2f}", refresh=False)
         bar.update(report.step - bar.n)
+        if log:
+            log.add(report.step, report.loss, report.distance)
+        if copies:
+            copies.add(report.step, report.steps, report.vectors)
 
     try:
-        with logging_redirect_tqdm(), bar:
+        with logging_redirect_tqdm(), bar, closing(log) if log else nullcontext():
             result = invert(
                 backbone,
                 v0,
@@ -129,16 +154,16 @@ def train(options: argparse.Namespace) -> None:
                 masks=photos.masks,
                 on_step=show,
                 resume_folder=resume_folder,
+                resume=not options.no_resume,
                 name=name,
                 metadata=facts,
-                ranks=options.ranks,
             )
-    except (KeyboardInterrupt, ProcessError) as stop:
+    except KeyboardInterrupt as stop:
         if bar.n and notes_on(stop):  # nothing is promised if no resume file could be written
-            Screen().say(f"After step {bar.n} of {settings.steps}: the same command continues from here.")
+            screen.say(f"After step {bar.n} of {settings.steps}: the same command continues from here.")
         raise
-    if options.ranks.number:
-        return  # the first process writes
+    if log:
+        log.finish(result.losses, result.distances)
     home = os.path.expanduser("~")  # noqa: PTH111 - unlike Path.home, it never raises
     save_or_keep(described(result.token), out, [resume_folder.absolute(), Path(home), Path(tempfile.gettempdir())])
     if result.resumed_from:
@@ -157,6 +182,14 @@ def generate(options: argparse.Namespace) -> None:
     placed = [PlacedPrompt.of(prompt, names) for prompt in prompts]
     check_everybody_is_placed(names, placed, Screen().say)
     check_can_write(options.out / "picture.png", what="picture")
+    pictures = plan_pictures(placed, sampling, options.out, options.layout)
+    if options.skip_existing:
+        missing = [picture for picture in pictures if not picture.path.exists()]
+        if len(missing) < len(pictures):
+            Screen().say(f"{len(pictures) - len(missing)} of {len(pictures)} pictures are there already.")
+        if not missing:
+            return
+        pictures = missing
     dtype = DTYPES[resolve_precision(options.precision, device)]
     widths = _widths(options.model)
     for token in tokens if widths else ():
@@ -166,12 +199,66 @@ def generate(options: argparse.Namespace) -> None:
         token.check_fits(backbone.widths)
         if warning := other_lineage(token.metadata, backbone.checkpoint):
             Screen().say(quoted(f"'{token.name}': {warning}", _LONGEST_LINE))
-    for path in sample(backbone, tokens, placed, sampling, options.out, dtype):
+    for path in sample(backbone, tokens, pictures, sampling, dtype, again=options.skip_existing):
         print(path, flush=True)
 
 
 def convert(options: argparse.Namespace) -> None:
     """Write a token file in another format, for another tool."""
+    known = _format(options)
+    token = load_learned_token(options.token, name=options.name)
+    _write(token, options.out, known)
+
+
+def blend(options: argparse.Namespace) -> None:
+    """Mix two tokens into one, somebody between two people."""
+    known, name = _format(options), _name_of_out(options)
+    _check_share("--weight", options.weight, "the first token", "the second")
+    first, second = load_learned_token(options.first), load_learned_token(options.second)
+    _write(blend_tokens(first, second, options.weight, method=options.method, name=name), options.out, known)
+
+
+def rescale(options: argparse.Namespace) -> None:
+    """Give a token's vectors the length of their start, so that they leave more room for the rest of a prompt."""
+    known, name = _format(options), _name_of_out(options)
+    _check_share("--amount", options.amount, "as long as it is", "as long as its start")
+    _write(rescale_token(load_learned_token(options.token), options.amount).renamed(name), options.out, known)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print how tokens were learned, as far as their files say it, and draw their charts."""
+    out: Path | None = options.out
+    if out:
+        if out.suffix.lower() != ".png":
+            raise ValueError(f"--out is '{quoted(out, 200)}', but the file name must end in .png.")
+        check_can_write(out, what="report")
+    tokens = [load_learned_token(path) for path in options.tokens]
+    if out:
+        write_picture(Image.fromarray(draw_report(tokens)), out)
+    for line in describe_tokens(tokens).splitlines():
+        print(f"{'  ' if line.startswith('  ') else ''}{quoted(line.strip(), _LONGEST_LINE)}")
+    if out:
+        print(out)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Print what token files hold."""
+    facts = [_facts(path) for path in options.tokens]
+    if options.json:
+        print(json.dumps(facts if len(facts) > 1 else facts[0], ensure_ascii=False, indent=2))
+        return
+    for fact in facts:
+        known = fact.pop("metadata")
+        widths, norms = fact.pop("widths"), fact.pop("norms")
+        for name, of_one in zip(encoder_names(widths), by_encoder(norms, widths), strict=True):
+            fact[f"norms, {name}" if name else "norms"] = " ".join(map(str, of_one))
+        fact["width"] = f"{shown_widths(widths)} ({describe_widths(widths)})"
+        for key, value in (*fact.items(), *known.items()):
+            print(f"{quoted(key, 60):<28} {quoted(value, 500)}")
+
+
+def _format(options: argparse.Namespace) -> Format | None:
+    """The format that was asked for. Raises ValueError if OUT cannot be written, or not in it."""
     out: Path = options.out
     known = FORMATS[options.format] if options.format else None
     if out.suffix not in SUFFIXES:
@@ -182,7 +269,20 @@ def convert(options: argparse.Namespace) -> None:
             f"Name the file '{quoted(out.with_suffix(known.suffix).name, 100)}'."
         )
     check_can_write(out, what="output file")
-    token = load_learned_token(options.token, name=options.name)
+    return known
+
+
+def _name_of_out(options: argparse.Namespace) -> str:
+    return check_token_name(options.name or suggest_token_name(options.out.stem))
+
+
+def _check_share(option: str, value: float, at_0: str, at_1: str) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{option} is {value}, but must be from 0 ({at_0}) to 1 ({at_1}).")
+
+
+def _write(token: LearnedToken, out: Path, known: Format | None) -> None:
+    """Write a token, and print what it is and who reads the file."""
     try:
         save_learned_token(described(token), out, known.layout if known else None)
     except OSError as error:
@@ -194,22 +294,6 @@ def convert(options: argparse.Namespace) -> None:
     lost = f" ({what} keeps nothing of their origin)" if token.metadata and not kept else ""
     readers = f", for {', '.join(known.readers_of(token.widths))}" if known else ""
     print(f"{out}: '{token.name}', {len(token.vectors)} vectors{readers}{lost}")
-
-
-def inspect(options: argparse.Namespace) -> None:
-    """Print what token files hold."""
-    facts = [_facts(path) for path in options.tokens]
-    if options.json:
-        print(json.dumps(facts if len(facts) > 1 else facts[0], ensure_ascii=False, indent=2))
-        return
-    for fact in facts:
-        metadata = fact.pop("metadata")
-        widths, norms = fact.pop("widths"), fact.pop("norms")
-        for name, of_one in zip(encoder_names(widths), by_encoder(norms, widths), strict=True):
-            fact[f"norms, {name}" if name else "norms"] = " ".join(map(str, of_one))
-        fact["width"] = f"{shown_widths(widths)} ({describe_widths(widths)})"
-        for key, value in (*fact.items(), *metadata.items()):
-            print(f"{quoted(key, 60):<28} {quoted(value, 500)}")
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -225,25 +309,6 @@ def _facts(path: Path) -> dict[str, Any]:
         "norms": [round(norm, 4) for norm in norms_by_encoder(token.vectors, token.widths).tolist()],
         "metadata": dict(sorted(token.metadata.items())),
     }
-
-
-def _settings(options: argparse.Namespace) -> InversionSettings:
-    """The preset of the model's family with every option that was given in its place."""
-    given = {field.name: getattr(options, field.name, None) for field in fields(InversionSettings)}
-    presets = presets_of(base_of_widths(_widths(options.model)))
-    settings = replace(presets[options.preset], **{key: value for key, value in given.items() if value is not None})
-    settings.check()
-    if settings.steps > _MOST_STEPS:
-        raise ValueError(
-            f"--steps is {quoted(settings.steps, 60)}, but at most {_MOST_STEPS} are possible. The published runs use 320, and 400 on "
-            "SDXL."
-        )
-    if settings.batch_size > _MOST_SAMPLES:
-        raise ValueError(
-            f"--batch-size is {quoted(settings.batch_size, 60)}, but at most {_MOST_SAMPLES} are possible. 8 is usual, and 4 "
-            "on SDXL."
-        )
-    return settings
 
 
 def _plan(settings: InversionSettings, base: str) -> str:
@@ -267,6 +332,17 @@ def _name_and_file(options: argparse.Namespace) -> tuple[str, Path]:
     return name, out
 
 
+def _known(facts: dict[str, str], settings: InversionSettings, backbone: DiffusersBackbone) -> dict[str, str]:
+    """What a copy says that is taken on the way; the token itself says more."""
+    return {
+        **facts,
+        metadata.CHECKPOINT: backbone.checkpoint,
+        metadata.LEARNING_RATE: repr(settings.learning_rate),
+        metadata.BATCH_SIZE: str(settings.batch_size),
+        metadata.SEED: str(settings.seed),
+    }
+
+
 def _start(options: argparse.Namespace, backbone: Backbone) -> tuple[Tensor, dict[str, str]]:
     """v0 (K, d), and what the token's file says about it."""
     states: StartStates = options.states
@@ -286,7 +362,16 @@ def _photos(options: argparse.Namespace, settings: InversionSettings) -> Photos:
     from .diffusers_backbone import resolution_of
 
     resolution = settings.resolution or resolution_of(options.model)
-    return read_photos(options.photos, resolution, Screen().say)
+    if options.face_number is None and not options.face:
+        return read_photos(options.photos, resolution, Screen().say)
+    crops = FaceCrops(1 if options.face_number is None else options.face_number, Screen().say)
+    try:
+        return read_photos(options.photos, resolution, Screen().say, crops)
+    except ValueError:
+        if crops.refused:
+            more = f" ({len(crops.refused)} photos were refused)" if len(crops.refused) > 1 else ""
+            raise ValueError(f"--face: {crops.refused[0]}{more}") from None
+        raise
 
 
 def _widths(model: Path) -> tuple[int, ...]:
@@ -312,96 +397,21 @@ def _backbone(
     return DiffusersBackbone.from_pretrained(folder, device=device, dtype=dtype, unet_dtype=unet_dtype)
 
 
-def _presets_help() -> str:
-    steps = ", ".join(
-        f"{name}: {preset.steps} steps ({SDXL_PRESETS[name].steps} on SDXL)" for name, preset in PRESETS.items()
-    )
-    return f"{steps}; default: %(default)s"
-
-
 def _parser() -> argparse.ArgumentParser:
     name = "crossinit" if Path(sys.argv[0]).stem.startswith("crossinit") else "python -m crossinit_core"
     parser = Parser(prog=name, description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+    for run, add_options in (
+        (train, takes.of_train),
+        (generate, takes.of_generate),
+        (convert, takes.of_convert),
+        (blend, takes.of_blend),
+        (rescale, takes.of_rescale),
+        (report, takes.of_report),
+        (inspect, takes.of_inspect),
+    ):
         text = (run.__doc__ or "").partition("\n")[0]
         command = commands.add_parser(run.__name__, help=text, description=text)
         command.set_defaults(run=run)
-        return command
-
-    def add_model(command: argparse.ArgumentParser) -> None:
-        command.add_argument(
-            "model",
-            type=Path,
-            metavar="MODEL",
-            help="SD 1.x, SD 2.x or SDXL: a folder in diffusers' layout, a checkpoint file (.safetensors, .ckpt), or "
-            "miniature/weights",
-        )
-        command.add_argument("--device", help="default: cuda if there is one, else cpu")
-        command.add_argument("--precision", choices=PRECISIONS, default="auto", help="default: %(default)s")
-
-    command = add(train)
-    add_model(command)
-    command.add_argument(
-        "--resolution",
-        type=int,
-        metavar="PX",
-        help="a multiple of 64 from 64 to 1024; default: the model's own, and 768 on SDXL, as published",
-    )
-    command.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="picture files, or folders of them")
-    start = command.add_mutually_exclusive_group()
-    start.add_argument("--names", type=Path, metavar="FILE", help="names to start from, one a line; default: bundled")
-    start.add_argument("--words", metavar="TEXT", help='words to start from, such as "human face"')
-    command.add_argument("--vectors", type=int, metavar="K", help="default: 2, or as many as the words have tokens")
-    command.add_argument(
-        "--states",
-        choices=START_STATES,
-        default="last",
-        help="the output of SDXL's text encoders to start at: of the last layer, as published, or the context, which the UNet "
-        "sees; default: %(default)s",
-    )
-    command.add_argument("--preset", choices=tuple(PRESETS), default="full", help=_presets_help())
-    for name in ("steps", "seed", "batch-size", "micro-batch-size"):
-        command.add_argument(f"--{name}", type=int, metavar="N", help="in place of the preset's")
-    for name in ("learning-rate", "flip-probability"):
-        command.add_argument(f"--{name}", type=float, metavar="X", help="in place of the preset's")
-    command.add_argument(
-        "--regularizer",
-        choices=REGULARIZERS,
-        help="what holds the vectors at their start: their distance from it, as published for SD, or its square, as for SDXL; "
-        "default: the preset's",
-    )
-    command.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time, same result")
-    command.add_argument("--name", help="of the token; default: that of the output file, or of the first photo")
-    command.add_argument("--out", type=Path, metavar="FILE", help="default: NAME.safetensors")
-    command.add_argument("--resume-folder", type=Path, metavar="FOLDER", help=f"default: {RESUME_FOLDER} next to FILE")
-
-    command = add(generate)
-    add_model(command)
-    sizes = f"of the pictures: any multiple of 8 from {SIZES[0]} to {SIZES[1]}; default: the model's own"
-    command.add_argument("--resolution", type=int, metavar="PX", help=sizes)
-    command.add_argument("tokens", type=Path, nargs="+", metavar="TOKEN", help="files of learned tokens")
-    text = command.add_mutually_exclusive_group()
-    text.add_argument("--prompt", action="append", metavar="TEXT", help=f"{{}} is the person; default: '{PROMPT}'")
-    text.add_argument("--prompts", type=Path, metavar="FILE", help="prompts, one a line, UTF-8")
-    for name in ("steps", "seed", "count"):
-        default = getattr(Sampling, name)
-        command.add_argument(f"--{name}", type=int, default=default, metavar="N", help="default: %(default)s")
-    guidance = Sampling.guidance
-    command.add_argument("--guidance", type=float, default=guidance, metavar="X", help="default: %(default)s")
-    command.add_argument("--out", type=Path, default=Path("pictures"), metavar="FOLDER", help="default: %(default)s")
-
-    command = add(convert)
-    command.add_argument("token", type=Path, metavar="IN", help="a token file of any tool")
-    command.add_argument("out", type=Path, metavar="OUT", help=f"ends in one of {', '.join(SUFFIXES)}")
-    choices = "for another tool, one of those below; default: what most tools read of that ending"
-    command.add_argument("--format", type=format_name, metavar="NAME", help=choices)
-    command.epilog = formats_help()
-    command.add_argument("--name", help="default: the one in the file")
-
-    command = add(inspect)
-    command.add_argument("tokens", type=Path, nargs="+", metavar="TOKEN", help="token files of any tool")
-    command.add_argument("--json", action="store_true", help="for programs")
-    train_many.add(commands)
+        add_options(command)
     return parser

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ..backbone import Encoded
-from ..files import write_atomically
+from ..files import is_windows_device, write_atomically
 from ..models.private_copy import private_copy
 from ..prompt_chunks import encode_prompt
 from ..prompts import PLACE, fill_places
-from ..text import check_text, quoted
+from ..text import check_text, normal_form, quoted
 from ..tokens.learned_token import LearnedToken, suggest_token_name
 
 if TYPE_CHECKING:
@@ -26,9 +28,14 @@ if TYPE_CHECKING:
 
     from ..diffusers_backbone import DiffusersBackbone
 
+LAYOUTS = ("flat", "published")
+"""Where pictures lie: all side by side, or in a folder for each prompt, as the published test_cross_init.py puts them."""
 SIZES = (64, 4096)
 _MOST_STEPS = 1000
 _LONGEST_LINE = 580
+_LONGEST_FOLDER = 200
+"""Bytes of a folder's name; file systems allow 255."""
+_NOT_IN_NAMES = re.compile(r'[\s<>:"/\\|?*\x00-\x1f\x7f]')
 
 
 @dataclass(frozen=True)
@@ -100,15 +107,57 @@ def check_everybody_is_placed(
             say(quoted(f"Prompt {number} does not place: {', '.join(absent)}.", _LONGEST_LINE))
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture to be made: of a prompt, from a seed, at a path."""
+
+    prompt: PlacedPrompt
+    seed: int
+    path: Path
+
+
+def plan_pictures(prompts: Sequence[PlacedPrompt], sampling: Sampling, folder: Path, layout: str) -> list[Picture]:
+    """All pictures, those of one prompt after the other. The same command gives the same paths."""
+    pictures = []
+    taken: set[str] = set()
+    for number, prompt in enumerate(prompts, start=1):
+        home = _folder_name(prompt.text, taken) if layout == "published" else ""
+        name = suggest_token_name(PLACE.sub("", prompt.text))[:80]
+        for place in range(sampling.count):
+            seed = sampling.seed + place
+            path = folder / home / f"{place}.png" if home else folder / f"{number:03d}-{name}-{seed}.png"
+            pictures.append(Picture(prompt, seed, path))
+    return pictures
+
+
+def _folder_name(prompt: str, taken: set[str]) -> str:
+    """A prompt as the published script names its folder, `a_photo_of_a_{}_person`, and as every system takes it.
+
+    A number follows if an earlier prompt has the same, upper and lower case being one, as on Windows and macOS. It is added to
+    `taken`.
+    """
+    name = _NOT_IN_NAMES.sub("_", normal_form(prompt))
+    name = name.encode()[:_LONGEST_FOLDER].decode(errors="ignore").rstrip(". ") or "_"
+    name = f"_{name}" if is_windows_device(name) else name
+    number, free = 1, name
+    while free.casefold() in taken:
+        number += 1
+        free = f"{name}-{number}"
+    taken.add(free.casefold())
+    return free
+
+
 def sample(
     backbone: DiffusersBackbone,
     tokens: Sequence[LearnedToken],
-    prompts: Sequence[PlacedPrompt],
+    pictures: Sequence[Picture],
     sampling: Sampling,
-    folder: Path,
     dtype: torch.dtype,
+    *,
+    again: bool = False,
 ) -> Iterator[Path]:
-    """Write the pictures, each whole or not at all, and give their paths.
+    """Write the pictures, each whole or not at all, and give their paths. `again` says that the same command goes on after an
+    error.
 
     DPM-Solver++, as published. The VAE decodes in float32 if the model is in float16, in which SDXL's overflows. Each picture has a random generator of its own, so it does not depend on the others.
     Raises OSError that names the picture and says what to do if one cannot be written.
@@ -116,33 +165,40 @@ def sample(
     pipeline = _pipeline(backbone)
     vae = private_copy(backbone.vae, lambda name: torch.float32) if dtype == torch.float16 else backbone.vae
     nothing = encode_prompt(backbone, [])
-    for number, prompt in enumerate(prompts, start=1):
+    for prompt, of_one in groupby(pictures, key=lambda picture: picture.prompt):
         pieces = [piece if isinstance(piece, str) else tokens[piece].vectors for piece in prompt.pieces]
         encoded = encode_prompt(backbone, pieces)
         conditioning = _conditioning(encoded, nothing, backbone.device, dtype)
-        name = suggest_token_name(PLACE.sub("", prompt.text))[:80]
-        for seed in range(sampling.seed, sampling.seed + sampling.count):
+        for picture in of_one:
             latents = pipeline(
                 **conditioning,
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
-                generator=torch.Generator().manual_seed(seed),
+                generator=torch.Generator().manual_seed(picture.seed),
                 height=sampling.resolution,
                 width=sampling.resolution,
                 output_type="latent",
             ).images
-            picture = _decode(vae, latents, pipeline.image_processor)
-            path = _free(folder / f"{number:03d}-{name}-{seed}.png")
-            content = io.BytesIO()
-            picture.save(content, format="PNG")
-            try:
-                write_atomically(path, content.getvalue())
-            except OSError as error:
-                raise OSError(
-                    f"The picture '{quoted(path, 250)}' could not be written ({quoted(error.strerror or error)}). Those before "
-                    f"it are whole. Make room or choose another --out, then go on with --seed {seed}."
-                ) from error
+            path = _free(picture.path)
+            go_on = "run the same command again" if again else f"go on with --seed {picture.seed}"
+            write_picture(
+                _decode(vae, latents, pipeline.image_processor),
+                path,
+                f"Those before it are whole. Make room or choose another --out, then {go_on}.",
+            )
             yield path
+
+
+def write_picture(picture: Image, path: Path, way_out: str = "Make room or choose another place.") -> None:
+    """Write a PNG file whole or not at all. Raises OSError that names it and ends in `way_out`."""
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    try:
+        write_atomically(path, content.getvalue())
+    except OSError as error:
+        raise OSError(
+            f"The picture '{quoted(path, 250)}' could not be written ({quoted(error.strerror or error)}). {way_out}"
+        ) from error
 
 
 @torch.no_grad()
