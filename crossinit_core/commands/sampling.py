@@ -1,13 +1,9 @@
-"""Pictures of learned people: prompts with people in them, checked first and then sampled one by one."""
+"""Pictures of learned people, sampled as the published script does it: DPM-Solver++."""
 
 from __future__ import annotations
 
-import io
-import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,135 +12,56 @@ import torch
 from torch import Tensor
 
 from ..backbone import Encoded
-from ..files import is_windows_device, write_atomically
 from ..models.private_copy import private_copy
 from ..prompt_chunks import encode_prompt
-from ..prompts import PLACE, fill_places
-from ..text import check_text, normal_form, quoted
-from ..tokens.learned_token import LearnedToken, suggest_token_name
+from ..tokens.learned_token import LearnedToken
+from .pictures import Picture, PlacedPrompt, write_picture
+from .sampling_settings import Sampling
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..diffusers_backbone import DiffusersBackbone
 
-LAYOUTS = ("flat", "published")
-"""Where pictures lie: all side by side, or in a folder for each prompt, as the published test_cross_init.py puts them."""
-SIZES = (64, 4096)
-_MOST_STEPS = 1000
-_LONGEST_LINE = 580
-_LONGEST_FOLDER = 200
-"""Bytes of a folder's name; file systems allow 255."""
-_NOT_IN_NAMES = re.compile(r'[\s<>:"/\\|?*\x00-\x1f\x7f]')
 
+class Sampler:
+    """Makes pictures on a backbone. The VAE decodes in float32 if the model is in float16, in which SDXL's overflows.
 
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are made; the defaults are the published ones. `resolution` None is the model's own."""
-
-    steps: int = 50
-    guidance: float = 7.5
-    seed: int = 0
-    count: int = 1
-    resolution: int | None = None
-
-    def check(self) -> None:
-        """Raises ValueError for a number that no picture can be made with."""
-        if min(self.steps, self.count) < 1 or not 0 <= self.seed < 2**63:
-            raise ValueError("--steps and --count must be at least 1, and --seed from 0 to 2^63 - 1.")
-        if self.seed + self.count > 2**63:
-            raise ValueError("--seed and --count together go beyond 2^63 - 1, the last seed. Use smaller ones.")
-        if self.steps > _MOST_STEPS:
-            raise ValueError(
-                f"--steps is {quoted(self.steps, 60)}, but the noise schedule has {_MOST_STEPS} steps. 50 is usual."
-            )
-        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 1000):
-            raise ValueError(f"--guidance is {self.guidance}, but a number from 0 to 1000 is expected. 7.5 is usual.")
-        size, (low, high) = self.resolution, SIZES
-        if size is not None and (not low <= size <= high or size % 8):
-            raise ValueError(
-                f"--resolution is {quoted(size, 60)}, but a multiple of 8 from {low} to {high} is expected, in pixels. Use 512 "
-                "or 768, and 1024 on SDXL."
-            )
-
-
-@dataclass(frozen=True)
-class PlacedPrompt:
-    """A prompt, and the same as texts and numbers of people, in its order."""
-
-    text: str
-    pieces: tuple[str | int, ...]
-
-    @classmethod
-    def of(cls, prompt: str, names: Sequence[str]) -> PlacedPrompt:
-        """Raises as `prompts.fill_places` does."""
-        check_text(prompt, "The prompt")
-        people: list[int] = []
-
-        def write(index: int, _: object) -> str:
-            people.append(index)
-            return "\0"
-
-        pieces: list[str | int] = [*fill_places(prompt, names, write).split("\0")]
-        for position, person in enumerate(people):
-            pieces.insert(2 * position + 1, person)
-        return cls(prompt, tuple(pieces))
-
-
-def check_everybody_is_placed(
-    names: Sequence[str], prompts: Sequence[PlacedPrompt], say: Callable[[str], None]
-) -> None:
-    """`say` gets a line for each prompt that does not place every person. Raises ValueError for a person in no prompt."""
-    for index, name in enumerate(names):
-        if not any(index in prompt.pieces for prompt in prompts):
-            raise ValueError(
-                f"No prompt places '{quoted(name)}'. Write {{{quoted(name)}}} or {{{index + 1}}} where the person goes, or "
-                "leave the token out."
-            )
-    for number, prompt in enumerate(prompts, start=1):
-        absent = [quoted(name, 60) for index, name in enumerate(names) if index not in prompt.pieces]
-        if absent:
-            say(quoted(f"Prompt {number} does not place: {', '.join(absent)}.", _LONGEST_LINE))
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture to be made: of a prompt, from a seed, at a path."""
-
-    prompt: PlacedPrompt
-    seed: int
-    path: Path
-
-
-def plan_pictures(prompts: Sequence[PlacedPrompt], sampling: Sampling, folder: Path, layout: str) -> list[Picture]:
-    """All pictures, those of one prompt after the other. The same command gives the same paths."""
-    pictures = []
-    taken: set[str] = set()
-    for number, prompt in enumerate(prompts, start=1):
-        home = _folder_name(prompt.text, taken) if layout == "published" else ""
-        name = suggest_token_name(PLACE.sub("", prompt.text))[:80]
-        for place in range(sampling.count):
-            seed = sampling.seed + place
-            path = folder / home / f"{place}.png" if home else folder / f"{number:03d}-{name}-{seed}.png"
-            pictures.append(Picture(prompt, seed, path))
-    return pictures
-
-
-def _folder_name(prompt: str, taken: set[str]) -> str:
-    """A prompt as the published script names its folder, `a_photo_of_a_{}_person`, and as every system takes it.
-
-    A number follows if an earlier prompt has the same, upper and lower case being one, as on Windows and macOS. It is added to
-    `taken`.
+    Each picture has a random generator of its own, so it does not depend on the others; torch's own random numbers are not used.
     """
-    name = _NOT_IN_NAMES.sub("_", normal_form(prompt))
-    name = name.encode()[:_LONGEST_FOLDER].decode(errors="ignore").rstrip(". ") or "_"
-    name = f"_{name}" if is_windows_device(name) else name
-    number, free = 1, name
-    while free.casefold() in taken:
-        number += 1
-        free = f"{name}-{number}"
-    taken.add(free.casefold())
-    return free
+
+    def __init__(
+        self, backbone: DiffusersBackbone, sampling: Sampling, dtype: torch.dtype, *, silent: bool = False
+    ) -> None:
+        """`dtype` is the UNet's. `silent` shows no progress bar."""
+        self._backbone, self._sampling, self._dtype = backbone, sampling, dtype
+        self._pipeline = _pipeline(backbone)
+        if silent:
+            self._pipeline.set_progress_bar_config(disable=True)
+        half = backbone.vae.dtype == torch.float16
+        self._vae = private_copy(backbone.vae, lambda name: torch.float32) if half else backbone.vae
+        self._nothing = encode_prompt(backbone, [])
+
+    def conditioning(self, prompt: PlacedPrompt, people: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the pipeline is told of a prompt; `people` are the vectors (K, d) of each person."""
+        pieces = [piece if isinstance(piece, str) else people[piece] for piece in prompt.pieces]
+        encoded = encode_prompt(self._backbone, pieces)
+        return _conditioning(encoded, self._nothing, self._backbone.device, self._dtype)
+
+    @torch.no_grad()
+    def pictures(self, conditioning: dict[str, Tensor], seeds: Sequence[int]) -> list[Image]:
+        """A picture for each seed, all at once."""
+        many = {name: tensor.expand(len(seeds), *tensor.shape[1:]) for name, tensor in conditioning.items()}
+        latents = self._pipeline(
+            **many,
+            num_inference_steps=self._sampling.steps,
+            guidance_scale=self._sampling.guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            height=self._sampling.resolution,
+            width=self._sampling.resolution,
+            output_type="latent",
+        ).images
+        return [_decode(self._vae, one, self._pipeline.image_processor) for one in latents.split(1)]
 
 
 def sample(
@@ -155,53 +72,38 @@ def sample(
     dtype: torch.dtype,
     *,
     again: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Path]:
     """Write the pictures, each whole or not at all, and give their paths. `again` says that the same command goes on after an
-    error.
+    error. `say` gets a line if the memory is too small for a batch: the rest is made one by one.
 
-    DPM-Solver++, as published. The VAE decodes in float32 if the model is in float16, in which SDXL's overflows. Each picture has a random generator of its own, so it does not depend on the others.
     Raises OSError that names the picture and says what to do if one cannot be written.
     """
-    pipeline = _pipeline(backbone)
-    vae = private_copy(backbone.vae, lambda name: torch.float32) if dtype == torch.float16 else backbone.vae
-    nothing = encode_prompt(backbone, [])
+    sampler = Sampler(backbone, sampling, dtype)
+    at_once = sampling.batch_size
     for prompt, of_one in groupby(pictures, key=lambda picture: picture.prompt):
-        pieces = [piece if isinstance(piece, str) else tokens[piece].vectors for piece in prompt.pieces]
-        encoded = encode_prompt(backbone, pieces)
-        conditioning = _conditioning(encoded, nothing, backbone.device, dtype)
-        for picture in of_one:
-            latents = pipeline(
-                **conditioning,
-                num_inference_steps=sampling.steps,
-                guidance_scale=sampling.guidance,
-                generator=torch.Generator().manual_seed(picture.seed),
-                height=sampling.resolution,
-                width=sampling.resolution,
-                output_type="latent",
-            ).images
-            path = _free(picture.path)
-            go_on = "run the same command again" if again else f"go on with --seed {picture.seed}"
-            write_picture(
-                _decode(vae, latents, pipeline.image_processor),
-                path,
-                f"Those before it are whole. Make room or choose another --out, then {go_on}.",
-            )
-            yield path
+        conditioning = sampler.conditioning(prompt, [token.vectors for token in tokens])
+        waiting = list(of_one)
+        while waiting:
+            batch = waiting[:at_once]
+            try:
+                made = sampler.pictures(conditioning, [picture.seed for picture in batch])
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                at_once = 1
+                say(f"There is not enough memory for {len(batch)} pictures at once: going on one by one.")
+                continue
+            waiting = waiting[at_once:]
+            for picture, image in zip(batch, made, strict=True):
+                path = _free(picture.path)
+                go_on = "run the same command again" if again else f"go on with --seed {picture.seed}"
+                write_picture(
+                    image, path, f"Those before it are whole. Make room or choose another --out, then {go_on}."
+                )
+                yield path
 
 
-def write_picture(picture: Image, path: Path, way_out: str = "Make room or choose another place.") -> None:
-    """Write a PNG file whole or not at all. Raises OSError that names it and ends in `way_out`."""
-    content = io.BytesIO()
-    picture.save(content, format="PNG")
-    try:
-        write_atomically(path, content.getvalue())
-    except OSError as error:
-        raise OSError(
-            f"The picture '{quoted(path, 250)}' could not be written ({quoted(error.strerror or error)}). {way_out}"
-        ) from error
-
-
-@torch.no_grad()
 def _decode(vae: Any, latents: Tensor, processor: Any) -> Image:
     decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
     return processor.postprocess(decoded, output_type="pil")[0]
