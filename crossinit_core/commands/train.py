@@ -120,6 +120,9 @@ def train(options: argparse.Namespace) -> None:
     save_or_keep(described(result.token), out, [resume_folder.absolute(), Path(home), Path(tempfile.gettempdir())])
     if result.resumed_from:
         print(f"{result.resumed_from} of {settings.steps} steps came from an earlier run in {resume_folder}")
+        missed = [name for name, made in (("--save-every", copies), ("--sample-every", samples)) if made]
+        if missed:
+            screen.say(f"{' and '.join(missed)} did nothing for these steps. With --no-resume all are made anew.")
     print(f"{out}: {len(v0)} vectors, {settings.steps} steps, last loss {result.losses[-1]:.4f}")
 
 
