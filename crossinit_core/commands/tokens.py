@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..errors import InputError
 from ..families import describe_widths
 from ..files import check_can_write
 from ..text import quoted
@@ -34,7 +35,16 @@ def rescale(options: argparse.Namespace) -> None:
     """Give a token's vectors the length of their start, so that they leave more room for the rest of a prompt."""
     known, name = _format(options), _name_of_out(options)
     _check_share("--amount", options.amount, "as long as it is", "as long as its start")
-    _write(rescale_token(load_learned_token(options.token), options.amount).renamed(name), options.out, known)
+    try:
+        rescaled = rescale_token(load_learned_token(options.token), options.amount)
+    except InputError as error:
+        if error.subject != "start":
+            raise
+        raise ValueError(
+            f"'{quoted(options.token, 200)}' does not say how long the vectors were that it was learned from: it comes from another "
+            "tool or an older version. Only a token that says so can be rescaled."
+        ) from error
+    _write(rescaled.renamed(name), options.out, known)
 
 
 def _format(options: argparse.Namespace) -> Format | None:
