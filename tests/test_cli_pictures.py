@@ -129,6 +129,44 @@ def test_every_prompt_has_a_folder_of_its_own() -> None:
     assert folders[1:3] == ["A_{}_Person", "a_{}_person-2"]
 
 
+# A ControlNet
+
+
+@pytest.fixture
+def controlnet(model: Path, tmp_path: Path) -> Path:
+    """The folder of one whose output is not zero, for `model`."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    unet: Any = UNet2DConditionModel.from_pretrained(model / "unet")
+    torch.manual_seed(0)
+    net: Any = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8, 8, 8))
+    for block in (*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out):
+        torch.nn.init.normal_(block.weight, std=0.3)
+    net.save_pretrained(tmp_path / "controlnet")
+    return tmp_path / "controlnet"
+
+
+def test_a_controlnet_follows_its_picture(run: Run, model: Path, controlnet: Path) -> None:
+    Image.linear_gradient("L").resize((200, 100)).save("edges.png")
+    Image.radial_gradient("L").save("circle.png")
+    command = (model, *QUICK, "--controlnet", controlnet, "--control-image")
+    assert run(model, *QUICK, "--out", "plain")[0] == 0
+    code, _, err = run(*command, "edges.png", "--out", "edges")
+    assert code == 0, err
+    assert run(*command, "circle.png", "--out", "circle", "--batch-size", 2, "--count", 2)[0] == 0
+    assert run(*command, "circle.png", "--control-strength", 0, "--out", "none")[0] == 0
+    pictures = {name: _pixels(f"{name}/{_made(name)[0]}") for name in ("plain", "edges", "circle", "none")}
+    assert all(picture.shape == (64, 64, 3) for picture in pictures.values())
+    assert abs(pictures["plain"] - pictures["none"]).max() <= 1
+    assert (pictures["plain"] != pictures["edges"]).any() and (pictures["edges"] != pictures["circle"]).any()
+
+
+def test_a_controlnet_of_another_family_is_refused(run: Run, tiny_models: Path, model: Path, controlnet: Path) -> None:
+    other = tiny_models / ("tiny-xl" if model.name == "tiny-eps" else "tiny-eps")
+    code, _, err = run(other, *QUICK, "--controlnet", controlnet, "--control-image", "me.png")
+    assert code == 2 and "Choose a ControlNet of the same family" in err and len(err) <= 600
+
+
 # The evaluation of Celeb Basis
 
 
@@ -174,6 +212,11 @@ REFUSED = {
         "its length",
     ),
     "a photo for nothing": (("--photo", "me.png"), "for --layout celeb-basis alone"),
+    "a ControlNet alone": (("--controlnet", "somewhere"), "belong together"),
+    "a picture of no ControlNet": (("--control-image", "me.png"), "belong together"),
+    "a ControlNet that is gone": (("--controlnet", "gone", "--control-image", "me.png"), "which is not there"),
+    "a ControlNet in a file": (("--controlnet", "me.png", "--control-image", "me.png"), "which is a file"),
+    "an odd strength": (("--control-strength", "nan"), "--control-strength is nan"),
     "nothing at once": (("--batch-size", 0), "--batch-size is 0"),
     "a crowd at once": (("--batch-size", 10**9), "--batch-size is 1000000000"),
 }

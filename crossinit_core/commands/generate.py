@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from ..diffusers_backbone import widths_of
 from ..files import check_can_write
@@ -12,6 +13,7 @@ from ..text import quoted
 from ..tokens.lineage import other_lineage
 from ..tokens.token_files import load_learned_token
 from .celeb_basis import check_celeb_basis, write_lists
+from .control import check_control, load_control
 from .models import check_model, chosen_device, load_backbone
 from .options import PROMPT
 from .pictures import PlacedPrompt, check_everybody_is_placed, plan_pictures
@@ -29,6 +31,7 @@ def generate(options: argparse.Namespace) -> None:
         options.steps, options.guidance, options.seed, options.count, options.resolution, options.batch_size
     )
     sampling.check()
+    check_control(options.controlnet, options.control_image, options.control_strength)
     device = chosen_device(options.device)
     tokens = [load_learned_token(path) for path in options.tokens]
     names = [token.name for token in tokens]
@@ -61,6 +64,20 @@ def generate(options: argparse.Namespace) -> None:
         token.check_fits(backbone.widths)
         if warning := other_lineage(token.metadata, backbone.checkpoint):
             screen.say(quoted(f"'{token.name}': {warning}", _LONGEST_LINE))
-    made = sample(backbone, tokens, pictures, sampling, dtype, again=options.skip_existing, say=screen.say)
+    control = None
+    if options.controlnet:
+        sampling = replace(sampling, resolution=sampling.resolution or backbone.resolution)
+        control = load_control(
+            options.controlnet,
+            options.control_image,
+            options.control_strength,
+            widths=backbone.widths,
+            size=sampling.resolution or backbone.resolution,
+            device=device,
+            dtype=dtype,
+        )
+    made = sample(
+        *(backbone, tokens, pictures, sampling, dtype), control=control, again=options.skip_existing, say=screen.say
+    )
     for path in made:
         print(path, flush=True)

@@ -147,6 +147,18 @@ def of_generate(command: ArgumentParser) -> None:
         help="pictures of a prompt that are made at once: faster on a GPU; default: %(default)s",
     )
     command.add_argument(
+        "--controlnet",
+        type=local_path,
+        metavar="FOLDER",
+        help="a ControlNet in diffusers' layout, of the model's family",
+    )
+    command.add_argument(
+        "--control-image", type=local_path, metavar="FILE", help="what it follows: edges, a pose .., its middle square"
+    )
+    command.add_argument(
+        "--control-strength", type=float, default=1.0, metavar="X", help="how much it counts; default: %(default)s"
+    )
+    command.add_argument(
         "--skip-existing",
         action="store_true",
         help="make only the pictures that are not there, to go on after a stop; the files' names decide, not what is in them",

@@ -15,6 +15,7 @@ from ..backbone import Encoded
 from ..models.private_copy import private_copy
 from ..prompt_chunks import encode_prompt
 from ..tokens.learned_token import LearnedToken
+from .control import Control
 from .pictures import Picture, PlacedPrompt, write_picture
 from .sampling_settings import Sampling
 
@@ -31,11 +32,18 @@ class Sampler:
     """
 
     def __init__(
-        self, backbone: DiffusersBackbone, sampling: Sampling, dtype: torch.dtype, *, silent: bool = False
+        self,
+        backbone: DiffusersBackbone,
+        sampling: Sampling,
+        dtype: torch.dtype,
+        *,
+        control: Control | None = None,
+        silent: bool = False,
     ) -> None:
         """`dtype` is the UNet's. `silent` shows no progress bar."""
         self._backbone, self._sampling, self._dtype = backbone, sampling, dtype
-        self._pipeline = _pipeline(backbone)
+        self._pipeline = _pipeline(backbone, control)
+        self._control = {"image": control.picture, "controlnet_conditioning_scale": control.strength} if control else {}
         if silent:
             self._pipeline.set_progress_bar_config(disable=True)
         half = backbone.vae.dtype == torch.float16
@@ -54,6 +62,7 @@ class Sampler:
         many = {name: tensor.expand(len(seeds), *tensor.shape[1:]) for name, tensor in conditioning.items()}
         latents = self._pipeline(
             **many,
+            **self._control,
             num_inference_steps=self._sampling.steps,
             guidance_scale=self._sampling.guidance,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -71,6 +80,7 @@ def sample(
     sampling: Sampling,
     dtype: torch.dtype,
     *,
+    control: Control | None = None,
     again: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Path]:
@@ -79,7 +89,7 @@ def sample(
 
     Raises OSError that names the picture and says what to do if one cannot be written.
     """
-    sampler = Sampler(backbone, sampling, dtype)
+    sampler = Sampler(backbone, sampling, dtype, control=control)
     at_once = sampling.batch_size
     for prompt, of_one in groupby(pictures, key=lambda picture: picture.prompt):
         conditioning = sampler.conditioning(prompt, [token.vectors for token in tokens])
@@ -128,33 +138,31 @@ def _conditioning(encoded: Encoded, nothing: Encoded, device: torch.device, dtyp
     return {name: tensor.to(device, dtype) for name, tensor in given.items()}
 
 
-def _pipeline(backbone: DiffusersBackbone) -> Any:
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+def _pipeline(backbone: DiffusersBackbone, control: Control | None) -> Any:
+    import diffusers
 
     config = dict(backbone.scheduler_config)
     if config.get("rescale_betas_zero_snr"):
         config["timestep_spacing"] = "trailing"  # begins at pure noise (Lin et al., 2023, arXiv 2305.08891)
+    parts: dict[str, Any] = {"controlnet": control.model} if control else {}
+    kind: Any
+    if backbone.text_encoder_2 is not None:
+        kind = diffusers.StableDiffusionXLControlNetPipeline if control else diffusers.StableDiffusionXLPipeline
+        parts |= {
+            "text_encoder_2": backbone.text_encoder_2,
+            "tokenizer_2": backbone.tokenizer_2,
+            "add_watermarker": False,
+        }
+    else:
+        kind = diffusers.StableDiffusionControlNetPipeline if control else diffusers.StableDiffusionPipeline
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about the age of the model's own files
-        scheduler = DPMSolverMultistepScheduler.from_config(config)
-        if backbone.text_encoder_2 is not None:
-            return StableDiffusionXLPipeline(
-                vae=backbone.vae,
-                text_encoder=backbone.text_encoder,
-                text_encoder_2=backbone.text_encoder_2,
-                tokenizer=backbone.tokenizer,
-                tokenizer_2=backbone.tokenizer_2,
-                unet=backbone.unet,
-                scheduler=scheduler,  # pyright: ignore[reportArgumentType]
-                add_watermarker=False,
-            )
-        return StableDiffusionPipeline(
+        return kind(
             vae=backbone.vae,
             text_encoder=backbone.text_encoder,
             tokenizer=backbone.tokenizer,
             unet=backbone.unet,
-            scheduler=scheduler,  # pyright: ignore[reportArgumentType]
-            safety_checker=None,  # pyright: ignore[reportArgumentType]
-            feature_extractor=None,  # pyright: ignore[reportArgumentType]
-            requires_safety_checker=False,
+            scheduler=diffusers.DPMSolverMultistepScheduler.from_config(config),
+            **parts,
         )
