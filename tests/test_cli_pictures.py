@@ -157,8 +157,9 @@ def test_a_controlnet_follows_its_picture(run: Run, model: Path, controlnet: Pat
     assert run(*command, "circle.png", "--control-strength", 0, "--out", "none")[0] == 0
     pictures = {name: _pixels(f"{name}/{_made(name)[0]}") for name in ("plain", "edges", "circle", "none")}
     assert all(picture.shape == (64, 64, 3) for picture in pictures.values())
-    assert abs(pictures["plain"] - pictures["none"]).max() <= 1
-    assert (pictures["plain"] != pictures["edges"]).any() and (pictures["edges"] != pictures["circle"]).any()
+    apart = {name: abs(picture - pictures["plain"]).mean() for name, picture in pictures.items()}
+    assert 10 * apart["none"] < apart["edges"] and 10 * apart["none"] < apart["circle"], apart
+    assert (pictures["edges"] != pictures["circle"]).any()
 
 
 def test_a_controlnet_of_another_family_is_refused(run: Run, tiny_models: Path, model: Path, controlnet: Path) -> None:
