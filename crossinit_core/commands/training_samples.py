@@ -75,6 +75,8 @@ class TrainingSamples:
             self._stop("There is too little memory for pictures beside learning, which goes on without them.")
         except OSError as error:
             self._stop(str(error))
+        except RuntimeError as error:  # an operation that has no reproducible version on this device, for one
+            self._stop(f"A picture could not be made ({quoted(error, 200)}). Learning goes on without pictures.")
 
     def _stop(self, line: str) -> None:
         self._failed = True
