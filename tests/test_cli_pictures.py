@@ -25,7 +25,7 @@ Run = Callable[..., tuple[int, str, str]]
 QUICK = ("--steps", 2, "--resolution", 64, "--device", "cpu")
 
 
-@pytest.fixture(params=["tiny-eps", "tiny-xl"])
+@pytest.fixture(params=["tiny-eps", pytest.param("tiny-xl", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest, tiny_models: Path) -> Path:
     return tiny_models / str(request.param)
 

@@ -24,7 +24,7 @@ Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--resolution", 64, "--batch-size", 1, "--device", "cpu")
 
 
-@pytest.fixture(params=["tiny-eps", "tiny-xl"])
+@pytest.fixture(params=["tiny-eps", pytest.param("tiny-xl", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest, tiny_models: Path) -> Path:
     return tiny_models / str(request.param)
 
@@ -208,7 +208,8 @@ def test_tensorboard_that_is_not_installed_is_named(
 # --no-resume
 
 
-def test_no_resume_starts_anew(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_resume_starts_anew(run: Run, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models / "tiny-eps"
     command = (model, "me.png", "--steps", 4, *SMALL)
     with monkeypatch.context() as patch:
         _stopping_after(2, patch)
@@ -233,7 +234,8 @@ def _settings(run: Run, monkeypatch: pytest.MonkeyPatch, model: Path, *more: obj
     return seen[0]
 
 
-def test_every_setting_of_learning_arrives(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_of_learning_arrives(run: Run, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models / "tiny-eps"
     text = (
         "--regularization 0.3 --regularizer squared --weight-decay 0.2 --timesteps 100 900 --flip-probability 0.25 "
         "--memory low --micro-batch-size 1"
@@ -244,7 +246,8 @@ def test_every_setting_of_learning_arrives(run: Run, model: Path, monkeypatch: p
     assert (given.memory, given.micro_batch_size, given.method) == ("low", 1, "published")
 
 
-def test_the_direction_has_its_published_rate(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_direction_has_its_published_rate(run: Run, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_models / "tiny-eps"
     given = _settings(run, monkeypatch, model, "--method", "direction")
     assert (given.method, given.learning_rate, given.prior) == ("direction", 0.04, 1e-4)
     given = _settings(run, monkeypatch, model, "--method", "direction", "--prior", "0", "--learning-rate", "0.1")
