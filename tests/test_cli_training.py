@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from PIL import Image
 
 from crossinit_core import InversionSettings, StepReport, cli, load_learned_token
+from crossinit_core.commands import options
 from crossinit_core.commands import train as train_command
+from crossinit_core.commands.arguments import Parser
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning",  # inside diffusers
@@ -238,12 +241,22 @@ def test_every_setting_of_learning_arrives(run: Run, tiny_models: Path, monkeypa
     model = tiny_models / "tiny-eps"
     text = (
         "--regularization 0.3 --regularizer squared --weight-decay 0.2 --timesteps 100 900 --flip-probability 0.25 "
-        "--memory low --micro-batch-size 1"
+        "--memory low --micro-batch-size 1 --schedule linear"
     )
     given = _settings(run, monkeypatch, model, *text.split())
     assert (given.regularization, given.regularizer, given.weight_decay) == (0.3, "squared", 0.2)
     assert (given.timesteps, given.flip_probability) == ((100, 900), 0.25)
     assert (given.memory, given.micro_batch_size, given.method) == ("low", 1, "published")
+    assert given.schedule == "linear"
+
+
+def test_every_setting_has_an_option() -> None:
+    """But for what no person chooses: templates, and how often a resume file is written."""
+    command = Parser()
+    options.of_train(command)
+    known = {action.dest for action in command._actions}
+    settings = {field.name for field in fields(InversionSettings)}
+    assert settings - known == {"templates", "subject", "resume_every", "cuda_graph"}
 
 
 def test_the_direction_has_its_published_rate(run: Run, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +274,7 @@ def test_each_setting_changes_what_is_learned(run: Run, model: Path) -> None:
         "lambda": ("--regularization", 100),
         "decay": ("--weight-decay", 10),
         "times": ("--timesteps", 900, 1000),
+        "rate": ("--schedule", "linear"),
         "direction": ("--method", "direction"),
     }
     for name, more in changes.items():

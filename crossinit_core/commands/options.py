@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from ..choices import PRECISIONS, START_STATES
-from ..learning.settings import MEMORY_MODES, METHODS, PRESETS, REGULARIZERS, SDXL_PRESETS
+from ..learning.settings import MEMORY_MODES, METHODS, PRESETS, REGULARIZERS, SCHEDULES, SDXL_PRESETS
 from .arguments import format_name, formats_help, local_path
 from .sampling_settings import LAYOUTS, SIZES, Sampling
 from .training_settings import DIRECTION_PRIOR, DIRECTION_RATE
@@ -55,6 +55,11 @@ def of_train(command: ArgumentParser) -> None:
         command.add_argument(f"--{name}", type=int, metavar="N", help="in place of the preset's")
     for name in ("learning-rate", "flip-probability"):
         command.add_argument(f"--{name}", type=float, metavar="X", help="in place of the preset's")
+    command.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        help="of the learning rate: constant, as published, or linear, down to nothing; default: the preset's",
+    )
     command.add_argument(
         "--regularization", type=float, metavar="X", help="lambda, the weight of the regularizer; default: 1e-5"
     )

@@ -27,6 +27,7 @@ HERE = {
     "--train_batch_size": "--batch-size N",
     "--learning_rate": "--learning-rate X, which is not multiplied by the batch size",
     "--scale_lr": "--learning-rate X with all factors in it: 0.000625 with --scale_lr at batch 8 is 0.005 here",
+    "--lr_scheduler": "--schedule constant or linear; constant is the default, as published",
     "--gradient_checkpointing": "--gradient-checkpointing",
     "--gradient_accumulation_steps": "--batch-size N for all of them, and --micro-batch-size N for those at once",
     "--mixed_precision": "--precision fp32, fp16 or bf16",
@@ -56,7 +57,7 @@ HERE = {
 
 _LEFT_OUT = {
     "the published value is used": ("adam_beta1", "adam_beta2", "adam_epsilon"),
-    "the rate is constant, as published": ("lr_scheduler", "lr_warmup_steps", "lr_num_cycles"),
+    "there is no warm-up, and with the published constant rate it does nothing": ("lr_warmup_steps", "lr_num_cycles"),
     "PyTorch chooses the fastest attention by itself": ("enable_xformers_memory_efficient_attention",),
     "--precision decides what is computed in": ("allow_tf32",),
     "nothing is uploaded": ("push_to_hub", "hub_model_id", "hub_token"),
@@ -93,6 +94,7 @@ _RENAMED = {
         "--reg_weight": "--regularization",
         "--adam_weight_decay": "--weight-decay",
         "--mixed_precision": "--precision",
+        "--lr_scheduler": "--schedule",
         "--save_steps": "--save-every",
         "--validation_steps": "--sample-every",
         "--validation_prompt": "--prompt",
