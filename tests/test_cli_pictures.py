@@ -125,8 +125,10 @@ def test_every_prompt_has_a_folder_of_its_own() -> None:
     assert len({folder.casefold() for folder in folders}) == len(PROMPTS)
     for folder in folders:
         assert not re.search(r'[<>:"/\\|?*\x00-\x1f]', folder) and folder == folder.rstrip(". ")
-        assert len(folder.encode()) <= 255
+        assert len(folder.encode()) <= 160
     assert folders[1:3] == ["A_{}_Person", "a_{}_person-2"]
+    alone = plan_pictures(prompts[6:7], Sampling(), Path("out"), "published")
+    assert alone[0].path.parent.name == folders[6], "whatever else is asked for"
 
 
 # A ControlNet
@@ -182,6 +184,17 @@ def _read_as_celeb_basis(folder: Path) -> list[tuple[str, str, list[Path]]]:
         home = folder / f"imgs/{number:05d}_id{int(ids[number][0]):05d}_{prompt}"
         found.append((prompt, sources[number][0], sorted(home.iterdir())))
     return found
+
+
+def test_celeb_basis_is_never_given_two_people(run: Run, tiny_models: Path) -> None:
+    """It counts every file in a prompt's folder."""
+    command = (tiny_models / "tiny-eps", *QUICK, "--layout", "celeb-basis", "--photo", "me.png")
+    assert run(*command)[0] == 0
+    before = _made("pictures")
+    code, _, err = run(*command)
+    assert code == 2 and "holds pictures already" in err and len(err) <= 600
+    code, _, err = run(*command, "--skip-existing", "--count", 2)
+    assert code == 0 and len(_made("pictures")) == len(before) + 1
 
 
 def test_celeb_basis_finds_every_picture(run: Run, model: Path, tmp_path: Path) -> None:

@@ -150,6 +150,11 @@ def test_a_copy_is_the_token_of_a_shorter_run(run: Run, model: Path) -> None:
     assert copy.metadata["crossinit.steps"] == "2" and copy.widths == load_learned_token("ann.safetensors").widths
 
 
+def test_too_rare_copies_are_said(run: Run, tiny_models: Path) -> None:
+    code, _, err = run(tiny_models / "tiny-eps", "me.png", "--steps", 2, *SMALL, "--save-every", 500)
+    assert code == 0 and "--save-every is 500, but the run has 2 steps" in err
+
+
 # --log
 
 

@@ -60,6 +60,17 @@ def check_celeb_basis(prompts: Sequence[str], people: int, photo: Path | None) -
     return photo
 
 
+def check_no_others(folder: Path, prompts: Sequence[str]) -> None:
+    """Raises ValueError if a prompt's folder holds something already: the evaluation would count it in."""
+    for number, prompt in enumerate(prompts):
+        home = folder / Path(picture_of_celeb_basis(number, prompt, 0)).parent
+        if home.is_dir() and any(home.iterdir()):
+            raise ValueError(
+                f"'{quoted(home, 250)}' holds pictures already, and the evaluation of Celeb Basis counts them in. Choose another "
+                "--out, or go on with the same person and --skip-existing."
+            )
+
+
 def write_lists(folder: Path, prompts: Sequence[str], photo: Path) -> None:
     """The three lists that the evaluation reads beside the pictures."""
     for name, lines in (

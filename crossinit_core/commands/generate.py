@@ -12,7 +12,7 @@ from ..prompts import load_prompts
 from ..text import quoted
 from ..tokens.lineage import other_lineage
 from ..tokens.token_files import load_learned_token
-from .celeb_basis import check_celeb_basis, write_lists
+from .celeb_basis import check_celeb_basis, check_no_others, write_lists
 from .control import check_control, load_control
 from .models import check_model, chosen_device, load_backbone
 from .options import PROMPT
@@ -44,6 +44,8 @@ def generate(options: argparse.Namespace) -> None:
     texts = [prompt.of_celeb_basis for prompt in placed]
     compared_with = check_celeb_basis(texts, len(tokens), options.photo) if of_celeb_basis else None
     check_can_write(options.out / "picture.png", what="picture")
+    if of_celeb_basis and not options.skip_existing:
+        check_no_others(options.out, texts)
     widths = widths_of(options.model)
     for token in tokens if widths else ():
         token.check_fits(widths)

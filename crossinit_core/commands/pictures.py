@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _LONGEST_LINE = 580
-_LONGEST_FOLDER = 200
-"""Bytes of a folder's name; file systems allow 255."""
+_LONGEST_FOLDER = 160
+"""Bytes of a folder's name. File systems allow 255, and Windows 259 characters for a whole path."""
 _NOT_IN_NAMES = re.compile(r'[\s<>:"/\\|?*\x00-\x1f\x7f]')
 
 
@@ -104,7 +105,10 @@ def folder_name(prompt: str, taken: set[str]) -> str:
     `taken`.
     """
     name = _NOT_IN_NAMES.sub("_", normal_form(prompt))
-    name = name.encode()[:_LONGEST_FOLDER].decode(errors="ignore").rstrip(". ") or "_"
+    if len(name.encode()) > _LONGEST_FOLDER:  # the next run may have another prompt that begins in this way
+        digest = hashlib.sha256(prompt.encode()).hexdigest()[:8]
+        name = f"{name.encode()[: _LONGEST_FOLDER - 9].decode(errors='ignore')}-{digest}"
+    name = name.rstrip(". ") or "_"
     name = f"_{name}" if is_windows_device(name) else name
     number, free = 1, name
     while free.casefold() in taken:

@@ -81,6 +81,9 @@ def train(options: argparse.Namespace) -> None:
         samples = TrainingSamples(
             backbone, prompts, samples_folder(out), options.sample_every, sampling, screen.say, *shown
         )
+    for option, every in (("--save-every", options.save_every), ("--sample-every", options.sample_every)):
+        if every is not None and every > settings.steps:
+            screen.say(f"{option} is {every}, but the run has {settings.steps} steps: nothing is made on the way.")
     resume_folder = options.resume_folder or out.parent / RESUME_FOLDER
     bar = tqdm(total=settings.steps, unit="step", dynamic_ncols=True, file=screen)
 
