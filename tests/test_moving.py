@@ -14,7 +14,8 @@ from crossinit_core.commands import options
 from crossinit_core.commands.arguments import Parser
 from crossinit_core.commands.published_flags import HERE, LEFT_OUT, refuse_published_flags, translated
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "moving.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = (DOCS / "moving.md").read_text(encoding="utf-8")
 
 # `parse_args` of both scripts (github.com/lyuPang/CrossInitialization).
 _TRAIN = """
@@ -144,9 +145,25 @@ def test_half_of_a_command_is_not_translated(theirs: str) -> None:
         refuse_published_flags(theirs.split())
 
 
-def test_every_command_of_the_page_can_be_given(tmp_path: Path) -> None:
-    for line in re.findall(r"^crossinit (.*)$", PAGE, flags=re.MULTILINE):
+@pytest.mark.parametrize("page", ["moving.md", "command-line.md", "python.md"])
+def test_every_command_of_a_page_can_be_given(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    lines = re.findall(r"^crossinit (.*)$", text, flags=re.MULTILINE)
+    assert len(lines) >= 4
+    for line in lines:
         name, *rest = shlex.split(line)
         command = Parser()
         getattr(options, f"of_{name}")(command)
         command.parse_args(rest)
+
+
+@pytest.mark.parametrize("page", ["moving.md", "command-line.md"])
+def test_every_option_that_a_page_names_is_there(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    known = {"--help", "--local-dir"}
+    for add in (getattr(options, name) for name in vars(options) if name.startswith("of_")):
+        command = Parser()
+        add(command)
+        known |= {name for action in command._actions for name in action.option_strings}
+    named = set(_OURS.findall(text)) - {f"--{name}" for name in PUBLISHED}
+    assert len(named) > 15 and named - known == set()
