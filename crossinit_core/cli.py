@@ -133,7 +133,7 @@ _COMMANDS: dict[str, tuple[str, _AddOptions, _Run]] = {
 }
 
 
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser of the commands; of all but the one that is given, only the name and what it is for."""
     name = "crossinit" if Path(sys.argv[0]).stem.startswith("crossinit") else "python -m crossinit_core"
     parser = Parser(prog=name, description=__doc__)

@@ -12,6 +12,7 @@ import pytest
 
 import crossinit_core
 from crossinit_core import cli
+from crossinit_core.commands.arguments import local_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -127,3 +128,8 @@ def test_an_address_in_python_is_said_too() -> None:
 
     with pytest.raises(ValueError, match="is an address, and nothing is downloaded"):
         DiffusersBackbone.from_pretrained("https://huggingface.co/owner/name")
+
+
+@pytest.mark.parametrize("text", ["C://models/sd15", "C:\\models", "me.jpg", "./a:b", "\\\\server\\share", "~/x"])
+def test_paths_of_every_system_are_paths(text: str) -> None:
+    assert local_path(text) == Path(text)

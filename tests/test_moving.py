@@ -117,6 +117,30 @@ def test_their_test_command_is_translated() -> None:
 
 
 @pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("", "--steps 5000 --learning-rate 1e-4 --batch-size 8"),
+        ("--scale_lr", "--steps 5000 --learning-rate 0.0008 --batch-size 8"),
+        (
+            "--train_batch_size 2 --gradient_accumulation_steps 4 --max_train_steps 320 --learning_rate 0.005",
+            "--steps 320 --learning-rate 0.005 --batch-size 8 --micro-batch-size 2",
+        ),
+        (
+            "--max_train_steps 9 --learning_rate 1 --validation_prompt 'a {} person' --mixed_precision no",
+            '--steps 9 --learning-rate 1 --batch-size 8 --prompt "a {} person" --precision fp32 --sample-every 100',
+        ),
+    ],
+)
+def test_what_their_script_does_unsaid_is_said(theirs: str, ours: str) -> None:
+    """It takes other defaults than the published run."""
+    both = "train --pretrained_model_name_or_path m --train_data_dir p "
+    assert translated(shlex.split(both + theirs)) == f"train m p {ours}"
+    command = Parser()
+    options.of_train(command)
+    command.parse_args(shlex.split(ours) + ["m", "p"])
+
+
+@pytest.mark.parametrize(
     ("theirs", "rate"),
     [
         ("--learning_rate 0.000625 --scale_lr", "0.005"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..text import quoted
+
+if TYPE_CHECKING:
+    import torch
 
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _LONGEST_WORD = 80
@@ -59,3 +62,29 @@ def formats_help() -> str:
     of_sdxl = {name: ", ".join(known.sdxl_readers) for name, known in FORMATS.items() if known.sdxl_readers}
     lines.append(f"of SDXL, in {', '.join(of_sdxl)} alone: {of_sdxl['safetensors']}")
     return "\n".join(["formats, and who reads all vectors of them:", *lines])
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device of a name; the GPU, if there is one, for None. Raises ValueError if there is none of that name."""
+    import torch  # not above: whoever asks for --help should not wait for it
+
+    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        device = torch.device("meta")
+    shown = quoted(wanted, 60)
+    if device.type not in ("cpu", "cuda", "mps", "xpu"):
+        raise ValueError(
+            f"--device is '{shown}', but cpu, cuda, cuda:N, mps or xpu is expected. Leave it out to use the GPU if there is "
+            "one."
+        )
+    module = getattr(torch, device.type)
+    if device.type != "cpu" and not module.is_available():
+        raise ValueError(f"--device is '{shown}', but torch finds no such GPU here. Use --device cpu.")
+    count = module.device_count()
+    if device.index is not None and device.index >= count:
+        raise ValueError(
+            f"--device is '{shown}', but torch finds {count} of them here, counted from 0. Use --device {device.type}."
+        )
+    return device

@@ -12,9 +12,10 @@ from ..prompts import load_prompts
 from ..text import quoted
 from ..tokens.lineage import other_lineage
 from ..tokens.token_files import load_learned_token
+from .arguments import chosen_device
 from .celeb_basis import check_celeb_basis, check_no_others, write_lists
 from .control import check_control, load_control
-from .models import check_model, chosen_device, load_backbone
+from .models import check_model, load_backbone
 from .options import PROMPT
 from .pictures import PlacedPrompt, check_everybody_is_placed, plan_pictures
 from .sampling import sample

@@ -1,4 +1,4 @@
-"""The model of a command, and the device that it runs on: said before anything is loaded, then loaded."""
+"""The model of a command: what is wrong with it is said before anything is loaded, then it is loaded."""
 
 from __future__ import annotations
 
@@ -36,27 +36,3 @@ def load_backbone(
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     return DiffusersBackbone.from_pretrained(model, device=device, dtype=dtype, unet_dtype=unet_dtype)
-
-
-def chosen_device(name: str | None) -> torch.device:
-    """The device of a name; the GPU, if there is one, for None. Raises ValueError if there is none of that name."""
-    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError:
-        device = torch.device("meta")
-    shown = quoted(wanted, 60)
-    if device.type not in ("cpu", "cuda", "mps", "xpu"):
-        raise ValueError(
-            f"--device is '{shown}', but cpu, cuda, cuda:N, mps or xpu is expected. Leave it out to use the GPU if there is "
-            "one."
-        )
-    module = getattr(torch, device.type)
-    if device.type != "cpu" and not module.is_available():
-        raise ValueError(f"--device is '{shown}', but torch finds no such GPU here. Use --device cpu.")
-    count = module.device_count()
-    if device.index is not None and device.index >= count:
-        raise ValueError(
-            f"--device is '{shown}', but torch finds {count} of them here, counted from 0. Use --device {device.type}."
-        )
-    return device

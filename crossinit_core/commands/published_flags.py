@@ -109,6 +109,12 @@ _SWITCHES = (
 """Flags of the published scripts that take no value."""
 _ROOM = 560
 _PUBLISHED_BATCH = 8
+_UNSAID = {
+    "--max_train_steps": ["5000"],
+    "--learning_rate": ["1e-4"],
+    "--train_batch_size": [str(_PUBLISHED_BATCH)],
+}
+"""What train_cross_init.py does if nothing is said, which is not the published run."""
 
 
 def refuse_published_flags(arguments: Sequence[str]) -> None:
@@ -168,9 +174,13 @@ def translated(arguments: Sequence[str]) -> str:
     if any(not values and flag not in (*_SWITCHES, *LEFT_OUT) for flag, values in given.items()):
         return ""
     words = [command, *(_word(given[flag][0]) for flag in ("--pretrained_model_name_or_path", *places))]
+    if command == "train":
+        given = {**_UNSAID, **given}
+        if {"--validation_prompt", "--validation_prompt_file"} & set(given):
+            given.setdefault("--validation_steps", ["100"])
     for flag, values in given.items():
         if here := _RENAMED[command].get(flag, flag if flag in _SAME else ""):
-            words += [here, _word(_value_here(flag, " ".join(values), arguments))]
+            words += [here, _value_here(flag, " ".join(values), arguments)]
     if command == "generate":
         words += ["--layout", "published", "--count", _product(given, "--num_images_per_prompt", "--n_iter")]
     if "--gradient_checkpointing" in given:
@@ -181,13 +191,17 @@ def translated(arguments: Sequence[str]) -> str:
 
 
 def _value_here(flag: str, value: str, arguments: Sequence[str]) -> str:
+    """As it is typed, in quotes if need be."""
     if flag == "--placeholder_token":
-        return value.strip("<>")
+        return _word(value.strip("<>"))
     if flag == "--mixed_precision":
         return {"no": "fp32"}.get(value, value)
+    if flag == "--train_batch_size" and (pieces := _value(arguments, "--gradient_accumulation_steps", "1")) != "1":
+        whole = f"{int(value) * int(pieces)}" if value.isdecimal() and pieces.isdecimal() else "N"
+        return f"{whole} --micro-batch-size {value}"
     if flag == "--learning_rate" and any(_flag(argument) == "--scale_lr" for argument in arguments):
         return _scaled_rate(arguments)
-    return value
+    return _word(value)
 
 
 def _product(given: dict[str, list[str]], *flags: str) -> str:
@@ -217,7 +231,7 @@ def _flag(argument: str) -> str | None:
 def _scaled_rate(arguments: Sequence[str]) -> str:
     """Their rate with --scale_lr, as `train_cross_init.py` makes it on one GPU: times accumulation times batch size."""
     try:
-        rate = float(_value(arguments, "--learning_rate", "nan"))
+        rate = float(_value(arguments, "--learning_rate", _UNSAID["--learning_rate"][0]))
         batch = int(_value(arguments, "--train_batch_size", str(_PUBLISHED_BATCH)))
         pieces = int(_value(arguments, "--gradient_accumulation_steps", "1"))
     except ValueError:

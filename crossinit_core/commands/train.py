@@ -33,9 +33,10 @@ from ..tokens.learned_token import LearnedToken, check_token_name, suggest_token
 from ..tokens.metadata import started_from_names, started_from_words
 from ..tokens.saving import save_or_keep
 from ..tokens.token_files import SUFFIXES
+from .arguments import chosen_device
 from .face_crops import FaceCrops
 from .loss_log import LossLog
-from .models import check_model, chosen_device, load_backbone
+from .models import check_model, load_backbone
 from .options import PROMPT, RESUME_FOLDER
 from .pictures import PlacedPrompt
 from .sampling_settings import Sampling
