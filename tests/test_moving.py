@@ -137,7 +137,7 @@ def test_what_their_script_does_unsaid_is_said(theirs: str, ours: str) -> None:
     assert translated(shlex.split(both + theirs)) == f"train m p {ours}"
     command = Parser()
     options.of_train(command)
-    command.parse_args(shlex.split(ours) + ["m", "p"])
+    command.parse_args([*shlex.split(ours), "m", "p"])
 
 
 @pytest.mark.parametrize(
