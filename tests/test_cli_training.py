@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from crossinit_core import InversionSettings, StepReport, cli, load_learned_token
+from crossinit_core import PRESETS, InversionSettings, StepReport, cli, load_learned_token
 from crossinit_core.commands import options
 from crossinit_core.commands import train as train_command
 from crossinit_core.commands.arguments import Parser
@@ -272,6 +272,19 @@ def test_the_direction_has_its_published_rate(run: Run, tiny_models: Path, monke
     assert (given.learning_rate, given.prior) == (0.1, 0)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_keeps_its_values(name: str, run: Run, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that learn the direction alone, whose rate is not that of --method direction."""
+    preset, model = PRESETS[name], tiny_models / "tiny-eps"
+    assert _settings(run, monkeypatch, model, "--preset", name) == preset
+    own = {"prior": 1e-4, "learning_rate": 0.04} if preset.method == "published" else {}
+    given = _settings(run, monkeypatch, model, "--preset", name, "--method", "direction")
+    assert given == replace(preset, method="direction", **own)
+    more = ("--prior", 0.5) if preset.method == "direction" else ("--weight-decay", 0.5)
+    given = _settings(run, monkeypatch, model, "--preset", name, *more)
+    assert 0.5 in (given.prior, given.weight_decay)
+
+
 def test_each_setting_changes_what_is_learned(run: Run, model: Path) -> None:
     command = (model, "me.png", "--steps", 3, *SMALL)
     changes: dict[str, tuple[object, ...]] = {
@@ -329,6 +342,14 @@ def test_a_photo_without_a_face_is_refused(run: Run, tiny_models: Path) -> None:
 REFUSED = {
     "prior": (("--prior", 1), "only --method direction uses it"),
     "decay of a direction": (("--method", "direction", "--weight-decay", 1), "--method direction does not use it"),
+    "decay of a preset's direction": (
+        ("--preset", "swift", "--weight-decay", 1),
+        "this preset, which learns the direction",
+    ),
+    "preset of another method": (
+        ("--preset", "best", "--method", "published"),
+        "--preset best learns the direction alone",
+    ),
     "times": (("--timesteps", 900, 100), "timesteps is (900, 100)"),
     "times beyond": (("--timesteps", 0, 1001), "timesteps is (0, 1001)"),
     "lambda": (("--regularization", "nan"), "regularization is nan"),

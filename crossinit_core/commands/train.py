@@ -159,7 +159,7 @@ def _plan(settings: InversionSettings, base: str) -> str:
     """What a run does, in a line: `SDXL: 400 steps, batch 4, 768 px, rate 0.02`."""
     return (
         f"{BASE_NAMES.get(base, base)}: {settings.steps} steps, batch {settings.batch_size}, {settings.resolution} px, "
-        f"rate {settings.learning_rate:g}"
+        f"rate {settings.learning_rate:g}{', direction alone' if settings.method == 'direction' else ''}"
     )
 
 

@@ -26,10 +26,17 @@ def settings_of(options: argparse.Namespace, base: str) -> InversionSettings:
     given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     if "timesteps" in given:
         given["timesteps"] = tuple(given["timesteps"])
-    _check_method(given)
-    if given.get("method") == "direction":
+    preset = presets_of(base)[options.preset]
+    method = given.get("method", preset.method)
+    if preset.method == "direction" != method:
+        raise ValueError(
+            f"--method is {method}, but --preset {options.preset} learns the direction alone, at a rate for that. Leave one of them "
+            "out."
+        )
+    _check_method(given, method)
+    if method == "direction" != preset.method:
         given = {"learning_rate": DIRECTION_RATE, "prior": DIRECTION_PRIOR, **given}
-    settings = replace(presets_of(base)[options.preset], **given)
+    settings = replace(preset, **given)
     try:
         settings.check()
     except ValueError as error:
@@ -48,11 +55,12 @@ def settings_of(options: argparse.Namespace, base: str) -> InversionSettings:
     return settings
 
 
-def _check_method(given: dict[str, Any]) -> None:
+def _check_method(given: dict[str, Any], method: str) -> None:
     """An option that changes nothing would be taken for one that does."""
     unused: tuple[str, ...]
-    if given.get("method") == "direction":
-        unused, way_out = ("regularization", "regularizer", "weight_decay"), "--method direction does not use it"
+    if method == "direction":
+        what = "--method direction" if "method" in given else "this preset, which learns the direction alone,"
+        unused, way_out = ("regularization", "regularizer", "weight_decay"), f"{what} does not use it"
     else:
         unused, way_out = ("prior",), "only --method direction uses it"
     for name in unused:
