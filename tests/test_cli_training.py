@@ -18,6 +18,7 @@ from crossinit_core import PRESETS, InversionSettings, StepReport, cli, load_lea
 from crossinit_core.commands import options
 from crossinit_core.commands import train as train_command
 from crossinit_core.commands.arguments import Parser
+from crossinit_core.commands.training_settings import settings_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning",  # inside diffusers
@@ -229,26 +230,18 @@ def test_no_resume_starts_anew(run: Run, tiny_models: Path, monkeypatch: pytest.
 # Settings
 
 
-def _settings(run: Run, monkeypatch: pytest.MonkeyPatch, model: Path, *more: object) -> InversionSettings:
-    seen: list[InversionSettings] = []
-
-    def invert(_backbone: object, _v0: object, settings: InversionSettings, **_: object) -> None:
-        seen.append(settings)
-        raise ValueError("enough")
-
-    monkeypatch.setattr(train_command, "invert", invert)
-    code, _, err = run(model, "me.png", *more)
-    assert code == 2 and "enough" in err
-    return seen[0]
+def _settings(*more: object) -> InversionSettings:
+    command = Parser()
+    options.of_train(command)
+    return settings_of(command.parse_args(["model", "me.png", *map(str, more)]), base="sd2")
 
 
-def test_every_setting_of_learning_arrives(run: Run, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_models / "tiny-eps"
+def test_every_setting_of_learning_arrives() -> None:
     text = (
         "--regularization 0.3 --regularizer squared --weight-decay 0.2 --timesteps 100 900 --flip-probability 0.25 "
         "--memory low --micro-batch-size 1 --schedule linear"
     )
-    given = _settings(run, monkeypatch, model, *text.split())
+    given = _settings(*text.split())
     assert (given.regularization, given.regularizer, given.weight_decay) == (0.3, "squared", 0.2)
     assert (given.timesteps, given.flip_probability) == ((100, 900), 0.25)
     assert (given.memory, given.micro_batch_size, given.method) == ("low", 1, "published")
@@ -264,27 +257,27 @@ def test_every_setting_has_an_option() -> None:
     assert settings - known == {"templates", "subject", "resume_every", "cuda_graph"}
 
 
-def test_the_direction_has_its_published_rate(run: Run, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_models / "tiny-eps"
-    given = _settings(run, monkeypatch, model, "--method", "direction")
+def test_the_direction_has_its_published_rate() -> None:
+    given = _settings("--method", "direction")
     assert (given.method, given.learning_rate, given.prior) == ("direction", 0.04, 1e-4)
-    given = _settings(run, monkeypatch, model, "--method", "direction", "--prior", "0", "--learning-rate", "0.1")
+    given = _settings("--method", "direction", "--prior", "0", "--learning-rate", "0.1")
     assert (given.learning_rate, given.prior) == (0.1, 0)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_keeps_its_values(name: str, run: Run, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preset_keeps_its_values(name: str) -> None:
     """Also those that learn the direction alone, whose rate is not that of --method direction."""
-    preset, model = PRESETS[name], tiny_models / "tiny-eps"
-    assert _settings(run, monkeypatch, model, "--preset", name) == preset
+    preset = PRESETS[name]
+    assert _settings("--preset", name) == preset
     own = {"prior": 1e-4, "learning_rate": 0.04} if preset.method == "published" else {}
-    given = _settings(run, monkeypatch, model, "--preset", name, "--method", "direction")
+    given = _settings("--preset", name, "--method", "direction")
     assert given == replace(preset, method="direction", **own)
     more = ("--prior", 0.5) if preset.method == "direction" else ("--weight-decay", 0.5)
-    given = _settings(run, monkeypatch, model, "--preset", name, *more)
+    given = _settings("--preset", name, *more)
     assert 0.5 in (given.prior, given.weight_decay)
 
 
+@pytest.mark.slow
 def test_each_setting_changes_what_is_learned(run: Run, model: Path) -> None:
     command = (model, "me.png", "--steps", 3, *SMALL)
     changes: dict[str, tuple[object, ...]] = {
@@ -318,6 +311,7 @@ def test_a_mask_of_onetrainer_counts(run: Run, tiny_models: Path) -> None:
     assert not torch.equal(_vectors("masked.safetensors"), _vectors("plain.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_face_is_framed(run: Run, tiny_models: Path) -> None:
     data = pytest.importorskip("skimage.data", reason="scikit-image's photo is not there; use: python3 run.py test")
     Image.fromarray(data.astronaut()).save("eileen.png")
