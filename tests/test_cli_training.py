@@ -269,7 +269,7 @@ def test_a_preset_keeps_its_values(name: str) -> None:
     """Also those that learn the direction alone, whose rate is not that of --method direction."""
     preset = PRESETS[name]
     assert _settings("--preset", name) == preset
-    own = {"prior": 1e-4, "learning_rate": 0.04} if preset.method == "published" else {}
+    own: dict[str, Any] = {"prior": 1e-4, "learning_rate": 0.04} if preset.method == "published" else {}
     given = _settings("--preset", name, "--method", "direction")
     assert given == replace(preset, method="direction", **own)
     more = ("--prior", 0.5) if preset.method == "direction" else ("--weight-decay", 0.5)
