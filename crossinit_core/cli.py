@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with signals_stop():
             refuse_published_flags(given)
             options = _parser(given).parse_args(given)
-            options.run(options)
+            _run(options)
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
         screen.say("Stopped.")
@@ -59,46 +60,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> None:
+    """Alone, or as one of the processes that torchrun started."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        options.run(options)
+        return
+    from .commands.processes import processes
+
+    with processes(options):
+        options.run(options)
+
+
 # What a command does is imported when it runs: PyTorch takes a second, which nobody who asks for --help should wait.
 
 
-def _train(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace) -> None:
     from .commands.train import train
 
     train(options)
 
 
-def _generate(options: argparse.Namespace) -> None:
+def generate(options: argparse.Namespace) -> None:
     from .commands.generate import generate
 
     generate(options)
 
 
-def _convert(options: argparse.Namespace) -> None:
+def convert(options: argparse.Namespace) -> None:
     from .commands.tokens import convert
 
     convert(options)
 
 
-def _blend(options: argparse.Namespace) -> None:
+def blend(options: argparse.Namespace) -> None:
     from .commands.tokens import blend
 
     blend(options)
 
 
-def _rescale(options: argparse.Namespace) -> None:
+def rescale(options: argparse.Namespace) -> None:
     from .commands.tokens import rescale
 
     rescale(options)
 
 
-def _report(options: argparse.Namespace) -> None:
+def report(options: argparse.Namespace) -> None:
     from .commands.show import report
 
     report(options)
 
 
-def _inspect(options: argparse.Namespace) -> None:
+def inspect(options: argparse.Namespace) -> None:
     from .commands.show import inspect
 
     inspect(options)
@@ -110,26 +122,26 @@ _COMMANDS: dict[str, tuple[str, _AddOptions, _Run]] = {
     "train": (
         "Learn a face from photos and save it. The preset is that of the model's family, and given options replace its values.",
         takes.of_train,
-        _train,
+        train,
     ),
     "generate": (
         "Sample pictures of learned people: 50 steps of DPM-Solver++ at guidance 7.5, as published.",
         takes.of_generate,
-        _generate,
+        generate,
     ),
-    "convert": ("Write a token file in another format, for another tool.", takes.of_convert, _convert),
-    "blend": ("Mix two tokens into one, somebody between two people.", takes.of_blend, _blend),
+    "convert": ("Write a token file in another format, for another tool.", takes.of_convert, convert),
+    "blend": ("Mix two tokens into one, somebody between two people.", takes.of_blend, blend),
     "rescale": (
         "Give a token's vectors the length of their start, so that they leave more room for the rest of a prompt.",
         takes.of_rescale,
-        _rescale,
+        rescale,
     ),
     "report": (
         "Print how tokens were learned, as far as their files say it, and draw their charts.",
         takes.of_report,
-        _report,
+        report,
     ),
-    "inspect": ("Print what token files hold.", takes.of_inspect, _inspect),
+    "inspect": ("Print what token files hold.", takes.of_inspect, inspect),
 }
 
 

@@ -33,7 +33,8 @@ learned_embedding_path prompt n_iter
 """
 PUBLISHED = [*_TRAIN.split(), *_TEST.split()]
 SAME = {"--seed", "--resolution", "--device", "--prompt"}
-_OURS = re.compile(r"--[a-z]+(?:-[a-z0-9]+)*(?![\w-])")
+_OURS = re.compile(r"--(?!nproc)[a-z]+(?:-[a-z0-9]+)*(?![\w-])")
+"""`--nproc-per-node` is torchrun's."""
 
 
 def _rows() -> list[tuple[str, str]]:

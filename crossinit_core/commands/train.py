@@ -22,6 +22,7 @@ from ..families import BASE_NAMES, base_of_widths
 from ..files import check_can_write
 from ..initialization import cross_initialize, cross_initialize_words
 from ..learning.inversion import StepReport, invert
+from ..learning.ranks import ALONE, ProcessError, Ranks
 from ..learning.settings import InversionSettings
 from ..photos.folders import Photos, read_photos
 from ..precision import DTYPES, resolve_precision
@@ -54,11 +55,16 @@ def train(options: argparse.Namespace) -> None:
     settings = settings_of(options, base)
     device = chosen_device(options.device)
     name, out = _name_and_file(options)
-    check_can_write(out, what="output file")
-    if options.save_every is not None:
-        check_copies(out, options.save_every, settings.steps)
-    prompts = _prompts(options, out, name)
-    logs = _logs(options, out, name, screen.say)
+    ranks: Ranks = getattr(options, "ranks", ALONE)
+    prompts: list[PlacedPrompt] = []
+    logs: list[LossLog | TensorBoardLog] = []
+    writes = not ranks.number  # of several processes, the first one
+    if writes:
+        check_can_write(out, what="output file")
+        if options.save_every is not None:
+            check_copies(out, options.save_every, settings.steps)
+        prompts = _prompts(options, out, name)
+        logs = _logs(options, out, name, screen.say)
     if options.names:
         load_celebrity_names(options.names)
     check_model(options.model)
@@ -73,7 +79,7 @@ def train(options: argparse.Namespace) -> None:
     sized = settings.sized(backbone.resolution)
     screen.say(_plan(sized, backbone.base))
     copies = samples = None
-    if options.save_every is not None:
+    if writes and options.save_every is not None:
         start = LearnedToken(v0, name, backbone.base, _known(facts, settings, backbone), widths=backbone.widths)
         copies = TokenCopies(start, out, options.save_every, screen.say)
     if prompts:
@@ -113,11 +119,14 @@ def train(options: argparse.Namespace) -> None:
                 resume=not options.no_resume,
                 name=name,
                 metadata=facts,
+                ranks=ranks,
             )
-    except KeyboardInterrupt as stop:
+    except (KeyboardInterrupt, ProcessError) as stop:
         if bar.n and notes_on(stop):  # nothing is promised if no resume file could be written
             screen.say(f"After step {bar.n} of {settings.steps}: the same command continues from here.")
         raise
+    if not writes:
+        return
     for log in logs:
         log.finish(result.losses, result.distances)
     home = os.path.expanduser("~")  # noqa: PTH111 - unlike Path.home, it never raises
