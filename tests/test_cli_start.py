@@ -12,7 +12,8 @@ import pytest
 
 import crossinit_core
 from crossinit_core import cli
-from crossinit_core.commands.arguments import local_path
+from crossinit_core.commands import options
+from crossinit_core.commands.arguments import Parser, local_path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -133,3 +134,15 @@ def test_an_address_in_python_is_said_too() -> None:
 @pytest.mark.parametrize("text", ["C://models/sd15", "C:\\models", "me.jpg", "./a:b", "\\\\server\\share", "~/x"])
 def test_paths_of_every_system_are_paths(text: str) -> None:
     assert local_path(text) == Path(text)
+
+
+def test_torchrun_takes_no_option_for_its_own() -> None:
+    """It reads options behind the program's name, too, and takes the beginning of one of its own for that one."""
+    run = pytest.importorskip("torch.distributed.run", reason="this PyTorch has no torchrun")
+    command = Parser()
+    options.of_train(command)
+    for action in command._actions:
+        value = ["1"] * (action.nargs if isinstance(action.nargs, int) else 1)
+        for name in (name for name in action.option_strings if name.startswith("--")):
+            given = ["-m", "crossinit_core", "train", "model", name, *value]
+            assert run.get_args_parser().parse_args(given).training_script_args == given[2:]

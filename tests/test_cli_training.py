@@ -156,7 +156,7 @@ def test_too_rare_copies_are_said(run: Run, tiny_models: Path) -> None:
     assert code == 0 and "--save-every is 500, but the run has 2 steps" in err
 
 
-# --log
+# --losses
 
 
 def _log(path: str) -> list[dict[str, float]]:
@@ -165,7 +165,7 @@ def _log(path: str) -> list[dict[str, float]]:
 
 def test_the_log_has_every_step_once(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the run was stopped in between."""
-    command = (model, "me.png", "--steps", 5, *SMALL, "--log", "losses.jsonl")
+    command = (model, "me.png", "--steps", 5, *SMALL, "--losses", "losses.jsonl")
     with monkeypatch.context() as patch:
         _stopping_after(2, patch)
         assert run(*command)[0] == 130
@@ -182,7 +182,7 @@ def test_the_log_has_every_step_once(run: Run, model: Path, monkeypatch: pytest.
 
 def test_no_file_is_taken_for_a_log(run: Run, tiny_models: Path) -> None:
     before = Path("me.png").read_bytes()
-    code, _, err = run(tiny_models / "tiny-eps", "me.png", "--log", "me.png")
+    code, _, err = run(tiny_models / "tiny-eps", "me.png", "--losses", "me.png")
     assert code == 2 and "is not a log of losses" in err
     assert Path("me.png").read_bytes() == before
 
@@ -198,7 +198,7 @@ def test_tensorboard_reads_losses_and_pictures(run: Run, tiny_models: Path, monk
     with monkeypatch.context() as patch:
         _stopping_after(3, patch)
         assert run(*command)[0] == 130
-    assert run(*command, "--log", "losses.jsonl")[0] == 0
+    assert run(*command, "--losses", "losses.jsonl")[0] == 0
     seen = EventAccumulator("runs/me")
     seen.Reload()
     assert seen.Tags()["images"] == ["a_photo_of_a_{}_person"]
@@ -353,8 +353,8 @@ REFUSED = {
     "prompt alone": (("--prompt", "a {} person"), "need --sample-every N"),
     "prompt of nobody": (("--sample-every", 5, "--prompt", "a person"), "has no {} for the person"),
     "no prompts": (("--sample-every", 5, "--prompts", "gone.txt"), "gone.txt"),
-    "log and token": (("--log", "me.safetensors"), "--log and --out are both 'me.safetensors'"),
-    "log under a file": (("--log", "me.png/log"), "me.png"),
+    "log and token": (("--losses", "me.safetensors"), "--losses and --out are both 'me.safetensors'"),
+    "log under a file": (("--losses", "me.png/log"), "me.png"),
     "pictures under a file": (("--sample-every", 5, "--out", "you.safetensors"), "you-samples"),
 }
 

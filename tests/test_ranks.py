@@ -148,7 +148,7 @@ def test_torchrun_makes_one_file_and_says_it_once(
     monkeypatch.chdir(place)
     assert main(_arguments(model, "--steps", 6, "--out", "one.pt", "--resume-folder", "other")[2:]) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    beside = ("--log", "losses.jsonl", "--save-every", 4, "--sample-every", 6)
+    beside = ("--losses", "losses.jsonl", "--save-every", 4, "--sample-every", 6)
     command = [*torchrun, "--nproc-per-node", "2", *_arguments(model, "--steps", 6, "--out", "two.pt", *beside)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True, text=True)

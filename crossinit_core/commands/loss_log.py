@@ -25,7 +25,7 @@ class LossLog:
         check_can_write(path, what="log of losses")
         if path.exists() and not _is_log(path):
             raise ValueError(
-                f"--log is '{quoted(path, 200)}', but a file of that name is there that is not a log of losses. Choose another "
+                f"--losses is '{quoted(path, 200)}', but a file of that name is there that is not a log of losses. Choose another "
                 "name, such as losses.jsonl."
             )
         self._path, self._say = path, say

@@ -105,7 +105,7 @@ def of_train(command: ArgumentParser) -> None:
     )
     _add_prompts(command, "of --sample-every: ")
     command.add_argument(
-        "--log", type=local_path, metavar="FILE", help="losses and distances of all steps, as JSON lines"
+        "--losses", type=local_path, metavar="FILE", help="losses and distances of all steps, as JSON lines"
     )
     command.add_argument(
         "--tensorboard",

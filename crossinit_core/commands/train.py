@@ -153,12 +153,12 @@ def _logs(
     options: argparse.Namespace, out: Path, name: str, say: Callable[[str], None]
 ) -> list[LossLog | TensorBoardLog]:
     logs: list[LossLog | TensorBoardLog] = []
-    if options.log and options.log.absolute() == out.absolute():
+    if options.losses and options.losses.absolute() == out.absolute():
         raise ValueError(
-            f"--log and --out are both '{quoted(out, 200)}'. Give the log another name, such as losses.jsonl."
+            f"--losses and --out are both '{quoted(out, 200)}'. Give the losses another name, such as losses.jsonl."
         )
-    if options.log:
-        logs.append(LossLog(options.log, say))
+    if options.losses:
+        logs.append(LossLog(options.losses, say))
     if options.tensorboard:
         logs.append(TensorBoardLog(options.tensorboard / name, say))
     return logs
