@@ -19,6 +19,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from .commands import options as takes
+from .commands import train_many
 from .commands.arguments import Parser
 from .commands.published_flags import refuse_published_flags
 from .commands.signals import Screen, Terminated, leave_closed_output, signals_stop
@@ -124,6 +125,7 @@ _COMMANDS: dict[str, tuple[str, _AddOptions, _Run]] = {
         takes.of_train,
         train,
     ),
+    "train-many": (train_many.TEXT, train_many.add_options, train_many.train_many),
     "generate": (
         "Sample pictures of learned people: 50 steps of DPM-Solver++ at guidance 7.5, as published.",
         takes.of_generate,

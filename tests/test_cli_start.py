@@ -20,7 +20,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["train", "--help"], ["generate", "--help"], ["train", "--scale_lr"], ["tain"], []],
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["generate", "--help"],
+        ["train", "--scale_lr"],
+        ["tain"],
+        [],
+    ],
     ids=" ".join,
 )
 def test_help_waits_for_no_pytorch(arguments: list[str]) -> None:
@@ -71,8 +79,8 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     shown = capsys.readouterr().out
-    for name in ("train", "generate", "convert", "blend", "rescale", "report", "inspect"):
-        assert f"\n    {name} " in shown
+    for name in ("train", "train-many", "generate", "convert", "blend", "rescale", "report", "inspect"):
+        assert f"\n    {name}" in shown
         with pytest.raises(SystemExit) as ended:
             cli.main([name, "--help"])
         assert ended.value.code == 0
