@@ -69,7 +69,7 @@ _LEFT_OUT = {
     "the middle square of each photo is used, or with --face the face": ("center_crop",),
     "photos are read once, before the first step": ("dataloader_num_workers",),
     "a run keeps one resume file, which it writes by itself": ("checkpointing_steps", "checkpoints_total_limit"),
-    "torchrun --nproc-per-node N -m crossinit_core train .. needs no flag": ("local_rank",),
+    "torchrun starts train on several GPUs without a flag of ours": ("local_rank",),
     "it belongs to another method, or the published value is used": (
         *("beta", "dcoloss_beta", "decompose_scale", "instance", "oft_r", "peft_learning_rate", "peft_modules"),
         *("peft_rank", "peft_start_step", "run_name", "snr_gamma", "token_scale", "train_magnitude", "use_8bit_adam"),
