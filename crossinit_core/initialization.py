@@ -8,21 +8,15 @@ celebrity becomes the *input* embedding of the learned token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .backbone import Backbone
+from .choices import START_STATES, StartStates
 from .families import CONTEXT_LENGTH
 from .models.clip_text import padding_row
 from .prompts import MAX_VECTORS
-
-StartStates = Literal["last", "context"]
-START_STATES: tuple[StartStates, ...] = ("last", "context")
-"""Which output of a text encoder learning starts at. `last`: the last layer with the final LayerNorm, as published (for SDXL
-by kunheek/dti, exps/xinit_sdxl.py). `context`: what the UNet attends to, which on SDXL is the layer before the last, without a
-norm. On SD 1.x and 2.x both are the same."""
 
 
 def cross_initialize(

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from crossinit_core import LearnedToken, StepReport, cli, load_learned_token, save_learned_token
+from crossinit_core.commands import train as train_command
 from crossinit_core.diffusers_backbone import DiffusersBackbone
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -131,7 +132,7 @@ def test_every_setting_arrives(run: Run, model: Path, photo: Path, monkeypatch: 
         seen.append(settings)
         raise ValueError("enough")
 
-    monkeypatch.setattr(cli, "invert", invert)
+    monkeypatch.setattr(train_command, "invert", invert)
     run("train", model, photo, "--preset", "fast")
     options = "--steps 5 --learning-rate 0.02 --seed 3 --batch-size 4 --micro-batch-size 2 --resolution 128"
     run("train", model, photo, *options.split(), "--precision", "bf16", "--gradient-checkpointing")
@@ -144,7 +145,7 @@ def test_every_setting_arrives(run: Run, model: Path, photo: Path, monkeypatch: 
 
 @contextmanager
 def _ctrl_c_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    learn = cli.invert
+    learn = train_command.invert
 
     def interrupted(*inputs: Any, on_step: Callable[[StepReport], None], **more: Any) -> Any:
         def stop(report: StepReport) -> None:
@@ -155,7 +156,7 @@ def _ctrl_c_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return learn(*inputs, on_step=stop, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "invert", interrupted)
+        patch.setattr(train_command, "invert", interrupted)
         yield
 
 

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from crossinit_core import LearnedToken, cli, load_learned_token, save_learned_token
+from crossinit_core.commands import show
+from crossinit_core.commands import train as train_command
 from crossinit_core.tokens import saving
 from crossinit_core.tokens.layouts import FORMATS
 
@@ -135,7 +137,7 @@ def test_a_token_is_kept_elsewhere(
 def test_sigterm_keeps_what_was_learned(
     model: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learn = cli.invert
+    learn = train_command.invert
 
     def interrupted(*given: Any, on_step: Any, **more: Any) -> Any:
         def stop(report: Any) -> None:
@@ -147,7 +149,7 @@ def test_sigterm_keeps_what_was_learned(
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "invert", interrupted)
+        patch.setattr(train_command, "invert", interrupted)
         assert _learn(model) == 143
     assert signal.getsignal(signal.SIGTERM) == before
     assert "the same command continues from here" in capsys.readouterr().err
@@ -223,7 +225,7 @@ def test_a_bug_of_ours_shows_where_it_is(inputs: Path, monkeypatch: pytest.Monke
     def broken(_: object) -> object:
         raise KeyError("gone")
 
-    monkeypatch.setattr(cli, "load_learned_token", broken)
+    monkeypatch.setattr(show, "load_learned_token", broken)
     with pytest.raises(KeyError, match="gone"):
         cli.main(("inspect", "ann.safetensors"))
 

@@ -23,6 +23,7 @@ from crossinit_core import (
     load_learned_token,
     save_learned_token,
 )
+from crossinit_core.commands import train as train_command
 from crossinit_core.diffusers_backbone import DiffusersBackbone, resolution_of, widths_of
 from tests.overflowing_vae import make_overflowing
 from tests.tiny_checkpoint import sdxl_state
@@ -113,7 +114,7 @@ def test_the_preset_is_that_of_the_family(
         seen.append(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "invert", stop)
+    monkeypatch.setattr(train_command, "invert", stop)
     code, _, err = run("train", wide, "me.png", *options)
     assert code == 130
     assert said in err.splitlines()

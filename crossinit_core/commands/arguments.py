@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any, NoReturn
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..text import quoted
-from ..tokens.layouts import FORMATS
 
+if TYPE_CHECKING:
+    import torch
+
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _LONGEST_WORD = 80
 _LONGEST_ERROR = 420
 
@@ -27,8 +29,24 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {quoted(short, _LONGEST_ERROR)} (--help lists what is possible)\n")
 
 
+def local_path(text: str) -> Path:
+    """A path of this machine; nothing is downloaded."""
+    shown = quoted(text, 100)
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty, but a path was expected")
+    if match := _ADDRESS.match(text):
+        if match[0].lower() == "file://":
+            raise argparse.ArgumentTypeError(f"'{shown}' is an address. Give the path itself, without file://")
+        raise argparse.ArgumentTypeError(
+            f"'{shown}' is an address, and nothing is downloaded here. Download it first, then give the path of what you have"
+        )
+    return Path(text)
+
+
 def format_name(text: str) -> str:
     """The name of a format in `layouts.FORMATS`, from the same in any case and with dashes."""
+    from ..tokens.layouts import FORMATS
+
     plain = " ".join(text.replace("-", " ").split()).casefold()
     found = next((name for name in FORMATS if name.casefold() == plain), None)
     if found is None:
@@ -38,6 +56,8 @@ def format_name(text: str) -> str:
 
 def formats_help() -> str:
     """The formats and who reads them, for the end of a help text."""
+    from ..tokens.layouts import FORMATS
+
     lines = [f"  {name.replace(' ', '-'):<30} {', '.join(known.readers)}" for name, known in FORMATS.items()]
     of_sdxl = {name: ", ".join(known.sdxl_readers) for name, known in FORMATS.items() if known.sdxl_readers}
     lines.append(f"of SDXL, in {', '.join(of_sdxl)} alone: {of_sdxl['safetensors']}")
@@ -46,6 +66,8 @@ def formats_help() -> str:
 
 def chosen_device(name: str | None) -> torch.device:
     """The device of a name; the GPU, if there is one, for None. Raises ValueError if there is none of that name."""
+    import torch  # not above: whoever asks for --help should not wait for it
+
     wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(wanted)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..evaluation.protocol import PersonScores, PromptScorer
     from ..evaluation.recognizers import Recognizer
     from ..learning.settings import InversionSettings
-    from .sampling import Sampling
+    from .sampling_settings import Sampling
 
 METHODS = {
     "names": "cross initialization from names",
@@ -90,6 +90,9 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--count", type=int, default=1, metavar="N", help="pictures of each prompt; default: %(default)s"
     )
+    command.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="pictures that are made at once; default: %(default)s"
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     command.add_argument(
         "--sampling-steps", type=int, default=50, metavar="N", help="of a picture; default: %(default)s"
@@ -133,13 +136,18 @@ def reproduce(options: argparse.Namespace) -> None:
     from ..evaluation.reproduction import write_reproduction
     from ..precision import DTYPES, resolve_precision
     from .arguments import chosen_device
-    from .sampling import PlacedPrompt, Sampling
+    from .models import check_model
+    from .pictures import PlacedPrompt
+    from .sampling_settings import Sampling
 
     say = Screen().say
     methods = _methods(options.methods)
-    sampling = Sampling(options.sampling_steps, options.guidance, options.seed, options.count)
+    sampling = Sampling(
+        options.sampling_steps, options.guidance, options.seed, options.count, batch_size=options.batch_size
+    )
     sampling.check()
     device = chosen_device(options.device)
+    check_model(options.model)
     base = _base(options.model)
     settings = {method: _settings(options, method, base) for method in methods}
     prompts = chosen_prompts(options)
@@ -188,11 +196,6 @@ def _base(model: Path) -> str:
     from ..diffusers_backbone import widths_of
     from ..families import base_of_widths
 
-    if not model.exists():
-        raise FileNotFoundError(
-            f"There is no model at '{quoted(model, 250)}'. Give a folder in diffusers' layout, or a checkpoint file. Nothing is "
-            "downloaded."
-        )
     return base_of_widths(widths_of(model))
 
 
@@ -392,27 +395,31 @@ def _draw_all(
     from tqdm import tqdm
 
     from ..tokens.token_files import load_learned_token
-    from .sampling import PlacedPrompt, sample
+    from .pictures import PlacedPrompt, write_picture
+    from .sampling import Sampler
 
-    missing: list[tuple[str, _Subject, int, int]] = []
+    seeds = range(sampling.seed, sampling.seed + sampling.count)
+    missing: list[tuple[str, _Subject, int, list[int]]] = []
     for method in methods:
         for subject in subjects:
             for number in range(1, len(prompts) + 1):
-                there = len(_drawn(folder.pictures(method, subject.name, number)))
-                if there < sampling.count:
-                    missing.append((method, subject, number, there))
+                place = folder.pictures(method, subject.name, number)
+                if absent := [seed for seed in seeds if not (place / f"{seed}.png").is_file()]:
+                    missing.append((method, subject, number, absent))
     if not missing:
         return
-    backbone = _backbone(model, device, dtype)
-    total = sum(sampling.count - there for *_, there in missing)
+    sampler = Sampler(_backbone(model, device, dtype), sampling, dtype, silent=True)
+    total = sum(len(absent) for *_, absent in missing)
     with tqdm(total=total, unit="picture", dynamic_ncols=True, file=Screen(), desc="drawing") as bar:
-        for method, subject, number, there in missing:
+        for method, subject, number, absent in missing:
             token = load_learned_token(folder.token(method, subject.name))
-            rest = replace(sampling, seed=sampling.seed + there, count=sampling.count - there)
-            placed = [PlacedPrompt.of(prompts[number - 1], [token.name])]
+            conditioning = sampler.conditioning(PlacedPrompt.of(prompts[number - 1], [token.name]), [token.vectors])
             place = folder.pictures(method, subject.name, number)
-            for _ in sample(backbone, [token], placed, rest, place, dtype):
-                bar.update(1)
+            for start in range(0, len(absent), sampling.batch_size):
+                batch = absent[start : start + sampling.batch_size]
+                for seed, picture in zip(batch, sampler.pictures(conditioning, batch), strict=True):
+                    write_picture(picture, place / f"{seed}.png", "Make room, then run the same command again.")
+                    bar.update(1)
 
 
 def _drawn(place: Path) -> list[Path]:
@@ -468,21 +475,12 @@ def _backbone(
     model: Path, device: torch.device, dtype: torch.dtype | None = None, *, learning: str | None = None
 ) -> DiffusersBackbone:
     """The model in `dtype`, or as a run learns on it: in float32, but for SDXL's UNet on a GPU, which is copied in its own."""
-    try:
-        import diffusers
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            f"This command needs diffusers ({error}). Install it: pip install 'crossinit[cli]'"
-        ) from error
-    from ..diffusers_backbone import DiffusersBackbone
-    from ..precision import DTYPES, resolve_precision
+    import torch
 
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+    from ..precision import DTYPES, resolve_precision
+    from .models import load_backbone
+
     unet_dtype = None
     if learning is not None and device.type == "cuda" and _base(model) == "sdxl":
         unet_dtype = DTYPES[resolve_precision(learning, device)]  # type: ignore[arg-type]
-    return DiffusersBackbone.from_pretrained(model, device=device, dtype=dtype or torch.float32, unet_dtype=unet_dtype)
+    return load_backbone(model, device, dtype or torch.float32, unet_dtype)

@@ -1,12 +1,10 @@
-"""Pictures of learned people: prompts with people in them, checked first and then sampled one by one."""
+"""Pictures of learned people, sampled as the published script does it: DPM-Solver++."""
 
 from __future__ import annotations
 
-import io
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,138 +12,108 @@ import torch
 from torch import Tensor
 
 from ..backbone import Encoded
-from ..files import write_atomically
 from ..models.private_copy import private_copy
 from ..prompt_chunks import encode_prompt
-from ..prompts import PLACE, fill_places
-from ..text import check_text, quoted
-from ..tokens.learned_token import LearnedToken, suggest_token_name
+from ..tokens.learned_token import LearnedToken
+from .control import Control
+from .pictures import Picture, PlacedPrompt, write_picture
+from .sampling_settings import Sampling
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..diffusers_backbone import DiffusersBackbone
 
-SIZES = (64, 4096)
-_MOST_STEPS = 1000
-_LONGEST_LINE = 580
 
+class Sampler:
+    """Makes pictures on a backbone. The VAE decodes in float32 if the model is in float16, in which SDXL's overflows.
 
-@dataclass(frozen=True)
-class Sampling:
-    """How pictures are made; the defaults are the published ones. `resolution` None is the model's own."""
+    Each picture has a random generator of its own, so it does not depend on the others; torch's own random numbers are not used.
+    """
 
-    steps: int = 50
-    guidance: float = 7.5
-    seed: int = 0
-    count: int = 1
-    resolution: int | None = None
+    def __init__(
+        self,
+        backbone: DiffusersBackbone,
+        sampling: Sampling,
+        dtype: torch.dtype,
+        *,
+        control: Control | None = None,
+        silent: bool = False,
+    ) -> None:
+        """`dtype` is the UNet's. `silent` shows no progress bar."""
+        self._backbone, self._sampling, self._dtype = backbone, sampling, dtype
+        self._pipeline = _pipeline(backbone, control)
+        self._control = {"image": control.picture, "controlnet_conditioning_scale": control.strength} if control else {}
+        if silent:
+            self._pipeline.set_progress_bar_config(disable=True)
+        half = backbone.vae.dtype == torch.float16
+        self._vae = private_copy(backbone.vae, lambda name: torch.float32) if half else backbone.vae
+        self._nothing = encode_prompt(backbone, [])
 
-    def check(self) -> None:
-        """Raises ValueError for a number that no picture can be made with."""
-        if min(self.steps, self.count) < 1 or not 0 <= self.seed < 2**63:
-            raise ValueError("--steps and --count must be at least 1, and --seed from 0 to 2^63 - 1.")
-        if self.seed + self.count > 2**63:
-            raise ValueError("--seed and --count together go beyond 2^63 - 1, the last seed. Use smaller ones.")
-        if self.steps > _MOST_STEPS:
-            raise ValueError(
-                f"--steps is {quoted(self.steps, 60)}, but the noise schedule has {_MOST_STEPS} steps. 50 is usual."
-            )
-        if not (math.isfinite(self.guidance) and 0 <= self.guidance <= 1000):
-            raise ValueError(f"--guidance is {self.guidance}, but a number from 0 to 1000 is expected. 7.5 is usual.")
-        size, (low, high) = self.resolution, SIZES
-        if size is not None and (not low <= size <= high or size % 8):
-            raise ValueError(
-                f"--resolution is {quoted(size, 60)}, but a multiple of 8 from {low} to {high} is expected, in pixels. Use 512 "
-                "or 768, and 1024 on SDXL."
-            )
+    def conditioning(self, prompt: PlacedPrompt, people: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the pipeline is told of a prompt; `people` are the vectors (K, d) of each person."""
+        pieces = [piece if isinstance(piece, str) else people[piece] for piece in prompt.pieces]
+        encoded = encode_prompt(self._backbone, pieces)
+        return _conditioning(encoded, self._nothing, self._backbone.device, self._dtype)
 
-
-@dataclass(frozen=True)
-class PlacedPrompt:
-    """A prompt, and the same as texts and numbers of people, in its order."""
-
-    text: str
-    pieces: tuple[str | int, ...]
-
-    @classmethod
-    def of(cls, prompt: str, names: Sequence[str]) -> PlacedPrompt:
-        """Raises as `prompts.fill_places` does."""
-        check_text(prompt, "The prompt")
-        people: list[int] = []
-
-        def write(index: int, _: object) -> str:
-            people.append(index)
-            return "\0"
-
-        pieces: list[str | int] = [*fill_places(prompt, names, write).split("\0")]
-        for position, person in enumerate(people):
-            pieces.insert(2 * position + 1, person)
-        return cls(prompt, tuple(pieces))
-
-
-def check_everybody_is_placed(
-    names: Sequence[str], prompts: Sequence[PlacedPrompt], say: Callable[[str], None]
-) -> None:
-    """`say` gets a line for each prompt that does not place every person. Raises ValueError for a person in no prompt."""
-    for index, name in enumerate(names):
-        if not any(index in prompt.pieces for prompt in prompts):
-            raise ValueError(
-                f"No prompt places '{quoted(name)}'. Write {{{quoted(name)}}} or {{{index + 1}}} where the person goes, or "
-                "leave the token out."
-            )
-    for number, prompt in enumerate(prompts, start=1):
-        absent = [quoted(name, 60) for index, name in enumerate(names) if index not in prompt.pieces]
-        if absent:
-            say(quoted(f"Prompt {number} does not place: {', '.join(absent)}.", _LONGEST_LINE))
+    @torch.no_grad()
+    def pictures(self, conditioning: dict[str, Tensor], seeds: Sequence[int]) -> list[Image]:
+        """A picture for each seed, all at once."""
+        many = {name: tensor.expand(len(seeds), *tensor.shape[1:]) for name, tensor in conditioning.items()}
+        latents = self._pipeline(
+            **many,
+            **self._control,
+            num_inference_steps=self._sampling.steps,
+            guidance_scale=self._sampling.guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            height=self._sampling.resolution,
+            width=self._sampling.resolution,
+            output_type="latent",
+        ).images
+        return [_decode(self._vae, one, self._pipeline.image_processor) for one in latents.split(1)]
 
 
 def sample(
     backbone: DiffusersBackbone,
     tokens: Sequence[LearnedToken],
-    prompts: Sequence[PlacedPrompt],
+    pictures: Sequence[Picture],
     sampling: Sampling,
-    folder: Path,
     dtype: torch.dtype,
+    *,
+    control: Control | None = None,
+    again: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Path]:
-    """Write the pictures, each whole or not at all, and give their paths.
+    """Write the pictures, each whole or not at all, and give their paths. `again` says that the same command goes on after an
+    error. `say` gets a line if the memory is too small for a batch: the rest is made one by one.
 
-    DPM-Solver++, as published. The VAE decodes in float32 if the model is in float16, in which SDXL's overflows. Each picture has a random generator of its own, so it does not depend on the others.
     Raises OSError that names the picture and says what to do if one cannot be written.
     """
-    pipeline = _pipeline(backbone)
-    vae = private_copy(backbone.vae, lambda name: torch.float32) if dtype == torch.float16 else backbone.vae
-    nothing = encode_prompt(backbone, [])
-    for number, prompt in enumerate(prompts, start=1):
-        pieces = [piece if isinstance(piece, str) else tokens[piece].vectors for piece in prompt.pieces]
-        encoded = encode_prompt(backbone, pieces)
-        conditioning = _conditioning(encoded, nothing, backbone.device, dtype)
-        name = suggest_token_name(PLACE.sub("", prompt.text))[:80]
-        for seed in range(sampling.seed, sampling.seed + sampling.count):
-            latents = pipeline(
-                **conditioning,
-                num_inference_steps=sampling.steps,
-                guidance_scale=sampling.guidance,
-                generator=torch.Generator().manual_seed(seed),
-                height=sampling.resolution,
-                width=sampling.resolution,
-                output_type="latent",
-            ).images
-            picture = _decode(vae, latents, pipeline.image_processor)
-            path = _free(folder / f"{number:03d}-{name}-{seed}.png")
-            content = io.BytesIO()
-            picture.save(content, format="PNG")
+    sampler = Sampler(backbone, sampling, dtype, control=control)
+    at_once = sampling.batch_size
+    for prompt, of_one in groupby(pictures, key=lambda picture: picture.prompt):
+        conditioning = sampler.conditioning(prompt, [token.vectors for token in tokens])
+        waiting = list(of_one)
+        while waiting:
+            batch = waiting[:at_once]
             try:
-                write_atomically(path, content.getvalue())
-            except OSError as error:
-                raise OSError(
-                    f"The picture '{quoted(path, 250)}' could not be written ({quoted(error.strerror or error)}). Those before "
-                    f"it are whole. Make room or choose another --out, then go on with --seed {seed}."
-                ) from error
-            yield path
+                made = sampler.pictures(conditioning, [picture.seed for picture in batch])
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                at_once = 1
+                say(f"There is not enough memory for {len(batch)} pictures at once: going on one by one.")
+                continue
+            waiting = waiting[at_once:]
+            for picture, image in zip(batch, made, strict=True):
+                path = _free(picture.path)
+                go_on = "run the same command again" if again else f"go on with --seed {picture.seed}"
+                write_picture(
+                    image, path, f"Those before it are whole. Make room or choose another --out, then {go_on}."
+                )
+                yield path
 
 
-@torch.no_grad()
 def _decode(vae: Any, latents: Tensor, processor: Any) -> Image:
     decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
     return processor.postprocess(decoded, output_type="pil")[0]
@@ -170,33 +138,31 @@ def _conditioning(encoded: Encoded, nothing: Encoded, device: torch.device, dtyp
     return {name: tensor.to(device, dtype) for name, tensor in given.items()}
 
 
-def _pipeline(backbone: DiffusersBackbone) -> Any:
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+def _pipeline(backbone: DiffusersBackbone, control: Control | None) -> Any:
+    import diffusers
 
     config = dict(backbone.scheduler_config)
     if config.get("rescale_betas_zero_snr"):
         config["timestep_spacing"] = "trailing"  # begins at pure noise (Lin et al., 2023, arXiv 2305.08891)
+    parts: dict[str, Any] = {"controlnet": control.model} if control else {}
+    kind: Any
+    if backbone.text_encoder_2 is not None:
+        kind = diffusers.StableDiffusionXLControlNetPipeline if control else diffusers.StableDiffusionXLPipeline
+        parts |= {
+            "text_encoder_2": backbone.text_encoder_2,
+            "tokenizer_2": backbone.tokenizer_2,
+            "add_watermarker": False,
+        }
+    else:
+        kind = diffusers.StableDiffusionControlNetPipeline if control else diffusers.StableDiffusionPipeline
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # about the age of the model's own files
-        scheduler = DPMSolverMultistepScheduler.from_config(config)
-        if backbone.text_encoder_2 is not None:
-            return StableDiffusionXLPipeline(
-                vae=backbone.vae,
-                text_encoder=backbone.text_encoder,
-                text_encoder_2=backbone.text_encoder_2,
-                tokenizer=backbone.tokenizer,
-                tokenizer_2=backbone.tokenizer_2,
-                unet=backbone.unet,
-                scheduler=scheduler,  # pyright: ignore[reportArgumentType]
-                add_watermarker=False,
-            )
-        return StableDiffusionPipeline(
+        return kind(
             vae=backbone.vae,
             text_encoder=backbone.text_encoder,
             tokenizer=backbone.tokenizer,
             unet=backbone.unet,
-            scheduler=scheduler,  # pyright: ignore[reportArgumentType]
-            safety_checker=None,  # pyright: ignore[reportArgumentType]
-            feature_extractor=None,  # pyright: ignore[reportArgumentType]
-            requires_safety_checker=False,
+            scheduler=diffusers.DPMSolverMultistepScheduler.from_config(config),
+            **parts,
         )

@@ -25,10 +25,9 @@ def train_many(options: argparse.Namespace) -> None:
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """All arguments and options of the command."""
-    from ..initialization import START_STATES
+    from ..choices import PRECISIONS, START_STATES
     from ..learning.settings import METHODS, PRESETS, REGULARIZERS, SCHEDULES
     from ..many.people import OPTIONS
-    from ..precision import PRECISIONS
 
     command.add_argument(
         "people",

@@ -6,9 +6,8 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from ..choices import PRECISIONS, Precision
 from ..families import TIMESTEPS
-from ..photos.images import check_resolution
-from ..precision import PRECISIONS, Precision
 from ..prompts import SUBJECT, TEMPLATES
 
 MemoryMode = Literal["auto", "normal", "low"]
@@ -101,6 +100,8 @@ class InversionSettings:
                 f"The published runs use (0, {TIMESTEPS})."
             )
         if self.resolution is not None:
+            from ..photos.images import check_resolution  # brings PyTorch, which a list of settings does not need
+
             check_resolution(self.resolution)
 
     def sized(self, own: int) -> InversionSettings:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..families import UNCLIP, USE_KNOWN_FAMILY, for_inpainting, other_family, special_version
 from ..text import quoted
+from .checkpoint_file import SUFFIXES
 
 PARTS = ("tokenizer", "text_encoder", "unet", "vae", "scheduler/scheduler_config.json")
 
@@ -38,11 +39,8 @@ def check_folder(folder: Path) -> None:
             f"'{shown}' is a file, but a model is expected: a folder in diffusers' layout, or a checkpoint that ends in "
             ".safetensors or .ckpt."
         )
-    if not folder.exists() and re.fullmatch(r"[\w.-]+[/\\][\w.-]+", str(folder)) and not folder.parent.exists():
-        raise FileNotFoundError(
-            f"'{shown}' is not a diffusers model folder: there is none of that name here. If it is a model's name on a hub, "
-            f"download it first (hf download {quoted(folder.as_posix(), 100)} --local-dir FOLDER), then give that FOLDER."
-        )
+    if not folder.exists():
+        _say_what_is_missing(folder)
     for part, family in _OTHERS.items():
         if (folder / part).exists():
             raise ValueError(f"'{shown}' {other_family(family)}. {USE_KNOWN_FAMILY}")
@@ -73,6 +71,26 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"'{shown}' {special_version(what)}.")
     if config.get("addition_embed_type") is not None and not has_two:
         raise ValueError(f"'{shown}' {other_family('of the SDXL family (its refiner, perhaps)')}. {USE_KNOWN_FAMILY}")
+
+
+def _say_what_is_missing(model: Path) -> NoReturn:
+    """Raises FileNotFoundError or ValueError for a path at which there is nothing."""
+    shown, text = quoted(model, 200), model.as_posix()
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/+\w", text):
+        raise ValueError(
+            f"'{shown}' is an address, and nothing is downloaded here. Download the model first, then give the path of its folder or "
+            "of its checkpoint file."
+        )
+    if model.suffix.lower() in (*SUFFIXES, ".gguf"):
+        there = "" if model.parent.exists() else f", and no folder '{quoted(model.parent, 150)}'"
+        raise FileNotFoundError(f"There is no checkpoint file at '{shown}'{there}. Give the path of one that is there.")
+    start = f"'{shown}' is not a diffusers model folder: there is none of that name here."
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) and not (model.parent.exists() and "/" in text):
+        raise FileNotFoundError(
+            f"{start} If it is a model's name on a hub, download it first "
+            f"(hf download {quoted(text, 100) if '/' in text else 'OWNER/NAME'} --local-dir FOLDER), then give that FOLDER."
+        )
+    raise FileNotFoundError(f"{start} Give the path of a folder in diffusers' layout, or of a checkpoint file.")
 
 
 def name_of(folder: Path) -> str:

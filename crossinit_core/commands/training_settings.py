@@ -1,0 +1,77 @@
+"""The settings of a run from the options of `train`: those of the preset, with every option that was given in its place."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from typing import Any
+
+from ..learning.settings import InversionSettings, presets_of
+from ..text import quoted
+
+DIRECTION_RATE, DIRECTION_PRIOR = 0.04, 1e-4
+"""The published ones of learning the direction alone, eta and kappa, at batch 4 on SDXL: 0.01 x 4 (kunheek/dti,
+`src/dti/argument_parser.py`)."""
+
+_MOST_SAMPLES = 4096
+_MOST_STEPS = 1_000_000
+
+
+def settings_of(options: argparse.Namespace, base: str) -> InversionSettings:
+    """The checked settings for a model of the family `base`.
+
+    Raises ValueError of one line for the first option that is out of range, or that the chosen method does not use.
+    """
+    names = [field.name for field in fields(InversionSettings)]
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    if "timesteps" in given:
+        given["timesteps"] = tuple(given["timesteps"])
+    preset = presets_of(base)[options.preset]
+    method = given.get("method", preset.method)
+    if preset.method == "direction" != method:
+        raise ValueError(
+            f"--method is {method}, but --preset {options.preset} learns the direction alone, at a rate for that. Leave one of them "
+            "out."
+        )
+    _check_method(given, method)
+    if method == "direction" != preset.method:
+        given = {"learning_rate": DIRECTION_RATE, "prior": DIRECTION_PRIOR, **given}
+    settings = replace(preset, **given)
+    try:
+        settings.check()
+    except ValueError as error:
+        name = str(error).partition(" ")[0]
+        raise ValueError(_named(name, str(error)) if name in given else str(error)) from error
+    if settings.steps > _MOST_STEPS:
+        raise ValueError(
+            f"--steps is {quoted(settings.steps, 60)}, but at most {_MOST_STEPS} are possible. The published runs use 320, and 400 on "
+            "SDXL."
+        )
+    if settings.batch_size > _MOST_SAMPLES:
+        raise ValueError(
+            f"--batch-size is {quoted(settings.batch_size, 60)}, but at most {_MOST_SAMPLES} are possible. 8 is usual, and 4 "
+            "on SDXL."
+        )
+    return settings
+
+
+def _check_method(given: dict[str, Any], method: str) -> None:
+    """An option that changes nothing would be taken for one that does."""
+    unused: tuple[str, ...]
+    if method == "direction":
+        what = "--method direction" if "method" in given else "this preset, which learns the direction alone,"
+        unused, way_out = ("regularization", "regularizer", "weight_decay"), f"{what} does not use it"
+    else:
+        unused, way_out = ("prior",), "only --method direction uses it"
+    for name in unused:
+        if name in given:
+            raise ValueError(f"{_option(name)} is {quoted(given[name], 60)}, but {way_out}. Leave one of them out.")
+
+
+def _named(name: str, message: str) -> str:
+    option = _option(name)
+    return f"--{message}" if option == f"--{name}" else f"{option}: {message}"
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
