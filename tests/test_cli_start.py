@@ -79,7 +79,18 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     shown = capsys.readouterr().out
-    for name in ("train", "train-many", "generate", "convert", "blend", "rescale", "report", "inspect"):
+    for name in (
+        "train",
+        "train-many",
+        "evaluate",
+        "reproduce",
+        "generate",
+        "convert",
+        "blend",
+        "rescale",
+        "report",
+        "inspect",
+    ):
         assert f"\n    {name}" in shown
         with pytest.raises(SystemExit) as ended:
             cli.main([name, "--help"])
