@@ -48,7 +48,9 @@ SET = """([name, outer, inner]) => {
 @pytest.mark.parametrize("name", sorted(BLUEPRINTS))
 def test_a_blueprint_file_fits_the_nodes_of_today(live: Any, name: str) -> None:
     saved = json.loads((REPOSITORY / "subgraphs" / f"{name}.json").read_text(encoding="utf-8"))
-    assert saved == saved_blueprint(name, BLUEPRINTS[name], live.info), "write it anew: python -m devtools.workflows.author"
+    assert saved == saved_blueprint(name, BLUEPRINTS[name], live.info), (
+        "write it anew: python -m devtools.workflows.author"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,8 @@ def learned_name(classic: ComfyPage) -> str:
     assert sent["CrossInitPrepareFace"]["resolution"] == 128
     assert (sent["EmptyLatentImage"]["width"], sent["EmptyLatentImage"]["height"]) == (128, 128)
     classic.screenshot(SCREENSHOTS / "blueprint-learn.png")
-    classic.run()
+    classic.start()
+    classic.wait_for_picture("PreviewImage")
     return "in-one-node"
 
 
@@ -86,16 +89,17 @@ def test_one_node_uses_a_learned_face(classic: ComfyPage, learned_name: str) -> 
     assert sent["CrossInitLoad"]["file"] == f"{learned_name}.safetensors"
     assert sent["CrossInitEncodePrompt"]["text"] == "a {} person in the snow"
     classic.screenshot(SCREENSHOTS / "blueprint-use.png")
-    classic.run()
+    classic.start()
+    classic.wait_for_picture("PreviewImage")
     assert classic.pictures("PreviewImage") == [[128, 128]]
 
 
-def test_the_search_says_what_a_blueprint_does(classic: ComfyPage) -> None:
-    definitions = classic.page.evaluate(
-        "async () => (await (await fetch('/global_subgraphs')).json())",
-    )
-    ours = {entry["name"] for entry in definitions.values() if "ComfyUI" in entry["info"]["node_pack"] or entry["name"] in BLUEPRINTS}
-    assert set(BLUEPRINTS) <= ours
+def test_the_search_offers_both_by_what_they_do(classic: ComfyPage) -> None:
+    hands.new_graph(classic)
+    hands.open_search(classic, (700, 300))
+    offered = hands.search(classic, "learn a face")
+    hands.close_search(classic)
+    assert set(BLUEPRINTS) <= set(offered)
 
 
 @pytest.mark.parametrize("name", sorted(APPS))
