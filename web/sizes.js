@@ -1,29 +1,35 @@
-// A node that was just put on the canvas is wide enough for its title and its lines, and high enough to write a prompt in.
-// A node of a file gets its own size afterwards.
+// A node that was just put on the canvas shows its whole title and the names of files, and has room to write a prompt in.
+// A node of a workflow's file gets its own size afterwards.
 
 import { app } from '../../scripts/app.js'
 
-const CHARACTER = 8.5 // Pixels of a character of a title, on the average.
-const BESIDE_THE_TITLE = 110 // The dot before it, and what the page shows behind it.
+const WIDTH = {
+  CrossInitEncodePrompt: 400,
+  CrossInitLearn: 340,
+  CrossInitLoad: 360,
+  CrossInitPrepareFace: 320,
+  CrossInitPromptList: 440,
+  CrossInitSave: 340
+}
+const HEIGHT = { CrossInitEncodePrompt: 240, CrossInitPromptList: 340 } // Of nodes with a box for prompts.
 
-// Width and height at least. Of the height, a box for a text takes what the other widgets leave.
-const ROOM = {
-  CrossInitEncodePrompt: [400, 240],
-  CrossInitPromptList: [440, 340],
-  CrossInitLearn: [360, 0],
-  CrossInitPrepareFace: [320, 0],
-  CrossInitCelebrityNames: [320, 0],
-  CrossInitInitializeWords: [340, 0],
-  CrossInitSave: [340, 0],
-  CrossInitLoad: [340, 0]
+// What the page leaves for a title is the node without a title's height at either side.
+function titleWidth(node) {
+  const context = document.createElement('canvas').getContext('2d')
+  context.font = node.titleFontStyle
+  return Math.ceil(context.measureText(node.title).width) + 2 * LiteGraph.NODE_TITLE_HEIGHT + 10
 }
 
 app.registerExtension({
   name: 'crossinit.sizes',
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith('CrossInit')) return
-    const [width, height] = ROOM[node.comfyClass] ?? [0, 0]
-    const title = Math.ceil(String(node.title ?? '').length * CHARACTER) + BESIDE_THE_TITLE
-    node.setSize([Math.max(node.size[0], width, title), Math.max(node.size[1], height)])
+    // In the page's Nodes 2.0 a node is at least as high as what it shows, which does not hold the advanced inputs that its
+    // size was computed from. A classic node grows by itself.
+    const own = LiteGraph.vueNodesMode ? 0 : node.size[1]
+    node.setSize([
+      Math.max(node.size[0], WIDTH[node.comfyClass] ?? 0, titleWidth(node)),
+      Math.max(own, HEIGHT[node.comfyClass] ?? 0)
+    ])
   }
 })
