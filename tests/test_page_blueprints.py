@@ -14,22 +14,28 @@ import pytest
 from devtools.page import hands
 from devtools.page.driver import ComfyPage
 from devtools.workflows.blueprints import BLUEPRINTS, saved_blueprint
-from devtools.workflows.shipped import APPS
+from devtools.workflows.look import open_app
+from devtools.workflows.miniature import WORKFLOW as MINIATURE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCREENSHOTS = REPOSITORY / "test-output"
+LEARN, USE = "Learn a face", "Use a learned face"
 
+# The miniature and a drawn person to the left of the one node, and what shows its results to the right.
 CONNECT = """name => {
     const [node] = app.graph.nodes.filter(n => n.title === name)
-    const put = (type, at) => { const n = LiteGraph.createNode(type); n.pos = at; app.graph.add(n); return n }
-    const model = put('CrossInitMiniature', [40, 80])
+    const [left, top] = node.pos
+    const put = (type, x, y) => {
+        const made = LiteGraph.createNode(type)
+        made.pos = [left + x, top + y]
+        app.graph.add(made)
+        return made
+    }
     const wire = (from, slot, to, input) => from.connect(slot, to, to.inputs.findIndex(i => i.name === input))
-    wire(model, 0, node, 'model'); wire(model, 1, node, 'clip'); wire(model, 2, node, 'vae')
-    if (node.inputs.some(i => i.name === 'image')) wire(put('CrossInitDrawnPerson', [40, 320]), 0, node, 'image')
-    const shown = put('PreviewImage', [1200, 80])
-    wire(node, node.outputs.findIndex(o => o.name === 'image'), shown, 'images')
-    const text = node.outputs.findIndex(o => o.name === 'prompt_text')
-    if (text >= 0) wire(node, text, put('PreviewAny', [1200, 420]), 'source')
+    const model = put('CrossInitMiniature', -400, 0)
+    for (const [slot, input] of ['model', 'clip', 'vae'].entries()) wire(model, slot, node, input)
+    if (node.inputs.some(i => i.name === 'photo')) wire(put('CrossInitDrawnPerson', -400, 200), 0, node, 'photo')
+    wire(node, node.outputs.findIndex(o => o.name === 'picture'), put('PreviewImage', 520, 0), 'images')
 }"""
 
 SET = """([name, outer, inner]) => {
@@ -53,45 +59,55 @@ def test_a_blueprint_file_fits_the_nodes_of_today(live: Any, name: str) -> None:
     )
 
 
+def _put(page: ComfyPage, name: str, outer: dict[str, Any], inner: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A blueprint from the search box, connected and with these values; returns what the page would send, by node type."""
+    hands.new_graph(page)
+    hands.add_from_search(page, name.lower(), name, (700, 300))
+    page.page.evaluate(CONNECT, name)
+    page.page.evaluate(SET, [name, outer, inner])
+    return {node["class_type"]: node["inputs"] for node in page.prompt().values()}
+
+
+@pytest.fixture(scope="module", params=["classic", "newer"])
+def page(request: pytest.FixtureRequest) -> Any:
+    """The page with either kind of nodes."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def learned_name(classic: ComfyPage) -> str:
-    """Learn a face, from the search box to a picture, on the miniature."""
-    name = "Learn a face"
-    hands.new_graph(classic)
-    hands.add_from_search(classic, "learn a face", name, (700, 300))
-    classic.page.evaluate(CONNECT, name)
-    outer = {"name": "in-one-node", "preset": "custom", "resolution": 128, "framing": "by hand"}
+def learned_name(page: ComfyPage) -> str:
+    """Learn a face, from the search box to a picture, on the miniature; the name that the face has."""
+    name = "one-node-of-elements" if page.has_newer_nodes() else "one-node"
+    outer = {"name": name, "preset": "custom", "resolution": 128, "framing": "by hand", "prompt": "a {} person outside"}
     inner = {"CrossInitLearn": {"steps": 2, "batch_size": 1}, "KSampler": {"steps": 2}}
-    classic.page.evaluate(SET, [name, outer, inner])
-    sent = {node["class_type"]: node["inputs"] for node in classic.prompt().values()}
-    assert sent["CrossInitLearn"]["name"] == "in-one-node"
+    sent = _put(page, LEARN, outer, inner)
+    assert sent["CrossInitLearn"]["name"] == name
     assert sent["CrossInitPrepareFace"]["resolution"] == 128
+    assert sent["CrossInitEncodePrompt"]["text"] == "a {} person outside"
     assert (sent["EmptyLatentImage"]["width"], sent["EmptyLatentImage"]["height"]) == (128, 128)
-    classic.screenshot(SCREENSHOTS / "blueprint-learn.png")
-    classic.start()
-    classic.wait_for_picture("PreviewImage")
-    return "in-one-node"
+    page.run()
+    page.screenshot(SCREENSHOTS / f"blueprint-{name}.png")
+    return name
 
 
-def test_one_node_learns_keeps_and_shows_a_face(live: Any, classic: ComfyPage, learned_name: str) -> None:
+def test_one_node_learns_keeps_and_shows_a_face(live: Any, page: ComfyPage, learned_name: str) -> None:
     assert (live.embeddings / f"{learned_name}.safetensors").is_file()
-    assert classic.pictures("PreviewImage") == [[128, 128]]
+    assert {"Learn Face (train)", "Save Learned Token", "KSampler"} <= set(page.ran())
+    assert page.pictures("PreviewImage") == [[128, 128]]
+    assert page.errors() == []
 
 
-def test_one_node_uses_a_learned_face(classic: ComfyPage, learned_name: str) -> None:
-    name = "Use a learned face"
-    hands.new_graph(classic)
-    hands.add_from_search(classic, "use a learned face", name, (700, 300))
-    classic.page.evaluate(CONNECT, name)
-    outer = {"file": f"{learned_name}.safetensors", "text": "a {} person in the snow", "resolution": 128}
-    classic.page.evaluate(SET, [name, outer, {"KSampler": {"steps": 2}}])
-    sent = {node["class_type"]: node["inputs"] for node in classic.prompt().values()}
+def test_one_node_uses_a_learned_face_with_another_seed_each_run(page: ComfyPage, learned_name: str) -> None:
+    outer = {"file": f"{learned_name}.safetensors", "prompt": "a {} person in the snow", "resolution": 128}
+    sent = _put(page, USE, outer, {"KSampler": {"steps": 2}})
     assert sent["CrossInitLoad"]["file"] == f"{learned_name}.safetensors"
     assert sent["CrossInitEncodePrompt"]["text"] == "a {} person in the snow"
-    classic.screenshot(SCREENSHOTS / "blueprint-use.png")
-    classic.start()
-    classic.wait_for_picture("PreviewImage")
-    assert classic.pictures("PreviewImage") == [[128, 128]]
+    assert sent["KSampler"]["seed"] == 42
+    page.run()
+    page.screenshot(SCREENSHOTS / f"blueprint-use-{learned_name}.png")
+    assert page.pictures("PreviewImage") == [[128, 128]]
+    after = {node["class_type"]: node["inputs"] for node in page.prompt().values()}
+    assert after["KSampler"]["seed"] != 42
 
 
 def test_the_search_offers_both_by_what_they_do(classic: ComfyPage) -> None:
@@ -102,14 +118,14 @@ def test_the_search_offers_both_by_what_they_do(classic: ComfyPage) -> None:
     assert set(BLUEPRINTS) <= set(offered)
 
 
-@pytest.mark.parametrize("name", sorted(APPS))
-def test_a_workflow_opens_as_an_app(classic: ComfyPage, name: str) -> None:
-    """In App mode the page shows the workflow's own inputs; which those are, the page says in what it saves."""
-    classic.load(REPOSITORY / "workflows" / f"{name}.json")
-    classic.command("Comfy.ToggleLinear")
-    classic.page.wait_for_timeout(3000)
-    classic.page.screenshot(path=SCREENSHOTS / f"app-{name}.png")
+def test_a_workflow_runs_as_an_app(classic: ComfyPage) -> None:
+    """In App mode the page shows the workflow's own inputs, and its pictures after Run."""
+    open_app(classic, REPOSITORY / "workflows" / f"{MINIATURE}.json")
     text = classic.page.locator("body").inner_text()
-    for widget in ("name", "preset") if name.startswith("01") else ("text",):
-        assert widget in text
+    assert all(widget in text for widget in ("seed", "name", "text"))
+    quick = [("CrossInitLearn", "steps", 2), ("KSampler (plain)", "steps", 2), ("KSampler (prompt)", "steps", 2)]
+    classic.set_widgets(*quick)
+    classic.page.get_by_test_id("linear-run-button").click()
+    classic.page.get_by_test_id("linear-image-output").first.wait_for(timeout=120_000)
+    classic.screenshot(SCREENSHOTS / "app-ran.png")
     classic.command("Comfy.ToggleLinear")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .graph import Link, Pair, Workflow
 from .layout import Column, Frame, lay_out
@@ -69,7 +69,7 @@ def learn_a_face() -> Blueprint:
     workflow = lay_out(
         [
             Frame("Outside", LOAD, [Column(320, [checkpoint(), photo()])]),
-            Frame("1. Photo", LOAD, [Column(320, [prepare()])]),
+            Frame("1. Photo", LOAD, [Column(320, [replace(prepare(), grows=False)])]),
             Frame("2. Learn the face", LEARN, [Column(320, [names(), start()]), Column(380, [learn()])]),
             Frame("3. Keep it", LOOK, [Column(340, [save_token()])]),
             Frame(
@@ -81,20 +81,20 @@ def learn_a_face() -> Blueprint:
     )
     return Blueprint(
         "Learns a person's face from one photo, keeps it under a name in models/embeddings, and makes a first picture. "
-        "Connect Load Checkpoint and Load Image. The text that comes out is what prompts call the person. "
+        "Connect Load Checkpoint and Load Image. prompt_text is what other prompts call the person. "
         "Set resolution to 1024 for SDXL, and to 768 for a checkpoint made for 768.",
         ("face", "train", "textual inversion", "embedding", "portrait", "personalization", "cross initialization"),
         workflow,
-        {**_CHECKPOINT, ("photo", 0): "image"},
+        {**_CHECKPOINT, ("photo", 0): "photo"},
         {
             "name": [("learn", "name")],
             "preset": [("learn", "preset")],
-            "text": [("positive", "text")],
+            "prompt": [("positive", "text")],
             "resolution": [("prepare", "resolution"), *_SIDES],
             "framing": [("prepare", "framing")],
         },
-        {"token": ("save_token", 1), "image": ("decode", 0), "prompt_text": ("save_token", 0)},
-        size=(420, 400),
+        {"token": ("save_token", 1), "picture": ("decode", 0), "prompt_text": ("save_token", 0)},
+        size=(420, 480),
     )
 
 
@@ -114,10 +114,10 @@ def use_a_learned_face() -> Blueprint:
         ("face", "textual inversion", "embedding", "portrait", "cross initialization"),
         workflow,
         _CHECKPOINT,
-        {"file": [("face", "file")], "text": [("positive", "text")], "resolution": _SIDES},
-        {"image": ("decode", 0)},
+        {"file": [("face", "file")], "prompt": [("positive", "text")], "resolution": _SIDES},
+        {"picture": ("decode", 0)},
         [("sampler", "seed"), ("sampler", "control_after_generate")],
-        size=(420, 340),
+        size=(420, 400),
     )
 
 
@@ -227,7 +227,7 @@ def _node(number: int, subgraph: Json, blueprint: Blueprint, numbers: Mapping[st
         widget = {"widget": {"name": end["name"]}} if end["name"] in blueprint.widgets else {}
         sockets.append({"name": end["name"], "type": end["type"], **widget, "link": None})
     values = []
-    for key, name_inside in (places[0] for places in blueprint.widgets.values()):
+    for key, name_inside in [*(places[0] for places in blueprint.widgets.values()), *blueprint.shown]:
         inside = blueprint.workflow[0][numbers[key] - 1]
         found = {widget.name: value for widget, value in values_of(inside, definition_of(inside.type, info))}
         values.append(found[name_inside])
@@ -244,7 +244,7 @@ def _node(number: int, subgraph: Json, blueprint: Blueprint, numbers: Mapping[st
         "outputs": [{"name": end["name"], "type": end["type"], "links": []} for end in subgraph["outputs"]],
         "title": subgraph["name"],
         "properties": {"proxyWidgets": [*(["-1", widget] for widget in blueprint.widgets), *shown]},
-        "widgets_values": [*values, *(None for _ in shown)],
+        "widgets_values": values,
     }
 
 

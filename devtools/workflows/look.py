@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, TimeoutError
 
 from ..comfyui.links import PACK
 from ..comfyui.server import ComfyServer
@@ -108,6 +108,7 @@ def blueprints(browser: Browser, url: str, settings: dict[str, object], out: Pat
         made.append(page.screenshot(out.with_name(f"{out.name}-{number}-search.png")))
         hands.close_search(page)
         hands.add_from_search(page, name.lower(), name, (700, 300))
+        page.page.mouse.move(1500, 900)
         page.page.wait_for_timeout(1000)
         made.append(page.screenshot(out.with_name(f"{out.name}-{number}-node.png")))
         page.page.evaluate("() => { const [node] = app.graph.nodes; app.canvas.openSubgraph(node.subgraph, node) }")
@@ -125,13 +126,25 @@ def apps(browser: Browser, url: str, settings: dict[str, object], out: Path) -> 
     made: list[Path] = []
     for name in APPS:
         page = ComfyPage.open(browser, url, settings)
-        page.load(PACK / "workflows" / f"{name}.json")
-        page.command("Comfy.ToggleLinear")
-        page.page.wait_for_timeout(2500)
+        open_app(page, PACK / "workflows" / f"{name}.json")
         made.append(page.screenshot(out.with_name(f"{out.name}-{name}.png")))
         page.command("Comfy.ToggleLinear")
         page.close()
     return made
+
+
+def open_app(page: ComfyPage, workflow: Path) -> None:
+    """Open a workflow in App mode, without the page's tour."""
+    page.load(workflow)
+    page.page.wait_for_timeout(1000)  # the page ends a load by going back to the graph
+    page.command("Comfy.ToggleLinear")
+    for welcome in ("Skip", "Close"):
+        try:
+            page.page.get_by_role("dialog").get_by_role("button", name=welcome).click(timeout=2000)
+            break
+        except TimeoutError:
+            continue
+    page.settle()
 
 
 View = Callable[[Browser, str, dict[str, object], Path], Sequence[Path]]

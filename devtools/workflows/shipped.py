@@ -33,11 +33,11 @@ WORKFLOWS: dict[str, Workflow] = {
 
 APPS: dict[str, App] = {
     "01-learn-a-face": App(
-        [("photo", "image"), ("checkpoint", "ckpt_name"), ("learn", "name"), ("learn", "preset"), ("positive", "text")],
+        [("photo", "image"), ("learn", "name"), ("learn", "preset"), ("positive", "text"), ("checkpoint", "ckpt_name")],
         ["save_picture"],
     ),
     "02-use-a-learned-face": App(
-        [("face", "file"), ("checkpoint", "ckpt_name"), ("positive", "text")],
+        [("face", "file"), ("positive", "text"), ("checkpoint", "ckpt_name")],
         ["save_picture"],
     ),
     MINIATURE: App(
