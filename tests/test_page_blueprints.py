@@ -125,7 +125,7 @@ def test_a_workflow_runs_as_an_app(classic: ComfyPage) -> None:
     assert all(widget in text for widget in ("seed", "name", "text"))
     quick = [("CrossInitLearn", "steps", 2), ("KSampler (plain)", "steps", 2), ("KSampler (prompt)", "steps", 2)]
     classic.set_widgets(*quick)
-    classic.page.get_by_test_id("linear-run-button").click()
+    classic.page.get_by_test_id("linear-run-button").get_by_role("button", name="Run", exact=True).click()
     classic.page.get_by_test_id("linear-image-output").first.wait_for(timeout=120_000)
     classic.screenshot(SCREENSHOTS / "app-ran.png")
     classic.command("Comfy.ToggleLinear")
