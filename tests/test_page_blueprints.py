@@ -1,4 +1,5 @@
-"""Blueprints: whole workflows as one node, found by their names, on ComfyUI's real page; and workflows that open as apps.
+"""What there is to start from, on ComfyUI's real page: blueprints, which are whole workflows as one node, found by their names;
+workflows that open as apps; templates in their order.
 
 On a newer page: CROSSINIT_PAGE=.host/page-1.58.1
 """
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from devtools.comfyui.links import PACK_NAME
 from devtools.page import hands
 from devtools.page.driver import ComfyPage
 from devtools.workflows.blueprints import BLUEPRINTS, saved_blueprint
 from devtools.workflows.look import open_app
 from devtools.workflows.miniature import WORKFLOW as MINIATURE
+from devtools.workflows.shipped import WORKFLOWS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCREENSHOTS = REPOSITORY / "test-output"
@@ -92,7 +95,6 @@ def learned_name(page: ComfyPage) -> str:
 
 def test_one_node_learns_keeps_and_shows_a_face(live: Any, page: ComfyPage, learned_name: str) -> None:
     assert (live.embeddings / f"{learned_name}.safetensors").is_file()
-    assert {"Learn Face (train)", "Save Learned Token", "KSampler"} <= set(page.ran())
     assert page.pictures("PreviewImage") == [[128, 128]]
     assert page.errors() == []
 
@@ -129,3 +131,16 @@ def test_a_workflow_runs_as_an_app(classic: ComfyPage) -> None:
     classic.page.get_by_test_id("linear-image-output").first.wait_for(timeout=120_000)
     classic.screenshot(SCREENSHOTS / "app-ran.png")
     classic.command("Comfy.ToggleLinear")
+
+
+def test_the_templates_stand_in_the_order_of_their_numbers(classic: ComfyPage) -> None:
+    """A folder has no order of its own, and the server gives its files as they come."""
+    first = sorted(WORKFLOWS)[0]
+    hands.open_templates(classic, PACK_NAME, first)
+    shown = classic.page.locator("[data-testid^=template-workflow-]").evaluate_all(
+        "entries => entries.map(entry => entry.dataset.testid.replace('template-workflow-', ''))"
+    )
+    classic.screenshot(SCREENSHOTS / "templates.png")
+    classic.page.keyboard.press("Escape")
+    ours = [name for name in shown if name in WORKFLOWS]
+    assert ours[0] == first and ours == sorted(ours)
