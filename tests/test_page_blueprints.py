@@ -7,6 +7,7 @@ On a newer page: CROSSINIT_PAGE=.host/page-1.58.1
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,19 @@ def page(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What there was when the one node had learned a face of this name: titles of nodes that ran, pictures, and errors."""
+
+    name: str
+    ran: list[str]
+    pictures: list[list[int]]
+    errors: list[str]
+
+
 @pytest.fixture(scope="module")
-def learned_name(page: ComfyPage) -> str:
-    """Learn a face, from the search box to a picture, on the miniature; the name that the face has."""
+def learned_face(page: ComfyPage) -> Learned:
+    """Learn a face, from the search box to a picture, on the miniature."""
     name = "one-node-of-elements" if page.has_newer_nodes() else "one-node"
     outer = {"name": name, "preset": "custom", "resolution": 128, "framing": "by hand", "prompt": "a {} person outside"}
     inner = {"CrossInitLearn": {"steps": 2, "batch_size": 1}, "KSampler": {"steps": 2}}
@@ -90,23 +101,25 @@ def learned_name(page: ComfyPage) -> str:
     assert (sent["EmptyLatentImage"]["width"], sent["EmptyLatentImage"]["height"]) == (128, 128)
     page.run()
     page.screenshot(SCREENSHOTS / f"blueprint-{name}.png")
-    return name
+    return Learned(name, page.ran(), page.pictures("PreviewImage"), page.errors())
 
 
-def test_one_node_learns_keeps_and_shows_a_face(live: Any, page: ComfyPage, learned_name: str) -> None:
-    assert (live.embeddings / f"{learned_name}.safetensors").is_file()
-    assert page.pictures("PreviewImage") == [[128, 128]]
-    assert page.errors() == []
+def test_one_node_learns_keeps_and_shows_a_face(live: Any, learned_face: Learned) -> None:
+    assert (live.embeddings / f"{learned_face.name}.safetensors").is_file()
+    assert {"Learn Face (train)", "Save Learned Token", "KSampler"} <= set(learned_face.ran)
+    assert learned_face.pictures == [[128, 128]]
+    assert learned_face.errors == []
 
 
-def test_one_node_uses_a_learned_face_with_another_seed_each_run(page: ComfyPage, learned_name: str) -> None:
-    outer = {"file": f"{learned_name}.safetensors", "prompt": "a {} person in the snow", "resolution": 128}
+def test_one_node_uses_a_learned_face_with_another_seed_each_run(page: ComfyPage, learned_face: Learned) -> None:
+    file = f"{learned_face.name}.safetensors"
+    outer = {"file": file, "prompt": "a {} person in the snow", "resolution": 128}
     sent = _put(page, USE, outer, {"KSampler": {"steps": 2}})
-    assert sent["CrossInitLoad"]["file"] == f"{learned_name}.safetensors"
+    assert sent["CrossInitLoad"]["file"] == file
     assert sent["CrossInitEncodePrompt"]["text"] == "a {} person in the snow"
     assert sent["KSampler"]["seed"] == 42
     page.run()
-    page.screenshot(SCREENSHOTS / f"blueprint-use-{learned_name}.png")
+    page.screenshot(SCREENSHOTS / f"blueprint-use-{learned_face.name}.png")
     assert page.pictures("PreviewImage") == [[128, 128]]
     after = {node["class_type"]: node["inputs"] for node in page.prompt().values()}
     assert after["KSampler"]["seed"] != 42
