@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from devtools.comfyui.links import PACK_NAME
+from devtools.docs.fresh import open_app
 from devtools.page import hands
 from devtools.page.driver import ComfyPage
 from devtools.workflows.blueprints import BLUEPRINTS, saved_blueprint
-from devtools.workflows.look import open_app
 from devtools.workflows.miniature import WORKFLOW as MINIATURE
 from devtools.workflows.shipped import WORKFLOWS
 

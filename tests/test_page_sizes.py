@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from devtools.docs.fresh import put_every_node
 from devtools.page.driver import ComfyPage
-from devtools.workflows.look import put_every_node
 
 PROMPTS = ("CrossInitEncodePrompt", "CrossInitPromptList")
 

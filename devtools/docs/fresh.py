@@ -1,8 +1,8 @@
 """Takes pictures of what a newcomer puts on the page, for a person to look at: fresh nodes, blueprints, and apps.
 
-    python -m devtools.workflows.look --comfyui COMFYUI --base DIRECTORY --out FOLDER [--page .host/page-1.58.1]
+    python -m devtools.docs.fresh --comfyui COMFYUI --base DIRECTORY --out FOLDER [--page .host/page-1.58.1]
 
-Nothing runs. `devtools.docs.look` has the workflows and the help pages.
+Nothing runs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..comfyui.server import ComfyServer
 from ..page import hands
 from ..page.driver import BARE, ComfyPage, chromium
 from ..standins.miniature.stage import set_miniature_stage
-from .blueprints import BLUEPRINTS
-from .shipped import APPS
+from ..workflows.blueprints import BLUEPRINTS
+from ..workflows.shipped import APPS
 
 WIDTH = 1900
 COLUMNS = 5
