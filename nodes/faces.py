@@ -45,7 +45,10 @@ class CrossInitPrepareFace(io.ComfyNode):
                     "framing",
                     options=[FIND, BY_HAND],
                     default=FIND,
-                    tooltip=f"'{BY_HAND}' looks for no face and takes center_x, center_y, crop_size and roll instead.",
+                    tooltip=(
+                        f"'{BY_HAND}' looks for no face and takes the advanced inputs center_x, center_y, crop_size and roll "
+                        "instead."
+                    ),
                 ),
                 io.Int.Input(
                     "face",

@@ -13,7 +13,7 @@ from devtools.comfyui.links import PACK
 from devtools.standins.stage import SD1_CHECKPOINT
 from devtools.workflows.parts import CHECKPOINT, TOKEN_FILE
 from devtools.workflows.saved_workflow import saved_workflow
-from devtools.workflows.shipped import WORKFLOWS
+from devtools.workflows.shipped import APPS, WORKFLOWS
 from tests.live_watch import Prompt
 
 
@@ -158,7 +158,9 @@ def test_a_prompt_without_a_place_for_the_person_is_refused(live: Any) -> None:
 def test_a_workflow_file_fits_the_nodes_of_today(live: Any, name: str) -> None:
     """Values are saved by position, so a file that is older than its nodes puts them into the wrong widgets."""
     saved = json.loads((PACK / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    assert saved == saved_workflow(WORKFLOWS[name], live.info), "write it anew: python -m devtools.workflows.author"
+    assert saved == saved_workflow(WORKFLOWS[name], live.info, APPS.get(name)), (
+        "write it anew: python -m devtools.workflows.author"
+    )
 
 
 def test_the_servers_log_has_no_errors(live: Any) -> None:

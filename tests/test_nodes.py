@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,6 +98,18 @@ def test_every_socket_and_widget_explains_itself(nodes: dict[str, Any], node_id:
     for entry in (*schema.inputs, *schema.outputs):
         template = getattr(entry, "template", None)
         assert (template.input if template else entry).tooltip, f"{node_id}.{entry.id} has no tooltip"
+
+
+@pytest.mark.parametrize("node_id", CONTRACT)
+def test_a_tooltip_says_which_inputs_are_hidden(nodes: dict[str, Any], node_id: str) -> None:
+    """Nodes 2.0 shows the advanced inputs on demand, so what is 'below' may not be there."""
+    inputs = nodes[node_id].define_schema().inputs
+    hidden = {entry.id for entry in inputs if getattr(entry, "advanced", False)}
+    for entry in inputs:
+        words = set(re.findall(r"\w+", getattr(entry, "tooltip", None) or ""))
+        if entry.id not in hidden:
+            assert not {"below", "above"} & words
+            assert "advanced" in words or not {name for name in hidden & words if "_" in name}, entry.id
 
 
 def test_the_page_does_not_draw_a_new_seed_by_itself(nodes: dict[str, Any]) -> None:

@@ -195,7 +195,7 @@ class ComfyPage(PageNodes):
         self.wait_for_end()
 
     def wait_for_end(self, seconds: float = 300) -> None:
-        """Wait until the run ends and its pictures are shown."""
+        """Wait until the run ends and the pictures of nodes on the page, which those inside a subgraph are not, are shown."""
         try:
             self.page.wait_for_function(
                 "() => window.crossinitEnd || document.querySelector('[data-testid=error-overlay]')",
@@ -207,8 +207,8 @@ class ComfyPage(PageNodes):
         if end != "execution_success":
             raise PageError(f"The run ended with {end or 'a refusal'}: {self.errors()}")
         self.page.wait_for_function(
-            f"""() => Object.entries(app.nodeOutputs).every(([id, output]) =>
-                !output.images?.length || {SHOWN}(id).length >= output.images.length)""",
+            f"""() => Object.entries(app.nodeOutputs).every(([id, output]) => !output.images?.length
+                || !app.graph.getNodeById(id) || {SHOWN}(id).length >= output.images.length)""",
             timeout=60_000,
         )
 

@@ -135,6 +135,13 @@ def add_from_search(page: ComfyPage, text: str, name: str, at: Point) -> None:
     page.page.wait_for_function("() => app.canvas.state.ghostNodeId == null")
 
 
+def open_templates(page: ComfyPage, pack: str, name: str) -> None:
+    """Open the browser of templates at a pack's, and wait until it shows this one."""
+    page.command("Comfy.BrowseTemplates")
+    page.page.get_by_role("dialog").get_by_text(pack).first.click()
+    page.page.get_by_test_id(f"template-workflow-{name}").wait_for()
+
+
 def open_template(page: ComfyPage, pack: str, name: str) -> None:
     """Choose a workflow of a pack in the browser of templates, opened as often as a busy page needs: when the page is done with
     the template before, it closes the browser, also one that was opened in the meantime."""

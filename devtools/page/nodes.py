@@ -114,9 +114,18 @@ class PageNodes(PageView):
         return list(self.page.evaluate(f"node => {SHOWN}({FIND}(node).id)", node))
 
     def ran(self) -> list[str]:
-        """Titles of the nodes that ran since Run was pressed, without those whose results were there already."""
+        """Titles of the nodes that ran since Run was pressed, those in a subgraph too, without those whose results were there."""
         return list(
-            self.page.evaluate("() => [...new Set(window.crossinitRan)].map(id => app.graph.getNodeById(id).title)")
+            self.page.evaluate(
+                """() => [...new Set(window.crossinitRan)].map(id => {
+                    let [graph, node] = [app.graph, null]
+                    for (const part of String(id).split(':')) {
+                        node = graph.getNodeById(part)
+                        graph = node?.subgraph
+                    }
+                    return node?.title ?? `${id}, which is not there`
+                })"""
+            )
         )
 
     def failed(self) -> list[str]:

@@ -61,6 +61,14 @@ class Group:
     color: str = GROUP_COLORS["use"]
 
 
+@dataclass(frozen=True)
+class App:
+    """What the page's App mode shows of a workflow: inputs as node's key and widget, and the nodes whose results it shows."""
+
+    inputs: Sequence[tuple[str, str]]
+    outputs: Sequence[str]
+
+
 Workflow = tuple[Sequence[Node], Mapping[str, Note], Sequence[Group]]
 """Nodes, notes by key, and frames, as `layout` gives them."""
 

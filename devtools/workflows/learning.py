@@ -138,7 +138,7 @@ def learn_from_several_photos() -> Workflow:
             Frame(
                 "1. Checkpoint and photos",
                 LOAD,
-                [Column(320, [checkpoint(), several]), *(Column(260, [node]) for node in photos)],
+                [Column(320, [checkpoint(), several]), *(Column(320, [node]) for node in photos)],
             ),
             Frame("2. Faces and masks", LOOK, [Column(460, [listed, prepare(("list", 0))])]),
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .graph import Group, Node, Note, Pair, Workflow, numbers_of
+from .graph import App, Group, Node, Note, Pair, Workflow, numbers_of
 from .layout import BADGE_HEIGHT, GROUP_MARGIN, GROUP_TITLE_HEIGHT, TITLE_HEIGHT
 from .widgets import Json, definition_of, options_of, ordered_specs, values_of
 
@@ -14,8 +14,10 @@ VIEW = {"scale": 0.8, "offset": [100, 170]}
 """Where the page looks when it opens a workflow: the top left corner, clear of the page's bars."""
 
 
-def saved_workflow(workflow: Workflow, info: Json) -> Json:
-    """The workflow as the page would save it; `info` is the server's /object_info.
+def saved_workflow(workflow: Workflow, info: Json, app: App | None = None) -> Json:
+    """The workflow as the page would save it; `info` is the server's /object_info, `app` what its app shows.
+
+    The page keeps the latter as `extra.linearData`, with the ids of nodes (ComfyUI_frontend 1.43 and 1.58).
 
     Raises ValueError if a value or a link names something that its node does not have.
     """
@@ -41,8 +43,18 @@ def saved_workflow(workflow: Workflow, info: Json) -> Json:
         "links": links,
         "groups": _saved_groups(groups, boxes),
         "config": {},
-        "extra": {"ds": VIEW},
+        "extra": {"ds": VIEW} | ({} if app is None else {"linearData": _app_data(numbers, app)}),
         "version": 0.4,
+    }
+
+
+def _app_data(numbers: Mapping[str, int], app: App) -> Json:
+    for key in [*(key for key, _ in app.inputs), *app.outputs]:
+        if key not in numbers:
+            raise ValueError(f"The app names a node '{key}'. There are: {', '.join(numbers)}.")
+    return {
+        "inputs": [[numbers[key], widget] for key, widget in app.inputs],
+        "outputs": [numbers[key] for key in app.outputs],
     }
 
 

@@ -6,7 +6,7 @@ File names are what people's links and notes say, so those that are there keep t
 from __future__ import annotations
 
 from .faces import change_the_expression, one_face_many_prompts, other_embeddings, two_people, use_a_learned_face
-from .graph import Workflow
+from .graph import App, Workflow
 from .learning import compare_initializations, learn_a_face, learn_a_face_fast, learn_from_several_photos
 from .miniature import WORKFLOW as MINIATURE
 from .miniature import try_it_without_downloads
@@ -30,3 +30,19 @@ WORKFLOWS: dict[str, Workflow] = {
     "14-learn-a-face-on-sdxl": learn_a_face_on_sdxl(),
     "15-sdxl-with-controlnet": sdxl_with_controlnet(),
 }
+
+APPS: dict[str, App] = {
+    "01-learn-a-face": App(
+        [("photo", "image"), ("learn", "name"), ("learn", "preset"), ("positive", "text"), ("checkpoint", "ckpt_name")],
+        ["save_picture"],
+    ),
+    "02-use-a-learned-face": App(
+        [("face", "file"), ("positive", "text"), ("checkpoint", "ckpt_name")],
+        ["save_picture"],
+    ),
+    MINIATURE: App(
+        [("person", "seed"), ("learn", "name"), ("dressed_prompt", "text")],
+        ["plain_save", "dressed_save"],
+    ),
+}
+"""The workflows that App mode shows as a form with a result."""

@@ -48,7 +48,7 @@ def learn_inputs() -> list[io.Input]:
             default="full",
             tooltip=(
                 "full: the published run, 320 steps, on SDXL 400. fast: 25 larger steps, on SDXL 50; a first impression. "
-                "fast-published: as many steps of the published size. custom: the values below."
+                "fast-published: as many steps of the published size. custom: the values of the advanced inputs."
             ),
         ),
         io.Int.Input(
