@@ -7,6 +7,8 @@ import { FacesPanel } from './faces_panel.js'
 import { followPrompts } from './faces_prompts.js'
 import { nodeOf } from './graph.js'
 
+const TAB = 'crossinit-faces'
+
 const panels = new Set()
 
 /** Reads the faces anew for all who show them: the panel, the lists of files, and completion where a pack has it. */
@@ -32,8 +34,10 @@ app.registerExtension({
     app.ui?.settings?.addEventListener?.('Comfy.Locale.change', () => {
       for (const panel of panels) panel.open().catch(warn)
     })
+    // A second copy of the pack would bring a second one.
+    if (app.extensionManager?.getSidebarTabs?.().some((tab) => tab.id === TAB)) return
     app.extensionManager?.registerSidebarTab?.({
-      id: 'crossinit-faces',
+      id: TAB,
       icon: 'pi pi-face-smile',
       title: 'crossinitFaces.title',
       tooltip: 'crossinitFaces.tooltip',

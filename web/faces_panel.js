@@ -3,7 +3,7 @@
 import { previewOf, removeFace, renameFace } from './faces_files.js'
 import { drag, insert } from './faces_prompts.js'
 import { STYLE } from './faces_style.js'
-import { language, readTexts, say, shown } from './faces_texts.js'
+import { language, readTexts, say, shown, write } from './faces_texts.js'
 
 const REMOVED = 'output/crossinit/removed'
 const NEAR = '400px'
@@ -130,7 +130,7 @@ export class FacesPanel {
   }
 
   #tell(text, isWrong = false) {
-    this.status.textContent = text
+    write(this.status, text)
     this.status.classList.toggle('crossinit-wrong', isWrong)
     this.status.hidden = !text
   }
@@ -202,7 +202,7 @@ class Card {
 
   #askDelete() {
     const text = say('question', { NAME: this.face.name, PLACE: REMOVED })
-    const question = make('p', 'crossinit-question', text.replaceAll('/', '/\u200b'))
+    const question = make('p', 'crossinit-question', text.replaceAll('/', '/\u200b')) // A line may end there.
     this.#ask(question, 'delete', () => this.#actions.remove(this.face))
   }
 
@@ -242,7 +242,7 @@ class Card {
 function make(tag, name = '', text = '') {
   const element = document.createElement(tag)
   if (name) element.className = name
-  if (text) element.textContent = text
+  if (text) write(element, text)
   return element
 }
 

@@ -21,7 +21,7 @@ export function language() {
   return app.extensionManager?.setting?.get('Comfy.Locale') || 'en'
 }
 
-/** A text with its `$WORDS` filled in. Foreign ones stand apart, so that none of another direction turns the sentence around. */
+/** A text with its `$WORDS` filled in, each between U+2068 and U+2069: one of another direction does not turn the sentence around. */
 export function say(name, words = {}) {
   const text = languages[language()]?.[name] ?? languages.en?.[name] ?? name
   return text.replaceAll(/\$([A-Z]+)/g, (found, word) => (word in words ? `\u2068${shown(words[word])}\u2069` : found))
@@ -32,4 +32,17 @@ export function shown(text) {
   return String(text)
     .replaceAll(/[\p{Cf}\p{Cs}]/gu, '')
     .replaceAll(/[\p{Cc}\p{Zl}\p{Zp}]/gu, ' ')
+}
+
+/** Puts a text of `say` into an element, with elements in place of the signs, which people would copy with a path. */
+export function write(element, text) {
+  const parts = text.split(/\u2068([^\u2069]*)\u2069/)
+  element.replaceChildren(
+    ...parts.map((part, index) => {
+      if (index % 2 === 0) return part
+      const foreign = document.createElement('bdi')
+      foreign.textContent = part
+      return foreign
+    })
+  )
 }

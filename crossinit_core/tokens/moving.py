@@ -6,10 +6,8 @@ is ours too (`sidecars`). The new file is there before the old one goes.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +15,8 @@ from typing import Any
 
 from ..files import write_atomically
 from ..text import quoted
-from .containers import read_container
 from .description import described
 from .halves import clean
-from .layouts import find_vectors
 from .learned_token import check_token_name, numbered, suggest_token_name
 from .metadata import OURS
 from .sidecars import own_files_beside, write_beside
@@ -54,11 +50,7 @@ def rename_token_file(path: Path, name: str) -> Path:
     if target.name == path.name:
         return path
     token = described(load_learned_token(path).renamed(name))
-    metadata = {"__metadata__": clean(token.metadata)}
-    content = _with_header(_renamed(header, path.stem, name) | metadata, raw[start:])
-    if not _reads_the_same(content, raw, path.stem, name):
-        # A key of that name would mean something to a reader: `clip_l`.
-        content = _with_header(header | metadata, raw[start:])
+    content = _with_header(_renamed(header, path.stem, name) | {"__metadata__": clean(token.metadata)}, raw[start:])
     beside = own_files_beside(path)
     if _is_same(path, target):  # the file system does not tell upper from lower case
         write_atomically(path, content)
@@ -125,28 +117,10 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any], int]:
 
 
 def _renamed(header: dict[str, Any], old: str, new: str) -> dict[str, Any]:
-    """The header with the tensors' keys that are the token's name."""
-    return {_key(key, old, new): value for key, value in header.items()}
-
-
-def _key(key: str, old: str, new: str) -> str:
-    """`NAME`, or `NAME_v0`, `NAME_v1` .. of the published code, under the new name; any other key as it is."""
-    found = re.fullmatch(f"{re.escape(old)}(_v[0-9]+)?", key)
-    return f"{new}{found[1] or ''}" if found else key
-
-
-def _reads_the_same(content: bytes, before: bytes, old: str, new: str) -> bool:
-    """Whether a reader takes the same tensors, in the same order, for the vectors."""
-    try:
-        found, wanted = _vectors(content), _vectors(before)
-    except ValueError:
-        return False
-    return found == [[_key(key, old, new) for key in part] for part in wanted]
-
-
-def _vectors(content: bytes) -> list[list[str]]:
-    """The keys of the vectors of each text encoder."""
-    return [[key for key, _ in part] for part in find_vectors(read_container(io.BytesIO(content)).values)]
+    """The header with the tensor of the key `<NAME>` under the new name; no reader takes such a key for anything else."""
+    if f"<{new}>" in header:
+        return header
+    return {f"<{new}>" if key == f"<{old}>" else key: value for key, value in header.items()}
 
 
 def _with_header(header: dict[str, Any], tensors: bytes) -> bytes:
