@@ -384,15 +384,9 @@ def test_two_copies_of_the_pack_ask_once(pack: ModuleType) -> None:
 # Texts
 
 
-def _texts(language: str) -> dict[str, str]:
-    path = locales.FOLDER / language / "main.json"
-    texts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["crossinitFaces"]
-    return texts
-
-
 @pytest.mark.parametrize("language", locales.languages())
 def test_the_panel_speaks_every_language(language: str) -> None:
-    english, found = _texts("en"), _texts(language)
+    english, found = locales.panel("en"), locales.panel(language)
     assert list(found) == list(english)
     words = re.compile(r"\$[A-Z]+")
     for name, text in found.items():
@@ -406,4 +400,4 @@ def test_every_text_of_the_panel_is_used() -> None:
         re.findall(r"crossinitFaces\.(\w+)'", source)
     )
     used |= set(re.findall(r"'(save|delete|none|noneHow|noMatch|loading|rename)'", source))
-    assert used == set(_texts("en"))
+    assert used == set(locales.panel("en"))
