@@ -83,6 +83,7 @@ function faceOf(file, facts) {
   const stem = path.split('/').at(-1).slice(0, -SUFFIX.length)
   const thumbnail = facts['modelspec.thumbnail'] ?? ''
   return {
+    key: keyOf(file),
     file: file.name,
     folder: file.pathIndex,
     place: path.split('/').slice(0, -1).join('/'),

@@ -79,7 +79,7 @@ export class FacesPanel {
   }
 
   #place(face, seen) {
-    const key = `${face.file}|${+face.date}`
+    const { key } = face
     const card = this.#cards.get(key) ?? new Card(face, this.#actions)
     card.face = face
     if (!this.#cards.has(key)) this.#near.observe(card.element)

@@ -49,8 +49,9 @@ function put(box, text, from, to) {
 
 // A word is not torn apart.
 function behindWord(text, place) {
-  const rest = /[\p{L}\p{N}\p{M}_]$/u.test(text.slice(0, place)) ? /^[\p{L}\p{N}\p{M}_]*/u.exec(text.slice(place))[0] : ''
-  return place + rest.length
+  const isTorn = /[\p{L}\p{N}\p{M}_]$/u.test(text.slice(0, place))
+  const [rest] = text.slice(place).match(/^[\p{L}\p{N}\p{M}_]*/u)
+  return isTorn ? place + rest.length : place
 }
 
 function onDrag(event) {
