@@ -371,7 +371,7 @@ def test_a_server_that_does_not_answer_is_one_line(page: ComfyPage, embeddings: 
 def test_the_panel_changes_its_language(page: ComfyPage, embeddings: Path) -> None:
     _refresh(page, "anna")
     try:
-        for language in [*locales.languages(), "en"]:
+        for language in ("zh", "en"):
             texts = locales.panel(language)
             page.page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
             page.page.get_by_placeholder(texts["search"]).wait_for()
