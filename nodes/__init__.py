@@ -10,6 +10,7 @@ from comfy_api.latest import ComfyExtension, io
 from .blending import CrossInitBlend, CrossInitRescale
 from .faces import CrossInitPrepareFace
 from .host.copies_of_pack import other_copies
+from .host.faces_routes import add_face_routes
 from .host.page import listen_to_queueing
 from .initialization import CrossInitInitialize, CrossInitInitializeWords
 from .learn.node import CrossInitLearn
@@ -49,6 +50,7 @@ class CrossInitExtension(ComfyExtension):
     async def on_load(self) -> None:
         """Once, before the nodes are asked for."""
         listen_to_queueing()
+        add_face_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         own = Path(__file__).resolve().parents[1]

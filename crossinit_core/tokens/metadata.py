@@ -19,6 +19,8 @@ from ..celebrity_names import CelebrityNames
 
 Metadata = Mapping[str, str]
 
+OURS = "crossinit."
+"""How every key begins that only this pack writes."""
 VERSION = "crossinit.version"
 BASE = "crossinit.base"
 CHECKPOINT = "crossinit.checkpoint"

@@ -70,6 +70,12 @@ def write_beside(token: LearnedToken, path: Path, *, wanted: bool = True) -> lis
     return written
 
 
+def own_files_beside(path: Path) -> list[Path]:
+    """Those of both files beside a token's file that this pack wrote, and nobody changed since."""
+    files = (path.with_name(path.stem + ending) for ending in (PREVIEW, DETAILS))
+    return [file for file in files if not file.is_symlink() and _is_ours(file)]
+
+
 def _preview(token: LearnedToken, path: Path) -> bytes | None:
     """The token's thumbnail as PNG; None if there is none, or another picture stands for that name already."""
     picture = picture_in(token.metadata.get(keys.THUMBNAIL, ""))

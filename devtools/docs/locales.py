@@ -36,6 +36,12 @@ def read(language: str) -> Json:
     return texts
 
 
+def panel(language: str) -> dict[str, str]:
+    """The texts of the panel of faces (web/faces_texts.js) in `main.json` of a language, English too."""
+    texts: Json = json.loads((FOLDER / language / "main.json").read_text(encoding="utf-8"))
+    return dict(texts["crossinitFaces"])
+
+
 def languages() -> list[str]:
     """The languages of `locales/`, as ComfyUI's page calls them."""
     return sorted(path.parent.name for path in FOLDER.glob("*/nodeDefs.json"))
