@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 
 def pip_command(*packages: str) -> str:
@@ -15,3 +16,10 @@ def pip_command(*packages: str) -> str:
 
 def _quoted(word: str) -> str:
     return f'"{word}"' if any(sign in word for sign in " <>&()[];,'!*|^") else word
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an extra of pyproject.toml, `cli` for instance, with the Python that runs now."""
+    root = Path(__file__).resolve().parents[1]
+    source = str(root) if (root / "pyproject.toml").is_file() else "crossinit"  # pip knows it: it lies in site-packages
+    return pip_command(f"{source}[{extra}]")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..diffusers_backbone import widths_of
 from ..files import check_can_write
+from ..loading import check_model, load_backbone
 from ..precision import DTYPES, resolve_precision
 from ..prompts import load_prompts
 from ..text import quoted
@@ -15,7 +16,6 @@ from ..tokens.token_files import load_learned_token
 from .arguments import chosen_device
 from .celeb_basis import check_celeb_basis, check_no_others, write_lists
 from .control import check_control, load_control
-from .models import check_model, load_backbone
 from .options import PROMPT
 from .pictures import PlacedPrompt, check_everybody_is_placed, plan_pictures
 from .sampling import sample

@@ -9,10 +9,18 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from ..choices import PRECISIONS, START_STATES
-from ..learning.settings import MEMORY_MODES, METHODS, PRESETS, REGULARIZERS, SCHEDULES, SDXL_PRESETS
+from ..learning.settings import (
+    DIRECTION_PRIOR,
+    DIRECTION_RATE,
+    MEMORY_MODES,
+    METHODS,
+    PRESETS,
+    REGULARIZERS,
+    SCHEDULES,
+    SDXL_PRESETS,
+)
 from .arguments import format_name, formats_help, local_path
 from .sampling_settings import LAYOUTS, SIZES, Sampling
-from .training_settings import DIRECTION_PRIOR, DIRECTION_RATE
 
 PROMPT = "a photo of a {} person"
 RESUME_FOLDER = "crossinit-resume"

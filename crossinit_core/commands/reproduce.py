@@ -42,8 +42,6 @@ PUBLISHED = ("names", "words", "plain", "direction")
 
 PLAIN_STEPS = 5000
 """Of textual inversion, as the publication compares with it."""
-DIRECTION_RATE, DIRECTION_PRIOR = 0.04, 1e-4
-"""eta and kappa as published, at batch 4 on SDXL: 0.01 x 4 (kunheek/dti)."""
 
 PLAN, PAGE = "plan.json", "index.md"
 
@@ -134,9 +132,9 @@ def reproduce(options: argparse.Namespace) -> None:
     """Learn everybody of a folder by several methods, draw them, and write the publication's table."""
     from ..evaluation.protocol import summarize
     from ..evaluation.reproduction import write_reproduction
+    from ..loading import check_model
     from ..precision import DTYPES, resolve_precision
     from .arguments import chosen_device
-    from .models import check_model
     from .pictures import PlacedPrompt
     from .sampling_settings import Sampling
 
@@ -201,7 +199,7 @@ def _base(model: Path) -> str:
 
 def _settings(options: argparse.Namespace, method: str, base: str) -> InversionSettings:
     """The preset of the model's family, as each method needs it."""
-    from ..learning.settings import presets_of
+    from ..learning.settings import DIRECTION_PRIOR, DIRECTION_RATE, presets_of
 
     # Plain textual inversion has no short form.
     own = {"plain": "full", "swift": "swift", "best": "best"}
@@ -477,8 +475,8 @@ def _backbone(
     """The model in `dtype`, or as a run learns on it: in float32, but for SDXL's UNet on a GPU, which is copied in its own."""
     import torch
 
+    from ..loading import load_backbone
     from ..precision import DTYPES, resolve_precision
-    from .models import load_backbone
 
     unet_dtype = None
     if learning is not None and device.type == "cuda" and _base(model) == "sdxl":

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import check_can_write
+from ..installing import install_extra
 from ..text import quoted
-from .extras import install_extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -24,8 +24,9 @@ from ..initialization import cross_initialize, cross_initialize_words
 from ..learning.inversion import StepReport, invert
 from ..learning.ranks import ALONE, ProcessError, Ranks
 from ..learning.settings import InversionSettings
+from ..loading import check_model, load_to_learn
+from ..photos.face_crops import FaceCrops
 from ..photos.folders import Photos, read_photos
-from ..precision import DTYPES, resolve_precision
 from ..prompts import load_prompts
 from ..text import quoted
 from ..tokens import metadata
@@ -35,9 +36,7 @@ from ..tokens.metadata import started_from_names, started_from_words
 from ..tokens.saving import save_or_keep
 from ..tokens.token_files import SUFFIXES
 from .arguments import chosen_device
-from .face_crops import FaceCrops
 from .loss_log import LossLog
-from .models import check_model, load_backbone
 from .options import PROMPT, RESUME_FOLDER
 from .pictures import PlacedPrompt
 from .sampling_settings import Sampling
@@ -69,10 +68,7 @@ def train(options: argparse.Namespace) -> None:
         load_celebrity_names(options.names)
     check_model(options.model)
     photos = _photos(options, settings)
-    # On a GPU a run learns on copies in its own precision: SDXL's UNet in float32 beside them would be 5 GB more.
-    half = device.type == "cuda" and base == "sdxl"
-    unet_dtype = DTYPES[resolve_precision(settings.precision, device)] if half else None
-    backbone = load_backbone(options.model, device, unet_dtype=unet_dtype)
+    backbone = load_to_learn(options.model, device, settings.precision)
     for warning in backbone.warnings():
         screen.say(warning)
     v0, facts = _start(options, backbone)
@@ -215,7 +211,10 @@ def _photos(options: argparse.Namespace, settings: InversionSettings) -> Photos:
     resolution = settings.resolution or resolution_of(options.model)
     if options.face_number is None and not options.face:
         return read_photos(options.photos, resolution, Screen().say)
-    crops = FaceCrops(1 if options.face_number is None else options.face_number, Screen().say)
+    number = 1 if options.face_number is None else options.face_number
+    if not 1 <= number <= 1000:
+        raise ValueError(f"--face-number is {quoted(number, 60)}, but must be from 1 to 1000. 1 is the largest face.")
+    crops = FaceCrops(number, Screen().say)
     try:
         return read_photos(options.photos, resolution, Screen().say, crops)
     except ValueError:

@@ -6,12 +6,8 @@ import argparse
 from dataclasses import fields, replace
 from typing import Any
 
-from ..learning.settings import InversionSettings, presets_of
+from ..learning.settings import DIRECTION_PRIOR, DIRECTION_RATE, InversionSettings, presets_of
 from ..text import quoted
-
-DIRECTION_RATE, DIRECTION_PRIOR = 0.04, 1e-4
-"""The published ones of learning the direction alone, eta and kappa, at batch 4 on SDXL: 0.01 x 4 (kunheek/dti,
-`src/dti/argument_parser.py`)."""
 
 _MOST_SAMPLES = 4096
 _MOST_STEPS = 1_000_000

@@ -22,6 +22,11 @@ SCHEDULES: tuple[Schedule, ...] = ("constant", "linear")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "normal", "low")
 
 
+DIRECTION_RATE, DIRECTION_PRIOR = 0.04, 1e-4
+"""The published ones of learning the direction alone, eta and kappa, at batch 4 on SDXL: 0.01 x 4 (kunheek/dti,
+`src/dti/argument_parser.py`)."""
+
+
 @dataclass(frozen=True)
 class InversionSettings:
     """How to learn. The defaults are the published full run (320 steps at batch 8).

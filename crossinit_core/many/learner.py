@@ -14,12 +14,11 @@ from torch import Tensor
 
 from ..celebrity_names import load_celebrity_names
 from ..errors import notes_on
-from ..families import base_of_widths
 from ..files import check_can_write, write_atomically
 from ..initialization import cross_initialize, cross_initialize_words
 from ..learning.inversion import InversionResult, invert
+from ..loading import load_to_learn
 from ..photos.face_detection import NoDetectorError
-from ..precision import DTYPES, resolve_precision
 from ..text import quoted
 from ..tokens import metadata
 from ..tokens.description import described
@@ -43,7 +42,7 @@ class FaceLearner:
         if order.threads:
             torch.set_num_threads(order.threads)
         self._order = order
-        self._backbone = backbone or _load(order)
+        self._backbone = backbone or load_to_learn(order.model, torch.device(order.device), order.precision)
         self._starts: dict[Start, tuple[Tensor, dict[str, str]]] = {}
 
     def learn(self, person: Person) -> Report:
@@ -123,24 +122,6 @@ def _start(backbone: DiffusersBackbone, start: Start) -> tuple[Tensor, dict[str,
     names = load_celebrity_names(start.names)
     v0 = cross_initialize(backbone, names.names, start.vectors or 2, states=start.states)
     return v0, metadata.started_from_names(method, names)
-
-
-def _load(order: Order) -> DiffusersBackbone:
-    try:
-        import diffusers
-        import transformers
-    except ImportError as error:
-        raise ImportError(f'Learning needs diffusers ({error}). Install it: pip install "crossinit[cli]"') from error
-    from ..diffusers_backbone import DiffusersBackbone, widths_of
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-    device = torch.device(order.device)
-    # On a GPU a run learns on copies in its own precision: SDXL's UNet in float32 beside them would be 5 GB more.
-    half = device.type == "cuda" and base_of_widths(widths_of(order.model)) == "sdxl"
-    unet_dtype = DTYPES[resolve_precision(order.precision, device)] if half else None
-    return DiffusersBackbone.from_pretrained(order.model, device=device, unet_dtype=unet_dtype)
 
 
 def _reason(error: BaseException) -> str:

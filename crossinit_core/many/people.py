@@ -13,15 +13,13 @@ from typing import Any
 from ..celebrity_names import load_celebrity_names
 from ..families import base_of_widths
 from ..initialization import START_STATES, StartStates
-from ..learning.settings import InversionSettings, presets_of
+from ..learning.settings import DIRECTION_PRIOR, DIRECTION_RATE, InversionSettings, presets_of
 from ..models.checkpoint_file import is_checkpoint
 from ..precision import Precision
 from ..prompts import MAX_VECTORS
 from ..text import check_text, quoted
 from .manifest import Row
 
-DIRECTION = {"learning_rate": 0.04, "prior": 1e-4}
-"""The published eta and kappa of learning the direction alone, at batch 4 on SDXL (kunheek/dti, `src/dti/argument_parser.py`)."""
 _MOST_STEPS = 1_000_000
 _MOST_SAMPLES = 4096
 _WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt")
@@ -148,8 +146,8 @@ class Options:
             raise ValueError(f"preset is '{quoted(preset, 40)}', but one of {', '.join(presets)} was expected.")
         names = {field.name for field in fields(InversionSettings)}
         given = {name: value for name, value in options.items() if name in names}
-        if given.get("method") == "direction":
-            given = {**DIRECTION, **given}
+        if given.get("method") == "direction" != presets[preset].method:
+            given = {"learning_rate": DIRECTION_RATE, "prior": DIRECTION_PRIOR, **given}
         settings = replace(presets[preset], precision=self._precision, **given)
         settings.check()
         for name, value, most in (

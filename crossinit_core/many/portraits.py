@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from ..photos.faces import Framing, prepare_faces
+from ..photos.face_crops import FaceCrops
 from ..photos.folders import Photos, read_photos
-from ..photos.images import load_photo
-from ..photos.picture_files import read_picture
 from ..text import quoted
 from .people import Person
 
@@ -33,7 +27,7 @@ def read_portraits(person: Person, resolution: int, say: Callable[[str], None]) 
             return read_photos(person.photos, resolution, heard)
         except ValueError as error:
             raise ValueError(_with_reasons(error, refused)) from error
-    crops = _FaceCrops(person.face)
+    crops = FaceCrops(person.face)
     try:
         return read_photos(person.photos, resolution, say, crops)
     except ValueError as error:
@@ -45,28 +39,3 @@ def _with_reasons(error: ValueError, reasons: list[str]) -> str:
         return str(error)
     more = f" (and {len(reasons) - 2} more)" if len(reasons) > 2 else ""
     return quoted(" ".join(reasons[:2]), 440) + more
-
-
-class _FaceCrops:
-    """A loader for `read_photos` that frames one face: of a number, or 0 for the only one."""
-
-    def __init__(self, face: int) -> None:
-        self._face = face
-        self.refused: list[str] = []
-
-    def __call__(self, photo: Path, mask: Path | None, resolution: int) -> tuple[Tensor, Tensor | None]:
-        framing = Framing(face=max(1, self._face), alone=self._face == 0, resolution=resolution)
-        head = None if mask is None else _brightness(mask)[None]
-        try:
-            faces = prepare_faces(load_photo(photo), framing, masks=head)
-        except ValueError as error:
-            self.refused.append(f"'{quoted(photo.name, 80)}': {error}")
-            raise
-        return faces.images, faces.masks
-
-
-def _brightness(path: Path) -> Tensor:
-    """A mask file (H, W) in 0..1; as `images.load_training_mask` reads it."""
-    pixels = torch.as_tensor(read_picture(path))[..., :3]
-    pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
-    return pixels.mean(dim=-1)

@@ -9,22 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..photos.faces import Framing, prepare_faces
-from ..photos.images import load_photo
-from ..photos.picture_files import read_picture
 from ..text import quoted
+from .faces import Framing, prepare_faces
+from .images import load_photo
+from .picture_files import read_picture
 
 
 class FaceCrops:
-    """A loader for `photos.folders.read_photos`. `say` gets a line about each photo: which face, how large."""
+    """A loader for `folders.read_photos`. `say`, if given, gets a line about each photo: which face, how large."""
 
-    def __init__(self, face: int, say: Callable[[str], None]) -> None:
-        """`face` 1 is the largest on its photo. Raises ValueError if it cannot be."""
-        self._framing, self._say = Framing(face=face), say
+    def __init__(self, face: int, say: Callable[[str], None] | None = None) -> None:
+        """`face` 1 is the largest on its photo, 0 the only one: then a photo with several is refused."""
+        self._framing, self._say = Framing(face=max(1, face), alone=face == 0), say
         self.refused: list[str] = []
         """Why photos could not be framed."""
-        if not 1 <= face <= 1000:
-            raise ValueError(f"--face-number is {quoted(face, 60)}, but must be from 1 to 1000. 1 is the largest face.")
 
     def __call__(self, photo: Path, mask: Path | None, resolution: int) -> tuple[Tensor, Tensor | None]:
         """The framed picture (1, R, R, 3) and the mask of the head (1, R, R), both in 0..1.
@@ -39,7 +37,8 @@ class FaceCrops:
         except ValueError as error:
             self.refused.append(f"'{quoted(photo.name, 100)}': {error}")
             raise
-        self._say(f"{quoted(photo.name, 100)}: {faces.summary()}")
+        if self._say:
+            self._say(f"{quoted(photo.name, 100)}: {faces.summary()}")
         return faces.images, faces.masks
 
 
