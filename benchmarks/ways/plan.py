@@ -80,6 +80,17 @@ def _ways() -> tuple[Run, ...]:
         replace(falling, name="direction .3 falling most", learning_rate=0.3, timesteps=MOST),
         replace(turned, name="start's direction .1 middle", start="cross names", learning_rate=0.1, timesteps=MIDDLE),
         replace(falling, name="start's direction .2 falling most", start="cross names", timesteps=MOST),
+        *(
+            replace(
+                falling,
+                name=f"start's direction {rate:g} falling most{' K1' if vectors == 1 else ''}".replace(" 0.", " ."),
+                start="cross names",
+                learning_rate=rate,
+                timesteps=MOST,
+                vectors=vectors,
+            )
+            for rate, vectors in ((0.2, 1), (0.3, 2), (0.3, 1))
+        ),
         replace(turned, name="word's direction .1 middle", start="words", learning_rate=0.1, timesteps=MIDDLE),
         replace(falling, name="nearest's direction .2 falling most", start="nearest", timesteps=MOST),
         replace(falling, name="nearest's direction .2 falling most K1", start="nearest", timesteps=MOST, vectors=1),
