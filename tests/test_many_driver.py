@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from crossinit_core.many.people import Person
 from crossinit_core.many.processes import ProcessCrew
 from crossinit_core.many.work_list import token_path
 from tests.many_stubs import ByName, Here, Seen, somebody, without_a_model
+
+
+@pytest.fixture(autouse=True)
+def own_tests_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started have this one's path, on which ComfyUI with its own folder `tests` may come first."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).resolve().parents[1]), *sys.path])
 
 
 def _learn(
