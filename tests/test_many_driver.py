@@ -19,9 +19,10 @@ from tests.many_stubs import ByName, Here, Seen, somebody, without_a_model
 
 
 @pytest.fixture(autouse=True)
-def own_tests_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that are started have this one's path, on which ComfyUI with its own folder `tests` may come first."""
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).resolve().parents[1]), *sys.path])
+def own_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started have this one's path, on which ComfyUI may come, with a package `tests` of its own."""
+    others = [path for path in sys.path if not (Path(path) / "tests" / "__init__.py").is_file()]
+    monkeypatch.setattr(sys, "path", others)
 
 
 def _learn(
