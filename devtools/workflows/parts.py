@@ -90,7 +90,7 @@ def positive(text: str | Link, *tokens: str, clip: Link = CLIP) -> Node:
     links = {"clip": clip} | {f"tokens.token{number}": (token, 0) for number, token in enumerate(tokens)}
     if isinstance(text, str):
         return Node("positive", "CrossInitEncodePrompt", 240, {"text": text}, links)
-    return Node("positive", "CrossInitEncodePrompt", 170, {}, {**links, "text": text})  # it has no box
+    return Node("positive", "CrossInitEncodePrompt", 240, {}, {**links, "text": text})  # no box, but a line after a run
 
 
 def negative(clip: Link = CLIP) -> Node:
