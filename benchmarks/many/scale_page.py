@@ -102,7 +102,7 @@ def kills() -> str:
         for data in found
     ]
     head = (
-        *("engine", "killed", "times", "while somebody was begun", "commands until all were finished"),
+        *("engine", "killed", "times", "while somebody was begun", "commands given"),
         *("people with other bits", "processes left behind"),
     )
     return _table(head, rows) if rows else "Not measured yet."
