@@ -16,6 +16,7 @@ from crossinit_core.diffusers_backbone import DiffusersBackbone
 from crossinit_core.learning import step as step_module
 from crossinit_core.learning.batches import batches_from_photos
 from crossinit_core.learning.optimizers import AdamW, Optimizer, Rate, make_optimizer
+from crossinit_core.learning.settings import from_preset
 from crossinit_core.tokens.vocabulary import mean_norms
 from tests.resumed import PHOTO, SETTINGS, Cancel, files_in, same, stop_after
 
@@ -165,3 +166,22 @@ def test_a_falling_rate_goes_on_where_it_was(
     assert same(resumed, uninterrupted)
     other = replace(settings, steps=settings.steps + 1)
     assert invert(backbone, v0, other, images=PHOTO, resume_folder=tmp_path).resumed_from == 0
+
+
+def test_a_token_says_that_its_rate_fell(backbone: DiffusersBackbone, v0: Tensor) -> None:
+    settings = replace(SETTINGS, steps=2)
+    assert "crossinit.schedule" not in invert(backbone, v0, settings, images=PHOTO).token.metadata
+    token = invert(backbone, v0, replace(settings, schedule="linear"), images=PHOTO).token
+    assert token.metadata["crossinit.schedule"] == "linear"
+
+
+def test_a_preset_keeps_its_method_and_refuses_what_changes_nothing() -> None:
+    assert from_preset("sd2", "swift", {"steps": 30, "method": "direction"}).learning_rate == 0.3
+    published = from_preset("sd2", "full", {"method": "direction"})
+    assert (published.learning_rate, published.prior) == (0.04, 1e-4)
+    with pytest.raises(ValueError, match="method is published, but preset best learns the direction alone"):
+        from_preset("sd2", "best", {"method": "published"})
+    with pytest.raises(ValueError, match=r"weight_decay is 0\.1, but this preset"):
+        from_preset("sdxl", "swift", {"weight_decay": 0.1})
+    with pytest.raises(ValueError, match="prior is 1, but only method direction"):
+        from_preset("sd1", "full", {"prior": 1})

@@ -85,9 +85,9 @@ def test_a_preset_is_that_of_the_models_family(
 
 
 def test_the_family_and_its_settings_are_said(pack: ModuleType) -> None:
-    described = pack.nodes.learn.inputs.described
+    in_a_line = pack.crossinit_core.learning.settings.in_a_line
     settings = pack.crossinit_core.learning.settings.presets_of("sdxl")["full"]
-    assert described(settings, "sdxl") == "SDXL: 400 steps, batch 4, 768 px, rate 0.02"
+    assert in_a_line(settings, "sdxl") == "SDXL: 400 steps, batch 4, 768 px, rate 0.02"
 
 
 def test_resume_files_of_before_still_belong() -> None:

@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from miniature.training import pack
@@ -92,16 +93,7 @@ def _plan(options: argparse.Namespace, worlds: Mapping[str, Path]) -> Search:
             )
     numbers = {name: Numbers(each["choose"]) for name, each in found.items()}
     best = [chosen(numbers, steps) for steps in plan.steps]
-    return Search(
-        people,
-        options.seeds,
-        plan.steps,
-        plan.long,
-        plan.sampling_steps,
-        examination=plan.examination,
-        stage="report",
-        ways=reported(best),
-    )
+    return replace(plan, ways=reported(best))
 
 
 def _summaries(out: Path, worlds: Mapping[str, Path]) -> dict[str, dict[Stage, Summary]]:

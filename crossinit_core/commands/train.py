@@ -18,12 +18,12 @@ from ..celebrity_names import load_celebrity_names
 from ..choices import StartStates
 from ..diffusers_backbone import DiffusersBackbone, resolution_of, widths_of
 from ..errors import notes_on
-from ..families import BASE_NAMES, base_of_widths
+from ..families import base_of_widths
 from ..files import check_can_write
 from ..initialization import cross_initialize, cross_initialize_words
 from ..learning.inversion import StepReport, invert
 from ..learning.ranks import ALONE, ProcessError, Ranks
-from ..learning.settings import InversionSettings
+from ..learning.settings import InversionSettings, in_a_line
 from ..loading import check_model, load_to_learn
 from ..photos.face_crops import FaceCrops
 from ..photos.folders import Photos, read_photos
@@ -73,7 +73,7 @@ def train(options: argparse.Namespace) -> None:
         screen.say(warning)
     v0, facts = _start(options, backbone)
     sized = settings.sized(backbone.resolution)
-    screen.say(_plan(sized, backbone.base))
+    screen.say(in_a_line(sized, backbone.base))
     copies = samples = None
     if writes and options.save_every is not None:
         start = LearnedToken(v0, name, backbone.base, _known(facts, settings, backbone), widths=backbone.widths)
@@ -158,14 +158,6 @@ def _logs(
     if options.tensorboard:
         logs.append(TensorBoardLog(options.tensorboard / name, say))
     return logs
-
-
-def _plan(settings: InversionSettings, base: str) -> str:
-    """What a run does, in a line: `SDXL: 400 steps, batch 4, 768 px, rate 0.02`."""
-    return (
-        f"{BASE_NAMES.get(base, base)}: {settings.steps} steps, batch {settings.batch_size}, {settings.resolution} px, "
-        f"rate {settings.learning_rate:g}{', direction alone' if settings.method == 'direction' else ''}"
-    )
 
 
 def _name_and_file(options: argparse.Namespace) -> tuple[str, Path]:

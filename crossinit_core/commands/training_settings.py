@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
-from ..learning.settings import DIRECTION_PRIOR, DIRECTION_RATE, InversionSettings, presets_of
+from ..learning.settings import InversionSettings, from_preset
 from ..text import quoted
 
 _MOST_SAMPLES = 4096
@@ -22,17 +22,7 @@ def settings_of(options: argparse.Namespace, base: str) -> InversionSettings:
     given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     if "timesteps" in given:
         given["timesteps"] = tuple(given["timesteps"])
-    preset = presets_of(base)[options.preset]
-    method = given.get("method", preset.method)
-    if preset.method == "direction" != method:
-        raise ValueError(
-            f"--method is {method}, but --preset {options.preset} learns the direction alone, at a rate for that. Leave one of them "
-            "out."
-        )
-    _check_method(given, method)
-    if method == "direction" != preset.method:
-        given = {"learning_rate": DIRECTION_RATE, "prior": DIRECTION_PRIOR, **given}
-    settings = replace(preset, **given)
+    settings = from_preset(base, options.preset, given, _option)
     try:
         settings.check()
     except ValueError as error:
@@ -49,19 +39,6 @@ def settings_of(options: argparse.Namespace, base: str) -> InversionSettings:
             "on SDXL."
         )
     return settings
-
-
-def _check_method(given: dict[str, Any], method: str) -> None:
-    """An option that changes nothing would be taken for one that does."""
-    unused: tuple[str, ...]
-    if method == "direction":
-        what = "--method direction" if "method" in given else "this preset, which learns the direction alone,"
-        unused, way_out = ("regularization", "regularizer", "weight_decay"), f"{what} does not use it"
-    else:
-        unused, way_out = ("prior",), "only --method direction uses it"
-    for name in unused:
-        if name in given:
-            raise ValueError(f"{_option(name)} is {quoted(given[name], 60)}, but {way_out}. Leave one of them out.")
 
 
 def _named(name: str, message: str) -> str:

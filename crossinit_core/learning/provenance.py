@@ -60,6 +60,7 @@ def _special(settings: InversionSettings) -> dict[str, str]:
         (metadata.REGULARIZER, "regularizer"),
         (metadata.METHOD, "method"),
         (metadata.PRIOR, "prior"),
+        (metadata.SCHEDULE, "schedule"),
     ):
         if getattr(settings, name) != getattr(usual, name):
             facts[key] = str(getattr(settings, name))

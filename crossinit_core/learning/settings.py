@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ..choices import PRECISIONS, Precision
-from ..families import TIMESTEPS
+from ..families import BASE_NAMES, TIMESTEPS
 from ..prompts import SUBJECT, TEMPLATES
+from ..text import quoted
 
 MemoryMode = Literal["auto", "normal", "low"]
 Method = Literal["published", "direction"]
@@ -167,6 +169,45 @@ the rate for an eighth of the steps, in between SD's proportions, and was not me
 def presets_of(base: str) -> dict[str, InversionSettings]:
     """The presets of a model family, by its `base`."""
     return SDXL_PRESETS if base == "sdxl" else PRESETS
+
+
+def from_preset(
+    base: str, preset: str, given: Mapping[str, Any], called: Callable[[str], str] = str
+) -> InversionSettings:
+    """A family's preset with the fields that are `given` in its place, not checked yet.
+
+    A preset of the published method that is to learn the direction gets the published rate and prior of that. Raises ValueError
+    for a field that changes nothing by the method, which would be taken for one that does; `called` turns the name of a field into
+    what people know it as.
+    """
+    own = presets_of(base)[preset]
+    method = given.get("method", own.method)
+    if own.method == "direction" != method:
+        raise ValueError(
+            f"{called('method')} is {method}, but {called('preset')} {preset} learns the direction alone, at a rate for that. Leave "
+            "one of them out."
+        )
+    unused: tuple[str, ...]
+    if method == "direction":
+        direction = f"{called('method')} direction"
+        what = direction if "method" in given else "this preset, which learns the direction alone,"
+        unused, why = ("regularization", "regularizer", "weight_decay"), f"{what} does not use it"
+    else:
+        unused, why = ("prior",), f"only {called('method')} direction uses it"
+    for name in unused:
+        if name in given:
+            raise ValueError(f"{called(name)} is {quoted(given[name], 60)}, but {why}. Leave one of them out.")
+    if method == "direction" != own.method:
+        given = {"learning_rate": DIRECTION_RATE, "prior": DIRECTION_PRIOR, **given}
+    return replace(own, **given)
+
+
+def in_a_line(settings: InversionSettings, base: str) -> str:
+    """What a family's settings are, for people: `SDXL: 400 steps, batch 4, 768 px, rate 0.02`."""
+    return (
+        f"{BASE_NAMES.get(base, base)}: {settings.steps} steps, batch {settings.batch_size}, {settings.resolution} px, "
+        f"rate {settings.learning_rate:g}{', direction alone' if settings.method == 'direction' else ''}"
+    )
 
 
 def _at_least(name: str, value: int, least: int, hint: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from ..celebrity_names import load_celebrity_names
 from ..families import base_of_widths
 from ..initialization import START_STATES, StartStates
-from ..learning.settings import DIRECTION_PRIOR, DIRECTION_RATE, InversionSettings, presets_of
+from ..learning.settings import InversionSettings, from_preset, presets_of
 from ..models.checkpoint_file import is_checkpoint
 from ..precision import Precision
 from ..prompts import MAX_VECTORS
@@ -146,9 +146,7 @@ class Options:
             raise ValueError(f"preset is '{quoted(preset, 40)}', but one of {', '.join(presets)} was expected.")
         names = {field.name for field in fields(InversionSettings)}
         given = {name: value for name, value in options.items() if name in names}
-        if given.get("method") == "direction" != presets[preset].method:
-            given = {"learning_rate": DIRECTION_RATE, "prior": DIRECTION_PRIOR, **given}
-        settings = replace(presets[preset], precision=self._precision, **given)
+        settings = replace(from_preset(self._base, preset, given), precision=self._precision)
         settings.check()
         for name, value, most in (
             ("steps", settings.steps, _MOST_STEPS),

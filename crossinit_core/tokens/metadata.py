@@ -48,6 +48,7 @@ REGULARIZER = "crossinit.regularizer"
 METHOD = "crossinit.method"
 PRIOR = "crossinit.prior"
 TIMESTEPS = "crossinit.timesteps"
+SCHEDULE = "crossinit.schedule"
 
 # One number for each vector, as `listed` writes them and `numbers` reads them. With two text encoders there is one for each
 # vector's part: K for the first encoder, then K for the second.

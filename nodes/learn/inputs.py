@@ -11,7 +11,6 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...crossinit_core import PRESETS, InversionSettings
-from ...crossinit_core.families import BASE_NAMES
 from ...crossinit_core.learning.settings import MEMORY_MODES, REGULARIZERS, presets_of
 from ...crossinit_core.precision import PRECISIONS
 from ..sockets import CrossInitSocket
@@ -292,11 +291,3 @@ def settings_of(
     for key in ("steps", "learning_rate"):
         changed.pop(key, None)
     return replace(presets_of(base)[preset], **{**changed, "regularizer": given["regularizer"]})
-
-
-def described(settings: InversionSettings, base: str) -> str:
-    """What a family's settings are, for people: `SDXL: 400 steps, batch 4, 768 px, rate 0.02`."""
-    return (
-        f"{BASE_NAMES.get(base, base)}: {settings.steps} steps, batch {settings.batch_size}, {settings.resolution} px, "
-        f"rate {settings.learning_rate:g}{', direction alone' if settings.method == 'direction' else ''}"
-    )

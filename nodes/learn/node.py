@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...crossinit_core import invert
+from ...crossinit_core.learning.settings import in_a_line
 from ...crossinit_core.tokens.learned_token import check_token_name
 from ..errors import tells_errors
 from ..host.backbone import ComfyBackbone
@@ -16,7 +17,7 @@ from ..host.models import warnings_about
 from ..sockets import CATEGORY, SEARCH_ALIASES, CrossInit, LearnedTokenSocket, single
 from ..texts import check_prompt
 from .display import Display
-from .inputs import NAME, described, learn_inputs, settings_of
+from .inputs import NAME, learn_inputs, settings_of
 from .samples import SamplePictures, SampleSettings
 
 WORTH_SAYING = 1.1
@@ -98,7 +99,7 @@ def _learn(
     )
     display = Display(node, backbone, settings.steps, samples)
     if backbone.base == "sdxl":
-        display.note(described(settings, backbone.base))
+        display.note(in_a_line(settings, backbone.base))
     for warning in warnings_about(model):
         display.note(warning)
     remark = _enlarged(photos, settings.resolution or backbone.resolution)
