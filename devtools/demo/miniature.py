@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     if person < 0:
         raise ValueError(f"--person is {person}, but must be 0 or more.")
     pack.read_config(pack.WEIGHTS)
-    learning = {"preset": arguments.preset} if arguments.preset else {}
+    learning = {"preset": arguments.preset or "swift"}
     # Half of the cores: threads that wait for each other slow a tiny model down, on a busy machine several times.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
     with running(arguments.comfyui, arguments.base) as client:
