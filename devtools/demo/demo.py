@@ -31,7 +31,11 @@ def main() -> int:
     parser.add_argument("--person", type=int, help="which drawn person to learn: a number from 0")
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint of SDXL, SD 2.x or SD 1.x, to learn a photo")
     parser.add_argument("--photo", type=Path, help="a photo of a person, with --checkpoint")
-    parser.add_argument("--preset", choices=("swift", "best", "fast", "full"), help="of Learn Face; default: swift, and fast with --checkpoint")
+    parser.add_argument(
+        "--preset",
+        choices=("swift", "best", "fast", "full"),
+        help="of Learn Face; default: swift, and fast with --checkpoint",
+    )
     parser.add_argument("--prompt", help="{} is the person, with --checkpoint")
     arguments = parser.parse_args()
     try:
