@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from crossinit_core.prompt_labels import labels_of_prompts
 
 from ..comfyui.client import Client
-from ..workflows.miniature import BATCH_SIZE, LEARNING_RATE, STEPS
+from ..workflows.miniature import PRESET
 
 TILE, GAP, CAPTION = 170, 8, 46
 PAPER, INK = (23, 23, 24), (205, 205, 205)
@@ -55,11 +55,8 @@ class World:
                     vae=["model", 2],
                     image=["person", 0],
                     cross_init=["start", 0],
-                    preset="custom",
+                    preset=PRESET,
                     seed=0,
-                    steps=STEPS,
-                    learning_rate=LEARNING_RATE,
-                    batch_size=BATCH_SIZE,
                 ),
                 "save": _node("CrossInitSave", token=["learn", 0], name=name, if_exists="replace it"),
             }

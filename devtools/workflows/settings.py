@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .graph import Change
-from .miniature import BATCH_SIZE, DRESSED_SAMPLER, LEARNING_RATE, PLAIN_SAMPLER, SAMPLING, STEPS
+from .miniature import DRESSED_SAMPLER, PLAIN_SAMPLER, PRESET, SAMPLING
 
 SIDE = 128
 """Side of the miniature's pictures, in pixels."""
 
 ON_MINIATURE: Sequence[Change] = (
     ("CrossInitPrepareFace", "resolution", SIDE),
-    ("CrossInitLearn", "preset", "custom"),
-    ("CrossInitLearn", "learning_rate", LEARNING_RATE),
     ("EmptyLatentImage", "width", SIDE),
     ("EmptyLatentImage", "height", SIDE),
     ("ImageScaleToTotalPixels", "megapixels", 0.02),
@@ -24,13 +22,13 @@ ON_MINIATURE: Sequence[Change] = (
 """What the miniature needs in the place of a full-size checkpoint."""
 
 GOOD: Sequence[Change] = (
-    ("CrossInitLearn", "steps", STEPS),
-    ("CrossInitLearn", "batch_size", BATCH_SIZE),
+    ("CrossInitLearn", "preset", PRESET),
     ("KSampler", "steps", SAMPLING["steps"]),
 )
 """Enough for pictures that are worth a look."""
 
 QUICK: Sequence[Change] = (
+    ("CrossInitLearn", "preset", "custom"),
     ("CrossInitLearn", "steps", 3),
     ("CrossInitLearn", "batch_size", 1),
     ("KSampler", "steps", 2),
@@ -38,7 +36,6 @@ QUICK: Sequence[Change] = (
 """The least work with which a workflow still does everything."""
 
 SMALL: Sequence[Change] = (
-    ("CrossInitLearn", "preset", "custom"),
     *QUICK,
     ("CrossInitLearn", "resolution", 64),
     ("EmptyLatentImage", "width", 64),
@@ -47,6 +44,7 @@ SMALL: Sequence[Change] = (
 """The same on stand-ins of full size, for workflows with one node of each type."""
 
 SMALL_MINIATURE: Sequence[Change] = (
+    ("CrossInitLearn", "preset", "custom"),
     ("CrossInitLearn", "steps", 2),
     ("CrossInitLearn", "batch_size", 1),
     ("EmptyLatentImage", "batch_size", 1),
