@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from ..crossinit_core import LearnedToken, load_learned_token
 from ..crossinit_core.prompts import ANYBODY, PLACE, absent_people, fill_places, has_place, words_in_places
 from ..crossinit_core.text import normal_form, quoted
+from ..crossinit_core.tokens.blending import STRENGTHS, token_at_strength
 from ..crossinit_core.tokens.learned_token import check_token_name
 from ..crossinit_core.tokens.lineage import other_lineage
 from .errors import tells_errors
@@ -31,6 +32,24 @@ _NEEDLESS = re.compile(rf"\bembedding:\s*(?={PLACE.pattern})", re.IGNORECASE)
 
 EARLIER_NAME = "learned-face"
 """What Learn Face called everybody before it had a name of its own to set."""
+
+
+def _strength_input() -> io.Float.Input:
+    return io.Float.Input(
+        "strength",
+        display_name="likeness and prompt",
+        default=1.0,
+        min=STRENGTHS[0],
+        max=STRENGTHS[1],
+        step=0.05,
+        display_mode=io.NumberDisplay.slider,
+        optional=True,
+        tooltip=(
+            "1 is the person as learned. Less goes back towards the average face that learning started at, and listens more to the "
+            "prompt; more is more of the person."
+        ),
+    )
+
 
 _LONGEST_WORD = 60
 _MOST_WORDS = 3
@@ -60,6 +79,7 @@ class CrossInitApply(io.ComfyNode):
                     optional=True,
                     tooltip="What stands after embedding: in your prompts. Empty: the token's own name.",
                 ),
+                _strength_input(),
             ],
             outputs=[io.Clip.Output("clip", display_name="clip", tooltip="For your prompt nodes.")],
             hidden=[io.Hidden.unique_id],
@@ -74,9 +94,10 @@ class CrossInitApply(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, clip: Any, token: LearnedToken, name: str = "") -> io.NodeOutput:
+    def execute(cls, clip: Any, token: LearnedToken, name: str = "", strength: float = 1.0) -> io.NodeOutput:
         check_box(name, "name", LONGEST_LINE)
         name = check_token_name(name.strip() or token.name)
+        token = token_at_strength(token, strength)
         text = f"Write embedding:{name} person in your prompts."
         other = applied_token(clip, name)
         if other is not None and not torch.equal(other.vectors, token.vectors):
@@ -155,6 +176,7 @@ class CrossInitEncodePrompt(io.ComfyNode):
                     ),
                 ),
                 tokens_input("From Learn Face or Load Learned Token."),
+                _strength_input(),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -178,13 +200,16 @@ class CrossInitEncodePrompt(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, clip: Any, text: str, tokens: dict[str, LearnedToken | None]) -> io.NodeOutput:
+    def execute(
+        cls, clip: Any, text: str, tokens: dict[str, LearnedToken | None], strength: float = 1.0
+    ) -> io.NodeOutput:
         check_prompt(text)
         people = connected(tokens)
         if people and not has_place(text):
             raise ValueError(no_place(text, by_wire=True))
         also = _other_names(cls, text, tokens)
         prompt, used = fill_prompt(text, people, also)
+        used = {alias: token_at_strength(token, strength) for alias, token in used.items()}
         read: set[str] = set()
         lost: list[str] = []
         clip = clip_with_tokens(clip, used, read.add, lost.append)

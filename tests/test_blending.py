@@ -1,4 +1,4 @@
-"""Tokens made of tokens: between two people, and as long as their start."""
+"""Tokens made of tokens: between two people, nearer to their start, and as long as it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from crossinit_core import LearnedToken, load_learned_token, save_learned_token
-from crossinit_core.tokens.blending import blend_tokens, rescale_token
+from crossinit_core.tokens.blending import blend_tokens, rescale_token, token_at_strength
+from crossinit_core.tokens.metadata import START, packed, unpacked
 from tests.tiny_page import hearing
 
 
@@ -187,6 +188,63 @@ def test_half_a_record_of_the_start_does_not_count() -> None:
 def test_sdxl_and_sd_1_cannot_be_blended() -> None:
     with pytest.raises(ValueError, match=r"SDXL \(width 768 \+ 1280\), but 'ben' on SD 1.x \(width 768\)"):
         blend_tokens(_of_two("anna", (1.0, 2.0), 0), LearnedToken(torch.ones(1, 768), "ben", "sd1"), 0.5)
+
+
+def test_the_dial_goes_from_the_start_to_the_person_and_on() -> None:
+    """Each encoder's direction turns evenly by its own angle; the norm stops where learning stopped."""
+    start = _of_two("start", (2.0, 64.0), 0)
+    token = _of_two(
+        "anna", (4.0, 128.0), 20, start=packed(start.vectors), steps="25", distance="3 80", cosine="0.9 0.7"
+    )
+    half = token_at_strength(token, 0.5)
+    assert _polar(half.parts[0]) == pytest.approx((3, 10), rel=2e-3)
+    assert _polar(half.parts[1]) == pytest.approx((96, 20), rel=2e-3)
+    torch.testing.assert_close(token_at_strength(token, 0.0).vectors, start.vectors, rtol=1e-3, atol=1e-3)
+    more = token_at_strength(token, 1.5)
+    assert _polar(more.parts[0]) == pytest.approx((4, 30), rel=2e-3)
+    assert _polar(more.parts[1]) == pytest.approx((128, 60), rel=2e-3)
+    assert (half.name, half.base, half.widths) == ("anna", "sdxl", (768, 1280))
+    facts = half.metadata
+    assert (facts["crossinit.strength"], facts["crossinit.steps"], facts["crossinit.norm"]) == (
+        "0.5",
+        "25",
+        "3.0000 96.0000",
+    )
+    assert "crossinit.distance" not in facts and "crossinit.cosine" not in facts
+
+
+def test_as_learned_is_the_token_itself() -> None:
+    token = _token("anna", 1)
+    assert token_at_strength(token, 1) is token, "also one that does not know its start"
+
+
+def test_nobody_turns_further_than_half_a_turn() -> None:
+    token = LearnedToken(torch.tensor([[-1.0, 0.1]]), "anna", "width-2", {START: packed(torch.tensor([[1.0, 0.1]]))})
+    assert token_at_strength(token, 1.5).vectors.tolist()[0] == pytest.approx([-1.0, -0.1], rel=1e-2)
+
+
+def test_where_learning_started_goes_into_every_kind_of_file(tmp_path: Path) -> None:
+    start = _token("start", 2).vectors
+    token = _token("anna", 1, start=packed(start))
+    loaded = load_learned_token(save_learned_token(token, tmp_path / "anna.safetensors"))
+    torch.testing.assert_close(token_at_strength(loaded, 0.7).vectors, token_at_strength(token, 0.7).vectors)
+    blend = blend_tokens(token, _token("ben", 3, start=packed(start)), 0.5)
+    torch.testing.assert_close(token_at_strength(blend, 0).vectors, start, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "recorded", ["", "AAAA", "not base64", packed(torch.full((2, 8), math.inf)), packed(torch.ones(3, 8))]
+)
+def test_a_token_that_does_not_know_its_start_is_as_it_is(recorded: str) -> None:
+    assert unpacked({START: recorded}, START, (2, 8)) is None
+    with pytest.raises(ValueError, match=r"strength of 'anna' is 0.8, but its file does not say where.*Learn it anew"):
+        token_at_strength(_token("anna", 1, start=recorded), 0.8)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.51, math.nan])
+def test_a_strength_that_there_is_not_is_refused(strength: float) -> None:
+    with pytest.raises(ValueError, match=r"The strength is .*, but must be from 0 .* to 1.5"):
+        token_at_strength(_token("anna", 1), strength)
 
 
 def test_the_nodes_blend_and_rescale(pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from crossinit_core import LearnedToken, cli, save_learned_token
+from crossinit_core import LearnedToken, cli, load_learned_token, save_learned_token
 from crossinit_core.commands.pictures import PlacedPrompt, plan_pictures
 from crossinit_core.commands.sampling import Sampler
 from crossinit_core.commands.sampling_settings import Sampling
+from crossinit_core.tokens.metadata import START, packed
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning",  # inside diffusers
@@ -54,6 +56,21 @@ def _made(folder: str) -> list[str]:
 
 def _pixels(path: Path | str) -> Any:
     return np.asarray(Image.open(path)).astype(int)
+
+
+def test_the_dial_changes_the_picture(run: Run, model: Path) -> None:
+    """`--strength` is that of the node: 1 changes nothing, and a token without its start has no other."""
+    token = load_learned_token(Path(f"{model.name}.safetensors"))
+    assert run(model, *QUICK, "--out", "plain")[0] == 0
+    code, _, err = run(model, *QUICK, "--strength", 0.5, "--out", "refused")
+    assert code == 2 and "its file does not say where its learning started" in err and not Path("refused").exists()
+    known = replace(token, metadata={START: packed(token.vectors.flip(0))})
+    save_learned_token(known, Path(f"{model.name}.safetensors"))
+    assert run(model, *QUICK, "--strength", 1, "--out", "one")[0] == 0
+    assert run(model, *QUICK, "--strength", 0.5, "--out", "half")[0] == 0
+    plain, one, half = (_pixels(next(Path(folder).rglob("*.png"))) for folder in ("plain", "one", "half"))
+    assert (plain == one).all() and (plain != half).any()
+    assert run(model, *QUICK, "--strength", 2)[0] == 2
 
 
 def test_a_prompt_is_a_folder_as_published(run: Run, model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,6 +105,22 @@ def test_a_token_means_the_same_by_every_way(
     assert file["context"].shape[1] == 77 * {PLAIN: 1, WEIGHTED: 1, LONG: 2, SECTIONS: 3}[text]
     assert same(applied, file) and same(node, file)
     assert not same(file, encoded(clip, text.replace("{}", "")))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7, 1.5])
+def test_the_dial_means_the_same_by_every_way(
+    pack: ModuleType, nodes: dict[str, Any], clip: Any, tmp_path: Path, strength: float
+) -> None:
+    """As the file of the token that the dial makes; 1 is the token itself."""
+    blending, start = pack.crossinit_core.tokens.blending, pack.crossinit_core.tokens.metadata
+    token = person(pack, "anna", widths=WIDTHS)
+    token = replace(token, metadata={start.START: start.packed(person(pack, "start", seed=9, widths=WIDTHS).vectors)})
+    file = three_ways(nodes, clip, blending.token_at_strength(token, strength), PLAIN, tmp_path)[0]
+    applied = by_node(nodes["CrossInitApply"], clip, token, name="somebody", strength=strength)
+    by_encode = by_node(nodes["CrossInitEncodePrompt"], clip, PLAIN, {"token0": token}, strength=strength)
+    assert same(encoded(applied, PLAIN.replace("{}", "embedding:somebody")), file)
+    assert same(flat(by_encode), file)
+    assert not same(file, three_ways(nodes, clip, token, PLAIN, tmp_path)[0])
 
 
 @pytest.mark.parametrize("layer", [-1, -2, -3])

@@ -11,6 +11,7 @@ from ..loading import check_model, load_backbone
 from ..precision import DTYPES, resolve_precision
 from ..prompts import load_prompts
 from ..text import quoted
+from ..tokens.blending import check_strength, token_at_strength
 from ..tokens.lineage import other_lineage
 from ..tokens.token_files import load_learned_token
 from .arguments import chosen_device
@@ -34,7 +35,8 @@ def generate(options: argparse.Namespace) -> None:
     sampling.check()
     check_control(options.controlnet, options.control_image, options.control_strength)
     device = chosen_device(options.device)
-    tokens = [load_learned_token(path) for path in options.tokens]
+    check_strength(options.strength)
+    tokens = [token_at_strength(load_learned_token(path), options.strength) for path in options.tokens]
     names = [token.name for token in tokens]
     prompts = load_prompts(options.prompts) if options.prompts else tuple(options.prompt or [PROMPT])
     placed = [PlacedPrompt.of(prompt, names) for prompt in prompts]

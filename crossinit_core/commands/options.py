@@ -136,6 +136,14 @@ def of_generate(command: ArgumentParser) -> None:
     for name in ("steps", "seed", "count"):
         default = getattr(Sampling, name)
         command.add_argument(f"--{name}", type=int, default=default, metavar="N", help="default: %(default)s")
+    command.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="the dial between prompt and likeness: less listens more to the prompt, more is more of the person, from 0 to 1.5; "
+        "default: %(default)s",
+    )
     guidance = Sampling.guidance
     command.add_argument("--guidance", type=float, default=guidance, metavar="X", help="default: %(default)s")
     command.add_argument(

@@ -38,6 +38,7 @@ def provenance(
         metadata.SEED: str(settings.seed),
         metadata.PRECISION: str(model.dtype).removeprefix("torch."),
         **_special(settings),
+        metadata.START: metadata.packed(start),
         metadata.START_NORM: metadata.listed(metadata.norms_by_encoder(start, widths)),
         metadata.NORM: metadata.listed(metadata.norms_by_encoder(learned, widths)),
         metadata.DISTANCE: metadata.listed(metadata.norms_by_encoder(learned - start, widths)),

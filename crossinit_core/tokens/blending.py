@@ -1,4 +1,4 @@
-"""Learned tokens made of learned tokens: a mixture of two, and one with the length of its start.
+"""Learned tokens made of learned tokens: a mixture of two, one nearer to its start, and one with the length of its start.
 
 Each text encoder's part of a vector is a vector of its own here: the encoders have different scales, so an angle or a length
 over the columns of both would be that of the larger one.
@@ -13,11 +13,27 @@ from ..angles import angles_of_units
 from ..errors import InputError
 from ..families import describe_widths, shown_widths
 from .learned_token import LearnedToken, suggest_token_name
-from .metadata import BLEND, COSINE, DISTANCE, NORM, RESCALED, START_NORM, listed, norms_by_encoder, numbers
+from .metadata import (
+    BLEND,
+    COSINE,
+    DISTANCE,
+    NORM,
+    RESCALED,
+    START,
+    START_NORM,
+    STRENGTH,
+    listed,
+    norms_by_encoder,
+    numbers,
+    unpacked,
+)
 
 ARC = "arc"
 LINE = "line"
 METHODS = (ARC, LINE)
+
+STRENGTHS = (0.0, 1.5)
+"""From the start alone to half as far again as learning went."""
 
 _OF_THE_VECTORS = (NORM, DISTANCE, COSINE)
 """What a blend does not share with the tokens that it was made of."""
@@ -124,7 +140,48 @@ def rescale_token(token: LearnedToken, amount: float, *, start: Tensor | None = 
     )
 
 
+def check_strength(strength: float) -> float:
+    """The strength. Raises ValueError if it is not one of `STRENGTHS`."""
+    low, high = STRENGTHS
+    if not low <= strength <= high:
+        raise ValueError(
+            f"The strength is {strength:g}, but must be from {low:g} (where learning started) to {high:g}. 1 is as learned."
+        )
+    return strength
+
+
+def token_at_strength(token: LearnedToken, strength: float) -> LearnedToken:
+    """The dial between prompt and likeness: vector by vector, `strength` 0 is where learning started, 1 is the token itself,
+    and more goes on in the same direction.
+
+    The direction goes along the great circle from v0 through v at a steady angle, as in `blend_tokens`; the norm from |v0| to |v|
+    in a straight line, and no further. For each text encoder on its own.
+    Raises ValueError for a strength out of `STRENGTHS`, or if the token does not record its start.
+    """
+    if check_strength(strength) == 1:
+        return token
+    start = unpacked(token.metadata, START, (len(token.vectors), token.width))
+    if start is None:
+        raise ValueError(
+            f"The strength of '{token.name}' is {strength:g}, but its file does not say where its learning started: it comes "
+            "from another tool or an older version. Learn it anew, or leave the strength at 1.",
+        )
+    with torch.inference_mode(False):
+        starts = start.split(list(token.widths), dim=1)
+        parts = [_along_the_arc(a, b, strength) for a, b in zip(starts, token.parts, strict=True)]
+        vectors = torch.cat(parts, dim=1)
+    kept = {key: value for key, value in token.metadata.items() if key not in _OF_THE_VECTORS}
+    return LearnedToken(
+        vectors,
+        token.name,
+        token.base,
+        kept | {NORM: listed(norms_by_encoder(vectors, token.widths)), STRENGTH: f"{strength:g}"},
+        widths=token.widths,
+    )
+
+
 def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    """From a to b, (K, w) both; a weight above 1 turns further by the same angle and keeps b's norm."""
     lengths = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     if min(float(length.min()) for length in lengths) == 0:
         raise InputError(
@@ -137,11 +194,14 @@ def _along_the_arc(a: Tensor, b: Tensor, weight: float) -> Tensor:
         raise InputError(
             "Vectors of the tokens are opposite: no arc leads from one to the other, but a straight line does.", "arc"
         )
+    if weight > 1:
+        # Half a turn from a is as far as one can get.
+        weight = min(weight, torch.pi / max(float(angle.max()), 1e-6))
     # sinc keeps the formula at an angle of zero: sin(w t) / sin(t) = w sinc(w t) / sinc(t).
     turn = angle / torch.pi
     part_u = (1 - weight) * torch.sinc((1 - weight) * turn) / torch.sinc(turn)
     part_v = weight * torch.sinc(weight * turn) / torch.sinc(turn)
-    return ((part_u * u + part_v * v) * torch.lerp(*lengths, weight).double()).float()
+    return ((part_u * u + part_v * v) * torch.lerp(*lengths, min(weight, 1.0)).double()).float()
 
 
 def _recorded_norms(token: LearnedToken) -> Tensor | None:
