@@ -20,6 +20,7 @@ from torch import Tensor
 
 from crossinit_core import (
     InversionSettings,
+    LearnedToken,
     StepReport,
     celebrity_mean,
     cross_initialize,
@@ -131,15 +132,17 @@ class Studio:
         for steps in run.marks:
             if self.results.path(run.config(steps), identity).is_file():
                 continue
-            vectors, seconds = self.learned(run, identity, start, steps, folder)
+            token, seconds = self.learned(run, identity, start, steps, folder)
             self.clock.check()
-            self._write(run, identity, steps, start, vectors, seconds)
+            self._write(run, identity, steps, start, token.vectors, seconds)
         further = run.name == "plain" and not self.results.path(run.config(self.plan.long), identity).is_file()
         if folder.is_dir() and not further:
             shutil.rmtree(folder)
 
-    def learned(self, run: Run, identity: int, start: Tensor, steps: int, folder: Path) -> tuple[Tensor, float | None]:
-        """Vectors after so many steps, and the seconds that all of these took (None if that is not known)."""
+    def learned(
+        self, run: Run, identity: int, start: Tensor, steps: int, folder: Path
+    ) -> tuple[LearnedToken, float | None]:
+        """The token after so many steps, and the seconds that all of these took (None if that is not known)."""
         settings = InversionSettings(
             steps=steps,
             learning_rate=run.learning_rate,
@@ -181,8 +184,8 @@ class Studio:
             raise
         known = before["step"] == result.resumed_from
         note(steps)
-        vectors = torch.stack(list(last)).mean(0) if last else result.token.vectors
-        return vectors, before["seconds"] + result.seconds if known else None
+        token = replace(result.token, vectors=torch.stack(list(last)).mean(0)) if last else result.token
+        return token, before["seconds"] + result.seconds if known else None
 
     def _write(
         self, run: Run, identity: int, steps: int, start: Tensor, vectors: Tensor, seconds: float | None
@@ -200,7 +203,7 @@ class Studio:
             "seconds": seconds,
             "workers": self.clock.workers,
             "device": device_name(self.device),
-            "judges": self._judged(pictures, self.world.held_out(identity)),
+            "judges": self.judged(pictures, self.world.held_out(identity)),
         }
         if run.group in ("main", "long"):
             self._keep(pictures, run.config(steps), identity)
@@ -243,7 +246,7 @@ class Studio:
         embeddings = splice(vectors, known, ids, backbone.vocabulary_size).repeat_interleave(count, dim=0)
         return self.sampler.pictures([], seed=identity, embeddings=embeddings.to(self.device))
 
-    def _judged(self, pictures: NDArray[np.uint8], who: Identity) -> list[dict[str, list[float]]]:
+    def judged(self, pictures: NDArray[np.uint8], who: Identity) -> list[dict[str, list[float]]]:
         """What each judge sees in the pictures of a person."""
         return [
             judged(look(judge, pictures), who, self._people, self.plan.prompts, self.plan.seeds)
@@ -262,7 +265,7 @@ class Studio:
             for person in (who, other)
         )
         self._keep(own, "reference", identity)
-        pairs = zip(self._judged(own, who), self._judged(foreign, who), strict=True)
+        pairs = zip(self.judged(own, who), self.judged(foreign, who), strict=True)
         return {"identity": identity, "judges": [{**top, "floor": floor["likeness"]} for top, floor in pairs]}
 
 

@@ -130,7 +130,7 @@ def _add(outcome: Outcome, other: Outcome) -> None:
     outcome.left += other.left
 
 
-def _world(text: str) -> tuple[str, Path]:
+def world_of(text: str) -> tuple[str, Path]:
     """`drawn=FOLDER` as a pair. Raises ArgumentTypeError for anything else."""
     name, equals, folder = text.partition("=")
     if not (name.isidentifier() and equals and folder):
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("stage", choices=["choose", "report"])
     parser.add_argument(
-        "--world", type=_world, action="append", metavar="NAME=FOLDER", help="a miniature; several times"
+        "--world", type=world_of, action="append", metavar="NAME=FOLDER", help="a miniature; several times"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results; an earlier one is continued")
     parser.add_argument("--devices", nargs="+", default=["cpu"])

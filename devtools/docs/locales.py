@@ -66,7 +66,7 @@ def _node(node: Mapping[str, Any]) -> Json:
     sockets = {
         name: spec for section in ("required", "optional") for name, spec in node["input"].get(section, {}).items()
     }
-    inputs = {name: {"name": name, "tooltip": _tooltip(spec)} for name, spec in sockets.items()}
+    inputs = {name: {"name": _label(name, spec), "tooltip": _tooltip(spec)} for name, spec in sockets.items()}
     outputs: Json = {}
     for number, (name, kind) in enumerate(zip(node["output_name"], node["output"], strict=True)):
         # An output that is called like its type is translated by the page.
@@ -74,6 +74,11 @@ def _node(node: Mapping[str, Any]) -> Json:
         outputs[str(number)]["tooltip"] = node["output_tooltips"][number]
     found = {"display_name": node["display_name"], "description": node["description"]}
     return found | ({"inputs": inputs} if inputs else {}) | {"outputs": outputs}
+
+
+def _label(name: str, spec: list[Any]) -> str:
+    """What the page calls an input."""
+    return str((spec[1] if len(spec) > 1 else {}).get("display_name") or name)
 
 
 def _tooltip(spec: list[Any]) -> str:

@@ -251,16 +251,20 @@ class ComfyPage(PageNodes):
 
     def _forget_the_last_run(self) -> None:
         """Once it is over: a part that nobody waited for would else be taken for a part of the next one."""
-        self.page.wait_for_function("() => !window.crossinitLeft", timeout=120_000)
+        self.page.wait_for_function("() => !window.crossinitLeft && !window.crossinitEnding", timeout=120_000)
         self.page.evaluate("() => { window.crossinitEnd = null; window.crossinitRan = []; window.crossinitSaid = [] }")
 
     def _listen(self) -> None:
         self._forget_the_last_run()
         self.page.evaluate(
             """events => {
-                // What the page and the pack do at an end comes first.
+                // What the page and the pack do at an end comes first. Until then the run is not over.
+                window.crossinitEnding = 0
                 for (const name of events)
-                    app.api.addEventListener(name, () => setTimeout(() => { window.crossinitEnd = name }, 100))
+                    app.api.addEventListener(name, () => {
+                        window.crossinitEnding++
+                        setTimeout(() => { window.crossinitEnd = name; window.crossinitEnding-- }, 100)
+                    })
                 // The server says what is left of its queue after it has said how a run ended.
                 app.api.addEventListener('status', ({ detail }) => {
                     window.crossinitLeft = detail?.exec_info?.queue_remaining ?? 0
