@@ -175,7 +175,7 @@ def shoot(page: ComfyPage) -> Film:
     film.move("Paint Drawn Person (demo)", "Learn Face (train)")
     began = time.monotonic()
     film.caption = (
-        "Learn Face finds the word vectors that make the model show this person (a minute or two, shortened)."
+        "Learn Face finds the word vectors that make the model show this person (some seconds on two processor cores, shortened)."
     )
     film.watch(lambda: bool(page.text("CrossInitSave")), at_most=LEARNING)
     print(f"from there to the saved token: {time.monotonic() - began:.0f} s", flush=True)
