@@ -132,7 +132,10 @@ class Film:
         x, y = self.hand
         arrow = [(0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12)]
         draw.polygon([(x + a, y + b) for a, b in arrow], fill="white", outline="black")
-        draw.text((WIDTH / 2, HEIGHT + CAPTION / 2), self.caption, INK, ImageFont.load_default(19), anchor="mm")
+        font = ImageFont.load_default(19)
+        if draw.textlength(self.caption, font) > WIDTH - 20:
+            raise ValueError(f"The caption '{self.caption}' is wider than the film.")
+        draw.text((WIDTH / 2, HEIGHT + CAPTION / 2), self.caption, INK, font, anchor="mm")
         self.frames.append(frame)
         self.durations.append(milliseconds)
 
@@ -174,9 +177,7 @@ def shoot(page: ComfyPage) -> Film:
     film.still()
     film.move("Paint Drawn Person (demo)", "Learn Face (train)")
     began = time.monotonic()
-    film.caption = (
-        "Learn Face finds the word vectors that make the model show this person (some seconds on two processor cores, shortened)."
-    )
+    film.caption = "Learn Face finds the word vectors of this person (12 to 15 s on two processor cores, shortened)."
     film.watch(lambda: bool(page.text("CrossInitSave")), at_most=LEARNING)
     print(f"from there to the saved token: {time.monotonic() - began:.0f} s", flush=True)
     film.still()
