@@ -20,7 +20,7 @@ from crossinit_core.tokens.thumbnails import MOST_BYTES, PIXELS
 from devtools.comfyui.older import RELEASES
 from devtools.docs import locales
 from devtools.setup import comfyui_source
-from devtools.workflows.miniature import BATCH_SIZE, LEARNING_RATE, SAMPLING, STEPS
+from devtools.workflows.miniature import PRESET, SAMPLING
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -47,11 +47,11 @@ def test_the_miniatures_settings_are_those_of_its_workflow() -> None:
     """On its help page, in both languages, and under the README's film."""
     steps, cfg = SAMPLING["steps"], f"{SAMPLING['cfg']:g}"
     english, chinese = _help("CrossInitMiniature")
-    assert f"custom, {STEPS} steps, *learning_rate* {LEARNING_RATE}, *batch_size* {BATCH_SIZE}," in english
+    assert f"*preset* {PRESET} or best" in english
     assert f"{steps} steps, cfg {cfg}, dpmpp_2m" in english
-    assert f"custom，{STEPS} 步，*学习率* {LEARNING_RATE}，*批次大小* {BATCH_SIZE}，" in chinese
+    assert f"*预设* {PRESET} 或 best" in chinese
     assert f"{steps} 步，cfg {cfg}，dpmpp_2m" in chinese
-    assert f"{STEPS} steps at a learning rate of {LEARNING_RATE}" in _text("README.md")
+    assert f"with the preset {PRESET}" in _text("README.md")
 
 
 def test_the_versions_are_those_that_are_asked_for() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from crossinit_core import LearnedToken, save_learned_token
 from crossinit_core.families import BASES
 from crossinit_core.learning.settings import presets_of
+from crossinit_core.tokens.metadata import START, packed
 from crossinit_core.tokens.thumbnails import LONGEST_URI, thumbnail_of
 from devtools.docs import locales
 
@@ -183,7 +184,8 @@ def test_a_file_is_as_small_as_the_readme_says(tmp_path: Path) -> None:
             continue
         for metadata, into in ((facts, sizes), (facts | picture, pictured)):
             path = tmp_path / f"{base}.safetensors"
-            token = LearnedToken(torch.ones(2, sum(widths)), "person", base, metadata, widths=widths)
+            start = {START: packed(torch.ones(2, sum(widths)))}
+            token = LearnedToken(torch.ones(2, sum(widths)), "person", base, metadata | start, widths=widths)
             save_learned_token(token, path)
             into.append(path.stat().st_size / 1000)
     smallest, largest, with_picture = map(int, said.groups())

@@ -52,7 +52,7 @@ def learn_a_face() -> Workflow:
     )
     where = note(
         "Where it goes",
-        "The face is a small file in *models/embeddings*, of 45 KB at most with its picture. Every prompt node understands it from now on: "
+        "The face is a small file in *models/embeddings*, of 56 KB at most with its picture. Every prompt node understands it from now on: "
         "**embedding:my-face person**",
     )
     prompts = note(
@@ -60,7 +60,7 @@ def learn_a_face() -> Workflow:
         "**{}** in the prompt is the person, and the word **person** after it helps. Try:",
         "- a {} person with a happy expression\n- a {} person on the beach\n- a {} person as a firefighter\n"
         "- a {} person in a chef outfit\n- cubism painting of a {} person\n- a sand sculpture of a {} person",
-        "More or less of the person: **({}:1.2)** or **({}:0.8)**",
+        "A prompt is ignored? Turn **likeness and prompt** to 0.8. The person is not alike? To 1.2.",
         "A new prompt does not learn anew; only the picture is made again.",
         "The saved face needs no learning at all: see *02-use-a-learned-face*.",
     )

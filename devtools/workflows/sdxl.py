@@ -78,7 +78,7 @@ def learn_a_face_on_sdxl() -> Workflow:
     )
     where = note(
         "Where it goes",
-        "The face is a small file in *models/embeddings*, of 45 KB at most with its picture and the vectors for both text encoders. Every prompt node understands "
+        "The face is a small file in *models/embeddings*, of 56 KB at most with its picture and the vectors for both text encoders. Every prompt node understands "
         f"it from now on: **embedding:{NAME} person**",
     )
     prompts = note(
