@@ -18,8 +18,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .commands import evaluate, reproduce, train_many
+from .commands import evaluation_options as judged
 from .commands import options as takes
+from .commands import train_many
 from .commands.arguments import Parser
 from .commands.published_flags import refuse_published_flags
 from .commands.signals import Screen, Terminated, leave_closed_output, signals_stop
@@ -117,6 +118,18 @@ def inspect(options: argparse.Namespace) -> None:
     inspect(options)
 
 
+def evaluate(options: argparse.Namespace) -> None:
+    from .commands.evaluate import evaluate
+
+    evaluate(options)
+
+
+def reproduce(options: argparse.Namespace) -> None:
+    from .commands.reproduce import reproduce
+
+    reproduce(options)
+
+
 _Run = Callable[[argparse.Namespace], None]
 _AddOptions = Callable[[argparse.ArgumentParser], None]
 _COMMANDS: dict[str, tuple[str, _AddOptions, _Run]] = {
@@ -144,6 +157,16 @@ _COMMANDS: dict[str, tuple[str, _AddOptions, _Run]] = {
         report,
     ),
     "inspect": ("Print what token files hold.", takes.of_inspect, inspect),
+    "evaluate": (
+        "Measure how alike generated pictures are to photos, and how well they obey their prompts.",
+        judged.of_evaluate,
+        evaluate,
+    ),
+    "reproduce": (
+        "Learn everybody of a folder by several methods, draw them, and write the publication's table.",
+        judged.of_reproduce,
+        reproduce,
+    ),
 }
 
 
@@ -159,6 +182,4 @@ def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if command_name == chosen:
             add_options(command)
-    evaluate.add(commands)
-    reproduce.add(commands)
     return parser

@@ -21,55 +21,6 @@ if TYPE_CHECKING:
 PAGE, CHART, FACTS = "evaluation.md", "evaluation.png", "evaluation.json"
 
 
-def add(commands: Any) -> None:
-    """The command and its options, to argparse's `commands`."""
-    text = (evaluate.__doc__ or "").partition("\n")[0]
-    command = commands.add_parser("evaluate", help=text, description=text)
-    command.set_defaults(run=evaluate)
-    command.add_argument(
-        "pictures",
-        type=Path,
-        metavar="PICTURES",
-        help="the generated pictures of a person, or a folder with a folder of them for each person",
-    )
-    command.add_argument(
-        "--photos",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="the person's photos: a file or a folder; of several people a folder with a file or a folder for each, called as "
-        "those in PICTURES",
-    )
-    add_judges(command)
-    command.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help=f"writes {PAGE}, {FACTS} and {CHART} there; default: nothing is written",
-    )
-    command.add_argument("--json", action="store_true", help="for programs")
-
-
-def add_judges(command: argparse.ArgumentParser) -> None:
-    """Who measures, and by which prompts."""
-    command.add_argument(
-        "--recognizer",
-        default="dlib",
-        metavar="NAME",
-        help="dlib, an .onnx file of ArcFace or AdaFace, or MODULE:FUNCTION of your own; default: %(default)s",
-    )
-    command.add_argument(
-        "--clip",
-        metavar="FOLDER",
-        help="CLIP for the prompt similarity, in the layout of transformers: a copy of openai/clip-vit-base-patch32; or "
-        "MODULE:FUNCTION of your own; default: no prompt similarity",
-    )
-    command.add_argument("--clip-device", metavar="DEVICE", help="default: cuda if there is one, else cpu")
-    command.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="prompts, one a line, UTF-8; default: the publication's 20"
-    )
-
-
 def evaluate(options: argparse.Namespace) -> None:
     """Measure how alike generated pictures are to photos, and how well they obey their prompts."""
     from tqdm import tqdm

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 TEXT = "Learn many people: a folder or a list of them. The same command goes on after a stop."
-
-
-def add(commands: Any) -> None:
-    """Add the command to those of the command line; `commands` is what `add_subparsers` gave."""
-    command = commands.add_parser("train-many", help=TEXT, description=TEXT)
-    add_options(command)
-    command.set_defaults(run=train_many)
 
 
 def train_many(options: argparse.Namespace) -> None:

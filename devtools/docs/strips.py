@@ -87,7 +87,9 @@ class World:
         }
         return self.pictures(nodes, "out")[0]
 
-    def person(self, text: str, *between: tuple[str, dict[str, Any]], seed: int = 42) -> Image.Image:
+    def person(
+        self, text: str, *between: tuple[str, dict[str, Any]], seed: int = 42, strength: float = 1.0
+    ) -> Image.Image:
         """A prompt with anna, or with what nodes after her make of her: the last of `between` gives the token."""
         nodes = {
             "anna": _node("CrossInitLoad", file="anna.safetensors"),
@@ -95,7 +97,8 @@ class World:
         }
         nodes |= dict(between)
         token = [between[-1][0] if between else "anna", 0]
-        nodes["prompt"] = _node("CrossInitEncodePrompt", clip=["model", 1], text=text, **{"tokens.token0": token})
+        inputs = {"text": text, "strength": strength, "tokens.token0": token}
+        nodes["prompt"] = _node("CrossInitEncodePrompt", clip=["model", 1], **inputs)
         return self.sample(nodes, seed)
 
 
@@ -127,6 +130,12 @@ def encode_prompt(world: World) -> Tiles:
         "a pencil sketch\nof a {} person",
     )
     return [(world.person(text.replace("\n", " ")), text) for text in texts]
+
+
+def strength(world: World) -> Tiles:
+    """The dial, low, as learned, and high."""
+    texts = ("a photo of a {} person", "a sad {} person wearing a crown")
+    return [(world.person(text, strength=x), f"{x:g}") for text in texts for x in (0.5, 1.0, 1.5)]
 
 
 def prompt_list(world: World) -> Tiles:
@@ -191,10 +200,11 @@ def likeness(world: World) -> Tiles:
 STRIPS: Mapping[str, Callable[[World], Tiles]] = {
     "CrossInitPrepareFace": prepare_face,
     "CrossInitEncodePrompt": encode_prompt,
+    "CrossInitEncodePrompt-strength": strength,
     "CrossInitPromptList": prompt_list,
     "CrossInitBlend": blend,
     "CrossInitLikeness": likeness,
     "CrossInitMiniature": miniature,
     "CrossInitDrawnPerson": drawn_person,
 }
-"""What makes the pictures of a node."""
+"""What makes the pictures of a node; the second one of a node has a word after its id."""
