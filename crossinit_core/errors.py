@@ -8,7 +8,18 @@ from __future__ import annotations
 from typing import Literal
 
 Subject = Literal[
-    "photo", "mask", "boxes", "face", "frame", "detector", "recognizer", "reference", "start", "tokens", "arc"
+    "photo",
+    "mask",
+    "boxes",
+    "face",
+    "frame",
+    "detector",
+    "recognizer",
+    "reference",
+    "start",
+    "tokens",
+    "arc",
+    "strength",
 ]
 
 
@@ -18,7 +29,7 @@ class InputError(ValueError):
     The subjects: `photo`, `mask` and `boxes` as they were given; `face`, one that cannot be framed by itself; `frame`, one
     that was set by hand; `detector`, the library that finds faces; `recognizer`, the one that compares them; `reference`,
     photos that pictures are compared with; `start`, where learning begins; `tokens`, none were
-    given; `arc`, two tokens between which there is none.
+    given; `arc`, two tokens between which there is none; `strength`, how far a token is turned.
     """
 
     def __init__(self, message: str, subject: Subject | None = None) -> None:

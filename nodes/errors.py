@@ -36,6 +36,7 @@ REMEDIES: dict[Subject, str] = {
     "recognizer": "Then restart ComfyUI, or choose another recognizer.",
     "reference": "Check what is connected to photos.",
     "arc": "Blend these with the method 'straight'.",
+    "strength": "It is the dial 'likeness and prompt'. Rescale Learned Token, with its cross_init connected, works without.",
 }
 """What to do in a graph, by what an error of the core is about."""
 

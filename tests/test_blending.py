@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from crossinit_core import LearnedToken, load_learned_token, save_learned_token
+from crossinit_core.errors import InputError
 from crossinit_core.tokens.blending import blend_tokens, rescale_token, token_at_strength
 from crossinit_core.tokens.metadata import START, packed, unpacked
 from tests.tiny_page import hearing
@@ -237,8 +238,11 @@ def test_where_learning_started_goes_into_every_kind_of_file(tmp_path: Path) -> 
 )
 def test_a_token_that_does_not_know_its_start_is_as_it_is(recorded: str) -> None:
     assert unpacked({START: recorded}, START, (2, 8)) is None
-    with pytest.raises(ValueError, match=r"strength of 'anna' is 0.8, but its file does not say where.*Learn it anew"):
+    with pytest.raises(
+        ValueError, match=r"strength of 'anna' is 0.8, but its file does not say where.*Learn it anew"
+    ) as told:
         token_at_strength(_token("anna", 1, start=recorded), 0.8)
+    assert isinstance(told.value, InputError) and told.value.subject == "strength"
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.51, math.nan])

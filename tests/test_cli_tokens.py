@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from crossinit_core import LearnedToken, cli, load_learned_token, save_learned_token
-from crossinit_core.tokens.metadata import START_NORM, STEPS, THUMBNAIL, listed
+from crossinit_core.tokens.metadata import START, START_NORM, STEPS, THUMBNAIL, listed, packed
 from crossinit_core.tokens.thumbnails import thumbnail_of
 
 Run = Callable[..., tuple[int, str, str]]
@@ -99,8 +99,9 @@ def test_inspect_shows_no_picture_as_text(run: Run) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8)
     thumbnail = thumbnail_of(Image.fromarray(noise))
     assert len(thumbnail) > 2000
-    _token("ann", 0, (1024,), **{THUMBNAIL: thumbnail})
+    _token("ann", 0, (1024,), **{THUMBNAIL: thumbnail, START: packed(torch.ones(2, 1024))})
     code, out, _ = run("inspect", "ann.safetensors", "--json")
+    assert json.loads(out)["metadata"][START] == "vectors in 5464 characters"
     shown = json.loads(out)["metadata"][THUMBNAIL]
     assert code == 0 and len(out) < 2000
     assert shown.startswith("data:image/") and f"of {len(thumbnail.partition(',')[2])} characters" in shown

@@ -12,7 +12,7 @@ from PIL import Image
 from ..families import describe_widths, encoder_names, shown_widths
 from ..files import check_can_write
 from ..text import quoted
-from ..tokens.metadata import norms_by_encoder
+from ..tokens.metadata import START, norms_by_encoder
 from ..tokens.report import by_encoder, describe_tokens
 from ..tokens.report_figure import draw_report
 from ..tokens.token_files import load_learned_token
@@ -54,8 +54,10 @@ def inspect(options: argparse.Namespace) -> None:
             print(f"{quoted(key, 60):<28} {quoted(value, 500)}")
 
 
-def _shown(value: str) -> str:
-    """A metadata value; for a picture, as other programs show it, only what it is."""
+def _shown(key: str, value: str) -> str:
+    """A metadata value; of what is no text, a picture or vectors, only what it is."""
+    if key == START:
+        return f"vectors in {len(value)} characters"
     head, comma, content = value.partition(",")
     if value.startswith("data:") and comma and len(value) > _LONGEST_PICTURE:
         return f"{quoted(head, 60)} of {len(content)} characters"
@@ -73,5 +75,5 @@ def _facts(path: Path) -> dict[str, Any]:
         "widths": list(token.widths),
         "base": token.base,
         "norms": [round(norm, 4) for norm in norms_by_encoder(token.vectors, token.widths).tolist()],
-        "metadata": {key: _shown(value) for key, value in sorted(token.metadata.items())},
+        "metadata": {key: _shown(key, value) for key, value in sorted(token.metadata.items())},
     }

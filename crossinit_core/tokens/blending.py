@@ -162,9 +162,10 @@ def token_at_strength(token: LearnedToken, strength: float) -> LearnedToken:
         return token
     start = unpacked(token.metadata, START, (len(token.vectors), token.width))
     if start is None:
-        raise ValueError(
+        raise InputError(
             f"The strength of '{token.name}' is {strength:g}, but its file does not say where its learning started: it comes "
             "from another tool or an older version. Learn it anew, or leave the strength at 1.",
+            "strength",
         )
     with torch.inference_mode(False):
         starts = start.split(list(token.widths), dim=1)
