@@ -113,10 +113,11 @@ def test_one_node_learns_keeps_and_shows_a_face(live: Any, learned_face: Learned
 
 def test_one_node_uses_a_learned_face_with_another_seed_each_run(page: ComfyPage, learned_face: Learned) -> None:
     file = f"{learned_face.name}.safetensors"
-    outer = {"file": file, "prompt": "a {} person in the snow", "resolution": 128}
+    outer = {"file": file, "prompt": "a {} person in the snow", "resolution": 128, "likeness and prompt": 0.8}
     sent = _put(page, USE, outer, {"KSampler": {"steps": 2}})
     assert sent["CrossInitLoad"]["file"] == file
     assert sent["CrossInitEncodePrompt"]["text"] == "a {} person in the snow"
+    assert sent["CrossInitEncodePrompt"]["strength"] == 0.8
     assert sent["KSampler"]["seed"] == 42
     page.run()
     page.screenshot(SCREENSHOTS / f"blueprint-use-{learned_face.name}.png")

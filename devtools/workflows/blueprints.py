@@ -114,7 +114,12 @@ def use_a_learned_face() -> Blueprint:
         ("face", "textual inversion", "embedding", "portrait", "cross initialization"),
         workflow,
         _CHECKPOINT,
-        {"file": [("face", "file")], "prompt": [("positive", "text")], "resolution": _SIDES},
+        {
+            "file": [("face", "file")],
+            "prompt": [("positive", "text")],
+            "resolution": _SIDES,
+            "likeness and prompt": [("positive", "strength")],
+        },
         {"picture": ("decode", 0)},
         [("sampler", "seed"), ("sampler", "control_after_generate")],
         size=(420, 400),

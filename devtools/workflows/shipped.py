@@ -37,11 +37,11 @@ APPS: dict[str, App] = {
         ["save_picture"],
     ),
     "02-use-a-learned-face": App(
-        [("face", "file"), ("positive", "text"), ("checkpoint", "ckpt_name")],
+        [("face", "file"), ("positive", "text"), ("apply", "strength"), ("checkpoint", "ckpt_name")],
         ["save_picture"],
     ),
     MINIATURE: App(
-        [("person", "seed"), ("learn", "name"), ("dressed_prompt", "text")],
+        [("person", "seed"), ("learn", "name"), ("dressed_prompt", "text"), ("dressed_prompt", "strength")],
         ["plain_save", "dressed_save"],
     ),
 }
