@@ -61,7 +61,7 @@ def use_a_learned_face() -> Workflow:
         "A prompt is ignored? Turn **likeness and prompt** of Apply to 0.8. The person is not alike? To 1.2.",
         "A file in *models/embeddings* is understood without Apply as well.",
     )
-    apply = Node("apply", "CrossInitApply", 180, {}, {"clip": CLIP, "token": ("face", 0)})
+    apply = Node("apply", "CrossInitApply", 220, {}, {"clip": CLIP, "token": ("face", 0)})
     text = "a photo of a embedding:my-face person on the beach"
     ordinary = Node("positive", "CLIPTextEncode", 190, {"text": text}, {"clip": ("apply", 0)}, title="Prompt")
     pictures = [Column(320, [latent(), sampler(), decode()]), Column(560, [save_picture("learned-face")])]

@@ -44,7 +44,7 @@ def _use(key: str, titles: tuple[str, str, str], text: str, prefix: str) -> tupl
     }
     prompt = {"clip": _CLIP, "tokens.token0": ("learn", 0)}
     nodes = [
-        Node(f"{key}_prompt", "CrossInitEncodePrompt", 240, {"text": text}, prompt, title=titles[0]),
+        Node(f"{key}_prompt", "CrossInitEncodePrompt", 280, {"text": text}, prompt, title=titles[0]),
         Node(f"{key}_sampler", "KSampler", 510, values, links, title=titles[1]),
         Node(f"{key}_decode", "VAEDecode", 50, {}, {"samples": (f"{key}_sampler", 0), "vae": _VAE}),
     ]

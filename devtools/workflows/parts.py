@@ -89,8 +89,8 @@ def positive(text: str | Link, *tokens: str, clip: Link = CLIP) -> Node:
     """A prompt with places for these tokens, or with a link that brings the prompt."""
     links = {"clip": clip} | {f"tokens.token{number}": (token, 0) for number, token in enumerate(tokens)}
     if isinstance(text, str):
-        return Node("positive", "CrossInitEncodePrompt", 240, {"text": text}, links)
-    return Node("positive", "CrossInitEncodePrompt", 240, {}, {**links, "text": text})  # no box, but a line after a run
+        return Node("positive", "CrossInitEncodePrompt", 280, {"text": text}, links)
+    return Node("positive", "CrossInitEncodePrompt", 280, {}, {**links, "text": text})  # no box, but a line after a run
 
 
 def negative(clip: Link = CLIP) -> Node:
