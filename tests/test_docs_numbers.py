@@ -313,3 +313,17 @@ def test_the_page_of_the_method_has_the_presets_own_numbers() -> None:
         preset = presets_of("sd2")[name]
         assert rows[name] == [str(preset.steps), f"{preset.learning_rate:g}", "200 to 999"]
         assert preset.timesteps == (200, 1000) and preset.schedule == "linear" and preset.method == "direction"
+
+
+def test_the_page_of_the_method_has_the_dials_numbers() -> None:
+    world = json.loads(_text("docs/measurements/dial.json"))["drawn"]
+    text = " ".join(_text("docs/method.md").split())
+    assert f"for the first {world['people']} of the 40 people" in text
+    rows = [row for row in _rows(_text("docs/method.md").split("## One dial")[1]).items() if row[0] in world["swift"]]
+    assert [strength for strength, _ in rows] == list(world["swift"])
+    for strength, cells in rows:
+        ways = (world[way][strength] for way in ("swift", "plain textual inversion"))
+        wanted = [way[name][0] for way in ways for name in ("likeness", "editability")]
+        assert all(_rounded(cell, value) for cell, value in zip(cells, wanted, strict=True)), strength
+    ceiling = (world["reference"][name][0] for name in ("likeness", "editability"))
+    assert "have {:.3f} and {:.3f}.".format(*ceiling) in text

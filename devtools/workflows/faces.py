@@ -58,7 +58,7 @@ def use_a_learned_face() -> Workflow:
         "**embedding:my-face**. Keep the word **person** after it.",
         "- a photo of a embedding:my-face person in a chef outfit\n- a (embedding:my-face:1.2) person with a dog\n"
         "- cubism painting of a embedding:my-face person",
-        "A prompt is ignored? Turn **likeness and prompt** of Apply to 0.8. The person is not alike? To 1.2.",
+        "A prompt is ignored? Turn **likeness and prompt** of Apply down to 0.8, then to 0.6.",
         "A file in *models/embeddings* is understood without Apply as well.",
     )
     apply = Node("apply", "CrossInitApply", 220, {}, {"clip": CLIP, "token": ("face", 0)})

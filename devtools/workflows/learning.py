@@ -60,7 +60,7 @@ def learn_a_face() -> Workflow:
         "**{}** in the prompt is the person, and the word **person** after it helps. Try:",
         "- a {} person with a happy expression\n- a {} person on the beach\n- a {} person as a firefighter\n"
         "- a {} person in a chef outfit\n- cubism painting of a {} person\n- a sand sculpture of a {} person",
-        "A prompt is ignored? Turn **likeness and prompt** to 0.8. The person is not alike? To 1.2.",
+        "A prompt is ignored? Turn **likeness and prompt** down to 0.8, then to 0.6.",
         "A new prompt does not learn anew; only the picture is made again.",
         "The saved face needs no learning at all: see *02-use-a-learned-face*.",
     )
