@@ -41,7 +41,7 @@ LEARNED: Mapping[str, tuple[Run, int]] = {
     "swift": (WAYS["start's direction .3 falling most"], 25),
     "plain textual inversion": (WAYS["plain"], 100),
 }
-"""The ways whose tokens are turned: a preset, and one that obeys prompts badly."""
+"""The ways whose tokens are turned: a preset, and one that obeys prompts less."""
 
 SHOWN = (0, 1, 6, 9, 17)
 """Prompts of the pictures."""

@@ -33,6 +33,9 @@ _NEEDLESS = re.compile(rf"\bembedding:\s*(?={PLACE.pattern})", re.IGNORECASE)
 EARLIER_NAME = "learned-face"
 """What Learn Face called everybody before it had a name of its own to set."""
 
+_LONGEST_WORD = 60
+_MOST_WORDS = 3
+
 
 def _strength_input() -> io.Float.Input:
     return io.Float.Input(
@@ -46,13 +49,9 @@ def _strength_input() -> io.Float.Input:
         optional=True,
         tooltip=(
             "1 is the person as learned. Less goes back towards the average face that learning started at, and listens more to the "
-            "prompt; more is more of the person."
+            "prompt; more goes further away from it."
         ),
     )
-
-
-_LONGEST_WORD = 60
-_MOST_WORDS = 3
 
 
 @tells_errors

@@ -29,6 +29,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {quoted(short, _LONGEST_ERROR)} (--help lists what is possible)\n")
 
 
+def add_model_option(command: argparse.ArgumentParser) -> None:
+    """`--model`, for commands whose first argument is something else."""
+    command.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="MODEL",
+        help="a folder in diffusers' layout, a checkpoint file, or miniature/weights",
+    )
+
+
 def local_path(text: str) -> Path:
     """A path of this machine; nothing is downloaded."""
     shown = quoted(text, 100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
+from .arguments import add_model_option
 from .evaluate import CHART, FACTS, PAGE
 from .reproduction_plan import METHODS, PLAIN_STEPS, PUBLISHED
 
@@ -42,13 +43,7 @@ def of_reproduce(command: ArgumentParser) -> None:
         metavar="FOLDER",
         help="a photo of each person, or a folder of them for each",
     )
-    command.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="MODEL",
-        help="a folder in diffusers' layout, a checkpoint file, or miniature/weights",
-    )
+    add_model_option(command)
     command.add_argument(
         "--out", type=Path, default=Path("reproduction"), metavar="FOLDER", help="default: %(default)s"
     )

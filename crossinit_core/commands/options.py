@@ -141,7 +141,7 @@ def of_generate(command: ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="X",
-        help="the dial between prompt and likeness: less listens more to the prompt, more is more of the person, from 0 to 1.5; "
+        help="the dial between prompt and likeness: less listens more to the prompt, from 0 to 1.5; "
         "default: %(default)s",
     )
     guidance = Sampling.guidance

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .arguments import add_model_option
+
 TEXT = "Learn many people: a folder or a list of them. The same command goes on after a stop."
 
 
@@ -28,13 +30,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="a folder with a folder of photos for each person, or a list (.csv, .jsonl) with the columns name and photos; "
         f"others are options of a person: {', '.join(sorted(OPTIONS))}",
     )
-    command.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="MODEL",
-        help="a folder in diffusers' layout, a checkpoint file, or miniature/weights",
-    )
+    add_model_option(command)
     command.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="for tokens, failures and the summary page"
     )

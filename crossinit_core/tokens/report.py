@@ -144,7 +144,7 @@ def _facts(token: LearnedToken, vocabulary_norms: Sequence[float]) -> list[tuple
     }
     facts.append(("settings", ", ".join(f"{name} {value}" for name, value in settings.items() if value)))
     facts.append(("start", metadata.initialization_of(known)))
-    for name, key in (("blend", metadata.BLEND), ("rescaled", metadata.RESCALED)):
+    for name, key in (("blend", metadata.BLEND), ("rescaled", metadata.RESCALED), ("strength", metadata.STRENGTH)):
         facts.append((name, known.get(key, "")))
     if history:
         facts += _course(history, metadata.lambda_of(known))
