@@ -47,6 +47,13 @@ class Run:
     timesteps: tuple[int, int] = (0, TIMESTEPS)
     average: int = 1
     """The result is the mean of the vectors after so many last steps."""
+    photos: int = 1
+    masked: bool = False
+    """Whether the loss counts in the middle of the photo alone, an ellipse around the head."""
+    context: float = 0.0
+    """The weight of the other words' change, see `context`."""
+    settles: bool = False
+    """Whether it ends when a fixed batch has settled, see `settling`; a mark is the last step that it may take then."""
 
     def config(self, steps: int) -> str:
         """The name of this run after so many steps."""
@@ -96,6 +103,11 @@ class Plan:
     def people(self) -> range:
         """The numbers of the people who are learned."""
         return range(self.identities)
+
+    @property
+    def named(self) -> range:
+        """The numbers of those whom the model knows by name, and who are looked at beside the learned ones."""
+        return range(0)
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -172,9 +184,9 @@ class Plan:
 @dataclass(frozen=True)
 class Job:
     """A piece of work for one worker. `kind` "learn" is a run for a person; "reference" paints the person's floor
-    and ceiling; "judges" examines the judges."""
+    and ceiling; "named" samples somebody whom the model knows by name; "judges" examines the judges."""
 
-    kind: Literal["learn", "reference", "judges"]
+    kind: Literal["learn", "reference", "named", "judges"]
     identity: int = 0
     run: Run | None = None
 
@@ -202,7 +214,7 @@ def jobs(plan: Plan, only: Sequence[str] = ()) -> list[Job]:
         if name not in known:
             raise ValueError(f"--only is '{name}', but must be one of {', '.join(sorted(known))}.")
     wanted = [run for run in runs if not only or run.name in only or any(run.config(m) in only for m in run.marks)]
-    work = [Job("judges"), *(Job("reference", who) for who in plan.people)]
+    work = [Job("judges"), *(Job("reference", who) for who in plan.people), *(Job("named", who) for who in plan.named)]
     for group in dict.fromkeys(run.group for run in runs):
         work += [Job("learn", i, run) for i in plan.people for run in wanted if run.group == group]
     return work

@@ -34,7 +34,7 @@ def expressions(prompts: Sequence[Prompt]) -> list[int]:
 ASKING, EXPRESSIONS = asking(PROMPTS), expressions(PROMPTS)
 
 JUDGED = ("likeness", "others", "rank", "editability", "expressions", "no_portrait")
-DRIFTED = ("start_norm", "norm", "norm_ratio", "angle", "distance", "seconds")
+DRIFTED = ("start_norm", "norm", "norm_ratio", "angle", "distance", "seconds", "steps")
 
 Summary = dict[str, Any]
 
@@ -98,10 +98,15 @@ def summarize(results: Results, plan: Plan) -> Summary:
     """Everything that the document needs, small enough to commit: numbers for each person, rounded to 5 digits.
 
     `configs[NAME]` has `identities`, the quantities of `DRIFTED`, and for each judge those of `JUDGED`, as lists in the
-    order of `identities`; `reference` likewise has `likeness`, `editability`, ... of repainted pictures, and `floor`.
+    order of `identities`; `reference` likewise has `likeness`, `editability`, ... of repainted pictures, and `floor`; `named`, if
+    it was measured, those of people whom the model knows by name.
     `devices` counts the learned results of each device, the commonest first; seconds of any other are left out (None).
     """
-    names = ["reference", *dict.fromkeys(config for job in _learning(plan) for config in job)]
+    names = [
+        "reference",
+        *(["named"] if plan.named else []),
+        *dict.fromkeys(config for job in _learning(plan) for config in job),
+    ]
     summary: Summary = {
         "plan": asdict(plan),
         "sessions": results.sessions(),
@@ -109,7 +114,8 @@ def summarize(results: Results, plan: Plan) -> Summary:
         "judges": read_json(results.path("judges", 0)),
         "configs": {},
     }
-    found = {name: [(i, read_json(results.path(name, i))) for i in plan.people] for name in names}
+    numbers = {name: plan.named if name == "named" else plan.people for name in names}
+    found = {name: [(i, read_json(results.path(name, i))) for i in numbers[name]] for name in names}
     known = {name: {i: result for i, result in each if result is not None} for name, each in found.items()}
     devices = Counter(result["device"] for each in known.values() for result in each.values() if "device" in result)
     summary["devices"] = dict(devices.most_common())
@@ -118,6 +124,8 @@ def summarize(results: Results, plan: Plan) -> Summary:
             device = next(iter(summary["devices"]), None)
             summary["configs"][name] = _columns(plan, list(each), list(each.values()), device)
     summary["reference"] = summary["configs"].pop("reference", None)
+    if plan.named:
+        summary["named"] = summary["configs"].pop("named", None)
     return summary
 
 

@@ -54,9 +54,10 @@ class Numbers:
     def column(self, config: str, name: str, judge: int = HEADLINE) -> dict[int, float]:
         """A quantity for each person; people whose seconds are not known are left out.
 
-        config: a run's name and steps, such as `plain-320`, or `reference`.
+        config: a run's name and steps, such as `plain-320`, or `reference` or `named`.
         """
-        found = self.summary["reference"] if config == "reference" else self.summary["configs"].get(config)
+        apart = config in ("reference", "named")
+        found = self.summary.get(config) if apart else self.summary["configs"].get(config)
         if not found:
             return {}
         judged = name in JUDGED or name == "floor"

@@ -28,6 +28,7 @@ from crossinit_core import (
     invert,
     lookup_words,
 )
+from crossinit_core.celebrity_names import load_celebrity_names
 from crossinit_core.evaluation import drift
 from crossinit_core.learning.objective import splice
 from crossinit_core.learning.resume_files import SUFFIX
@@ -41,16 +42,23 @@ from miniature.training.sampling import Sampler
 from miniature.world.identity import Identity, random_identity
 from miniature.world.people import portrait
 
+from .context import HeldContext
 from .nearest import nearest_mean
 from .paintings import examine, generator, judged, repaint
-from .plan import Job, Plan, Run
+from .plan import WORD, Job, Plan, Run
 from .results import Results, read_json, write_json
+from .settling import FixedBatch, SettledError
 
 RESUME_EVERY = 250
 SHEETS = 2
 """Pictures are kept of so many people."""
 
 RANDOM_PEOPLE = 200
+
+SETTLED = "settled after"
+"""The key, in a token's metadata, of the steps after which its learning had settled."""
+NAMES_APART = 19
+"""Of the list of names every so many-th is looked at."""
 
 
 class OutOfTimeError(Exception):
@@ -96,6 +104,8 @@ class Studio:
             self.learn(job.run, job.identity)
         elif job.kind == "reference":
             write_json(self.results.path("reference", job.identity), self.reference(job.identity))
+        elif job.kind == "named":
+            write_json(self.results.path("named", job.identity), self.named(job.identity))
         else:
             write_json(self.results.path("judges", 0), examine(self.judges, self.sampler, self.plan.examination))
 
@@ -104,6 +114,12 @@ class Studio:
     def portrait(self, identity: int) -> NDArray[np.uint8]:
         """The one picture that is learned from: painted, plain."""
         return portrait(self.world.held_out(identity), identity)
+
+    def photos(self, run: Run, identity: int) -> Tensor:
+        """(N, 128, 128, 3) in 0..1: that picture, and for a run from several photos others of the same person."""
+        who = self.world.held_out(identity)
+        found = [self.portrait(identity), *(portrait(who, identity + 1000 * i) for i in range(1, run.photos))]
+        return torch.from_numpy(np.stack(found).astype(np.float32) / 255)
 
     def start(self, run: Run) -> Tensor:
         """(K, d), where learning starts."""
@@ -134,7 +150,7 @@ class Studio:
                 continue
             token, seconds = self.learned(run, identity, start, steps, folder)
             self.clock.check()
-            self._write(run, identity, steps, start, token.vectors, seconds)
+            self._write(run, identity, steps, start, token, seconds)
         further = run.name == "plain" and not self.results.path(run.config(self.plan.long), identity).is_file()
         if folder.is_dir() and not further:
             shutil.rmtree(folder)
@@ -157,6 +173,12 @@ class Studio:
             resume_every=RESUME_EVERY,
             memory="normal",
         )
+        images = self.photos(run, identity)
+        masks = _around_the_head(images) if run.masked else None
+        backbone: Any = self.backbone
+        if run.context:
+            backbone = HeldContext(self.backbone, WORD, run.vectors, run.context)
+        fixed = FixedBatch(self.backbone, images[:1], run.vectors) if run.settles else None
         record, before = folder / "seconds.json", {"step": 0, "seconds": 0.0}
         if any(folder.glob(f"*{SUFFIX}")):
             before = read_json(record, before)
@@ -171,13 +193,25 @@ class Studio:
             if done % RESUME_EVERY == 0:
                 note(done)
             self.clock.check()
+            if fixed:
+                fixed.look(report.step, report.vectors)
 
         def note(step: int) -> None:
             write_json(record, {"step": step, "seconds": before["seconds"] + time.perf_counter() - began})
 
-        image = torch.from_numpy(self.portrait(identity).astype(np.float32) / 255)[None]
         try:
-            result = invert(self.backbone, start, settings, images=image, on_step=on_step, resume_folder=folder)
+            result = invert(
+                backbone,
+                start,
+                settings,
+                images=images,
+                masks=masks,
+                on_step=on_step,
+                resume_folder=folder,
+                resume=not fixed,
+            )
+        except SettledError as end:
+            return LearnedToken(end.vectors, "settled", self.backbone.base, {SETTLED: str(end.step)}), None
         except BaseException:
             if done > before["step"]:
                 note(done)
@@ -188,10 +222,10 @@ class Studio:
         return token, before["seconds"] + result.seconds if known else None
 
     def _write(
-        self, run: Run, identity: int, steps: int, start: Tensor, vectors: Tensor, seconds: float | None
+        self, run: Run, identity: int, steps: int, start: Tensor, token: LearnedToken, seconds: float | None
     ) -> None:
-        moved = drift(vectors, start)
-        pictures = self.pictures(vectors, identity)
+        moved = drift(token.vectors, start)
+        pictures = self.pictures(token.vectors, identity)
         result = {
             "config": run.config(steps),
             "identity": identity,
@@ -201,6 +235,7 @@ class Studio:
             "angle": moved.angles.tolist(),
             "distance": moved.distances.tolist(),
             "seconds": seconds,
+            **({"steps": int(token.metadata.get(SETTLED, steps))} if run.settles else {}),
             "workers": self.clock.workers,
             "device": device_name(self.device),
             "judges": self.judged(pictures, self.world.held_out(identity)),
@@ -267,6 +302,26 @@ class Studio:
         self._keep(own, "reference", identity)
         pairs = zip(self.judged(own, who), self.judged(foreign, who), strict=True)
         return {"identity": identity, "judges": [{**top, "floor": floor["likeness"]} for top, floor in pairs]}
+
+    def named(self, number: int) -> dict[str, Any]:
+        """What this world can draw at all: one of its own people, by the name that the model was trained with."""
+        names = [name for name in load_celebrity_names().names if name not in self._companions]
+        name = names[number * NAMES_APART % len(names)]
+        texts = [prompt.text.format(name) for prompt in self.plan.prompts for _ in range(self.plan.seeds)]
+        pictures = self.sampler.pictures(texts, seed=number)
+        return {"identity": number, "judges": self.judged(pictures, self.world.people[name])}
+
+    @property
+    def _companions(self) -> set[str]:
+        """Who stands beside the person in a prompt."""
+        return {name for name in self.world.names if any(name in prompt.text for prompt in self.plan.prompts)}
+
+
+def _around_the_head(images: Tensor) -> Tensor:
+    """(N, H, W): 1 in an ellipse around the middle, where portraits have the head, and 0 elsewhere."""
+    count, height, width, _ = images.shape
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    return ((x / 0.7).square() + (y / 0.85).square() <= 1).float().expand(count, -1, -1)
 
 
 def device_name(device: torch.device) -> str:

@@ -64,7 +64,7 @@ def _check(options: argparse.Namespace, plan: Search, worlds: Mapping[str, Path]
     for name, weights in worlds.items():
         if not (weights / "config.json").is_file():
             raise ValueError(f"--world {name}={weights} has no config.json. Give the folder of a miniature.")
-        Results(folders[name]).bind(plan, fingerprint(weights), free=("ways",))
+        Results(folders[name]).bind(plan, fingerprint(weights), free=("ways", "steps", "long"))
 
 
 def _steps(options: argparse.Namespace) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from crossinit_core.files import write_atomically
 
 from ..paper_claims.plan import WORD, Start
+from ..paper_claims.settling import EVERY, GAIN, PATIENCE
 from ..paper_claims.statistics import Numbers
 from .choice import RULE, chosen, trials
 from .plan import ALWAYS, CHOOSING, FIRST_CHOOSER, WAYS, Stage
@@ -74,7 +75,13 @@ def page(summaries: Summaries) -> str:
 
 def _legend() -> Iterator[str]:
     """What the names stand for. Batch 8, one portrait, and constant rates unless they fall."""
-    yield "Of the tables below. Every way has batch 8 and one photo; a rate that falls does so in a straight line to zero."
+    yield (
+        "Of the tables below. Every way has batch 8 and, unless said, one photo; a rate that falls does so in a straight line to "
+        "zero. *Masked* counts the loss in an ellipse around the head alone; *context* holds what the text encoder makes of the "
+        "other words of 16 prompts to what it makes of them beside the word 'person', with that weight (CoRe's first term); "
+        f"*settling* ends when the loss of a fixed batch has not become {GAIN:.0%} better for {EVERY * PATIENCE} steps. "
+        "*Its own people* are those whom a world was trained with, by their names: what it can draw at all."
+    )
     yield ""
     yield "| way | start | learns | rate | levels of noise | vectors |"
     yield "| --- | --- | --- | --- | --- | --- |"
@@ -83,6 +90,10 @@ def _legend() -> Iterator[str]:
         learns += f", prior {way.prior:g}" if way.prior else ""
         learns += f", lambda {way.regularization:g}" if way.regularization else ""
         learns += f", mean of the last {way.average}" if way.average > 1 else ""
+        learns += f", {way.photos} photos" if way.photos > 1 else ""
+        learns += ", masked" if way.masked else ""
+        learns += f", context {way.context:g}" if way.context else ""
+        learns += ", until it has settled" if way.settles else ""
         rate = f"{way.learning_rate:g}{', falling' if way.schedule != 'constant' else ''}"
         low, high = way.timesteps
         yield f"| {way.name} | {STARTS[way.start]} | {learns} | {rate} | {low} to {high - 1} | {way.vectors} |"
@@ -99,10 +110,23 @@ def _numbers(summaries: Summaries, stage: Stage) -> dict[str, Numbers]:
 
 def _pair(numbers: Numbers, config: str) -> str:
     """Likeness and editability of a configuration, as a table's cell."""
-    if config != "reference" and config not in numbers:
+    if not numbers.column(config, "likeness"):
         return ""
     likeness, shown = (numbers.mean(config, name) for name in ("likeness", "editability"))
     return f"{likeness.mean:.3f} ± {likeness.error:.3f} / {shown.mean:.3f} ± {shown.error:.3f}"
+
+
+def _own_people(worlds: Mapping[str, Numbers]) -> Iterator[str]:
+    """The row of those whom a world knows by name, if they were looked at."""
+    if any(numbers.summary.get("named") for numbers in worlds.values()):
+        yield f"| *its own people, by name* | {' | '.join(_pair(numbers, 'named') for numbers in worlds.values())} |"
+
+
+def _ended(numbers: Numbers, way: str, steps: int) -> str:
+    """After how many steps a way ended that ends by itself."""
+    if not WAYS[way].settles:
+        return ""
+    return f" (ended after {numbers.mean(f'{way}-{steps}', 'steps').mean:.0f})"
 
 
 def _steps(worlds: Mapping[str, Numbers]) -> list[int]:
@@ -126,10 +150,14 @@ def _choosing(worlds: Mapping[str, Numbers]) -> Iterator[str]:
         yield f"| way | {' | '.join(f'{name}, {_people(worlds[name])}: likeness / editability' for name in names)} | score where it is worse |"
         yield f"| --- | {' | '.join('---' for _ in names)} | --- |"
         yield f"| *ceiling: repainted* | {' | '.join(_pair(worlds[name], 'reference') for name in names)} | |"
+        yield from (f"{row} |" for row in _own_people(worlds))
         pick = chosen(worlds, number) if any(trial.way not in ALWAYS for trial in best) else None
         for trial in best:
             way = f"**{trial.way}**" if trial.way == pick else trial.way
-            cells = " | ".join(_pair(worlds[name], f"{trial.way}-{number}") for name in names)
+            cells = " | ".join(
+                f"{_pair(worlds[name], f'{trial.way}-{number}')}{_ended(worlds[name], trial.way, number)}"
+                for name in names
+            )
             yield f"| {way} | {cells} | {trial.worst:.3f} |"
         yield ""
 
@@ -139,6 +167,7 @@ def _reporting(worlds: Mapping[str, Numbers]) -> Iterator[str]:
     yield f"| way and steps | {' | '.join(f'{name}, {_people(worlds[name])}: likeness / editability' for name in names)} |"
     yield f"| --- | {' | '.join('---' for _ in names)} |"
     yield f"| *ceiling: repainted* | {' | '.join(_pair(worlds[name], 'reference') for name in names)} |"
+    yield from _own_people(worlds)
     marks = {config for numbers in worlds.values() for config in numbers.summary["configs"]}
     for way in WAYS:
         for config in sorted(

@@ -15,6 +15,8 @@ Stage = Literal["choose", "report"]
 FIRST_CHOOSER = 100
 """People are chosen on from this number on; those of docs/paper-claims.md, 0 to 39, are reported on."""
 CHOOSERS = 16
+NAMED = 40
+"""So many of a world's own people are looked at beside the learned ones."""
 
 MIDDLE, MOST = (500, 900), (200, 1000)
 """Levels of noise: where a face is decided, and all but the last touches."""
@@ -95,8 +97,22 @@ def _ways() -> tuple[Run, ...]:
         replace(falling, name="nearest's direction .2 falling most", start="nearest", timesteps=MOST),
         replace(falling, name="nearest's direction .2 falling most K1", start="nearest", timesteps=MOST, vectors=1),
         replace(mean, name="nearest most", start="nearest", timesteps=MOST),
+        *_more(replace(falling, name="direction .3 falling most K1", learning_rate=0.3, timesteps=MOST, vectors=1)),
+        replace(
+            turned, name="direction .1 most K1, settling", learning_rate=0.1, timesteps=MOST, vectors=1, settles=True
+        ),
     ]
     return tuple(ways)
+
+
+def _more(way: Run) -> tuple[Run, ...]:
+    """What may help a way: more photos, only the head, the other words held."""
+    return (
+        replace(way, name=f"{way.name}, three photos", photos=3),
+        replace(way, name=f"{way.name}, masked", masked=True),
+        replace(way, name=f"{way.name}, context .003", context=0.003),
+        replace(way, name=f"{way.name}, context .01", context=0.01),
+    )
 
 
 WAYS: dict[str, Run] = {way.name: way for way in _ways()}
@@ -125,6 +141,10 @@ class Search(Plan):
     def people(self) -> range:
         first = FIRST_CHOOSER if self.stage == "choose" else 0
         return range(first, first + self.identities)
+
+    @property
+    def named(self) -> range:
+        return self.people[:NAMED]
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
