@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.paper_claims.both_worlds import in_two_worlds, second_world
+from benchmarks.paper_claims.cli import main
 from benchmarks.paper_claims.document import document
+from benchmarks.paper_claims.page import write_page
 from benchmarks.paper_claims.plan import Plan
-from benchmarks.paper_claims.results import ASKING, EXPRESSIONS, JUDGED, Summary
+from benchmarks.paper_claims.results import (
+    ASKING,
+    EXPRESSIONS,
+    JUDGED,
+    Results,
+    Summary,
+    read_summary,
+    write_json,
+    write_summary,
+)
 from benchmarks.paper_claims.statistics import Numbers, estimate
 from benchmarks.paper_claims.verdicts import best_rate, fast_learning_rate, verdicts
 from miniature.training.captions import PROMPTS
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def _summary(plan: Plan, people: int = 12, **changes: dict[str, float]) -> Summary:
@@ -221,6 +237,160 @@ def test_the_page_says_what_is_not_measured_yet() -> None:
         "- one and three vectors (K): nobody.",
         "- plain textual inversion's long run: 3 people.",
     ]
+
+
+def _second(**changes: dict[str, float]) -> Summary:
+    """A smaller measurement in a second world, without plain textual inversion's long run."""
+    summary = _summary(Plan(), 8, **changes)
+    del summary["configs"]["plain-5000"]
+    return {**summary, "plan": {"identities": 8, "seeds": 2, "steps": [25, 100, 320]}, "devices": {"a GPU": 300}}
+
+
+def _rows(section: str) -> dict[str, list[str]]:
+    """Rows of tables by their first cell."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return {first: rest for first, *rest in lines}
+
+
+def test_two_worlds_stand_beside_each_other() -> None:
+    plan, images = Plan(), {"plot": ("a plot", "images/plot.png")}
+    first, second = _summary(plan), _second(lambda_0_320={"editability": 0.8})
+    alone, both = (document(first, plan, images, "COMMAND", beside) for beside in (None, ("contrast", second)))
+    before, _, rest = both.partition("## In two worlds\n\n")
+    section, _, after = rest.partition("## Initializations and steps")
+    assert f"{before}## Initializations and steps{after}" == alone, "nothing else changes"
+    assert before.rpartition("\n## ")[2].startswith("Which claims hold")
+
+    claims, theirs = verdicts(Numbers(first), plan), verdicts(Numbers(second), Plan(8, 2))
+    rows = _rows(section)
+    assert rows["claim"] == ["drawn", "contrast"]
+    assert [rows[a.claim] for a in claims] == [
+        [f"**holds**: {a.evidence}", f"**{b.word}**: {b.evidence}"] for a, b in zip(claims, theirs, strict=True)
+    ]
+    words = [rows[a.claim][1].split("**")[1] for a in claims]
+    assert words == [
+        *["holds"] * 2, *["not measured"] * 2, *["holds"] * 3, "not measured", "does not hold", *["holds"] * 2,
+        "not measured",
+    ]  # fmt: skip
+    assert "same in both worlds for 7 of 12 claims and differs for 1; for 4 it is not measured in both." in section
+    said = "It differs for “The regularizer at the published lambda of 1e-5 improves editability” (drawn: holds; contrast: does not hold)."
+    assert said in section and "*contrast* has fewer people" in section
+    assert "Every start in *contrast*: 8 people, 20 prompts sampled 2 times each, on a GPU." in section
+    assert "`python -m benchmarks.paper_claims --identities 8 --seeds 2 --weights WORLD --out FOLDER`" in section
+    assert rows["cross initialization, names"][0] == "320" and rows["cross initialization, names"][-1] == "8"
+    assert "| plain textual inversion | 320 |" in section and "| plain textual inversion | 5,000 |" not in section
+
+
+def test_worlds_that_agree_or_were_not_measured() -> None:
+    plan, first = Plan(), _summary(Plan())
+    section = "\n".join(in_two_worlds(first, plan, ("contrast", first)))
+    assert "same in both worlds for 12 of 12 claims and differs for none." in section
+    assert "It differs" not in section and "fewer people" not in section
+    empty = "\n".join(in_two_worlds(first, plan, ("contrast", {**first, "configs": {}, "reference": None})))
+    assert empty.count("**not measured**: The runs that it takes are missing. |") == 12
+    assert "for 0 of 12 claims and differs for none; for 12 it is not measured in both." in empty
+    assert "Every start in *contrast*: nobody" in empty and empty.endswith("Not measured.")
+
+
+def test_a_claim_of_other_steps_is_named() -> None:
+    """Where the second world was measured at other steps, its claims are not those of the first column."""
+    plan, other = Plan(), Plan(long=1000)
+    second = {**_summary(other), "plan": {"long": 1000}}
+    rows = _rows("\n".join(in_two_worlds(_summary(plan), plan, ("contrast", second))))
+    claim = "320 steps are enough where plain textual inversion takes {}."
+    assert rows[claim.format("5,000")][1].startswith(f"*{claim.format('1,000')}* **holds**: ")
+
+
+def test_the_judges_are_called_the_same_where_they_are() -> None:
+    first, plan = _summary(Plan()), Plan()
+    judges = [{"painted": {"beard": 0.9}, "through the VAE": {"beard": 0.8}}] * 2
+    other = [judges[0], {"painted": {"beard": 0.93}, "through the VAE": {"beard": 0.8}}]
+    for ours, theirs, same in ((judges, judges, True), (judges, other, False), (judges, None, False)):
+        section = in_two_worlds({**first, "judges": ours}, plan, ("contrast", {**first, "judges": theirs}))
+        assert ("Both see the same people, portraits, prompts and judges." in section[1]) == same
+
+
+def _shipped() -> list[Path]:
+    return [*DOCS.glob("paper-claims*.json"), *DOCS.glob("images/paper-claims*.png")]
+
+
+def test_the_shipped_page_is_that_of_its_numbers(tmp_path: Path) -> None:
+    """Those of a second world beside them included, if there are any."""
+    page = tmp_path / "paper-claims.md"
+    for path in _shipped():
+        copied = tmp_path / path.relative_to(DOCS)
+        copied.parent.mkdir(exist_ok=True)
+        copied.write_bytes(path.read_bytes())
+    assert main(["--docs", str(page), "--page-only"]) == 0
+    assert page.read_text(encoding="utf-8") == (DOCS / "paper-claims.md").read_text(encoding="utf-8")
+    assert all((tmp_path / path.relative_to(DOCS)).read_bytes() == path.read_bytes() for path in _shipped())
+    others = {path.stem.removeprefix("paper-claims-") for path in DOCS.glob("paper-claims-*.json")}
+    assert bool(others) == ("## In two worlds" in page.read_text(encoding="utf-8"))
+
+
+def test_a_page_is_written_from_its_numbers(tmp_path: Path) -> None:
+    """With the pictures that exist, and a second world that is found again."""
+    page, summary = tmp_path / "claims.md", _summary(Plan())
+    write_summary(page.with_suffix(".json"), summary)
+    assert main(["--docs", str(page), "--page-only"]) == 0
+    assert "![" not in page.read_text(encoding="utf-8")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "claims.png").write_bytes(b"")
+    write_page(page, summary, ("contrast", _second()))
+    kept = page.read_bytes()
+    assert b"(images/claims.png)" in kept and b"claims-people" not in kept and b"## In two worlds" in kept
+    assert main(["--docs", str(page), "--page-only"]) == 0
+    assert page.read_bytes() == kept
+    assert read_summary(page.with_suffix(".json")) == json.loads(json.dumps(summary))
+
+
+def test_a_second_world_is_read_from_its_results(tmp_path: Path) -> None:
+    """By its own plan."""
+    results, page = Results(tmp_path / "other"), tmp_path / "claims.md"
+    results.bind(Plan(3, 1), "weights")
+    judged = {name: [0.5] * len(PROMPTS) for name in ("likeness", "others", "rank", "shown", "no_portrait")}
+    moved = {name: [1.0] for name in ("start_norm", "norm", "norm_ratio", "angle", "distance")}
+    for identity in range(3):
+        result = {**moved, "seconds": 1.0, "device": "a GPU", "judges": [judged, judged]}
+        write_json(results.path("cross-names-320", identity), result)
+    write_summary(page.with_suffix(".json"), _summary(Plan()))
+    assert main(["--docs", str(page), "--page-only", "--beside", f"contrast={results.folder}"]) == 0
+    found = second_world(page)
+    assert found and found[0] == "contrast" and found[1]["plan"]["identities"] == 3
+    text = page.read_text(encoding="utf-8")
+    assert "Every start in *contrast*: 3 people, 20 prompts sampled once, on a GPU." in text
+    assert "| cross initialization, names | 320 | 0.500 ± 0.000 |" in text
+
+
+def test_wrong_pages_and_worlds_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, other = tmp_path / "claims.md", tmp_path / "other"
+    write_json(other / "plan.json", {"identities": 2, "stage": "choose"})
+    docs = ["--docs", str(page), "--page-only"]
+
+    def said(*arguments: str) -> str:
+        assert main(arguments) == 2
+        return capsys.readouterr().err
+
+    for world in ("contrast", "contrast=", "=other", f"moon={other}"):
+        assert f"--beside is '{world}', but must be NAME=FOLDER, with the NAME contrast." in said(
+            *docs, "--beside", world
+        )
+    assert "there is no plan.json" in said(*docs, "--beside", f"contrast={tmp_path}")
+    assert "is not one of this benchmark" in said(*docs, "--beside", f"contrast={other}")
+    (other / "plan.json").write_text("{", encoding="utf-8")
+    assert "is not one of this benchmark" in said(*docs, "--beside", f"contrast={other}")
+    assert "--page-only is about the page" in said("--page-only")
+    assert "--beside is about the page" in said("--out", str(tmp_path), "--beside", "contrast=other")
+    assert "leave out --docs-only" in said(*docs, "--docs-only") and "leave out --alone" in said(*docs, "--alone")
+    assert "--out is missing" in said("--docs", str(page))
+    assert "claims.json' to write the page from" in said(*docs)
+    for wrong, message in (("[]", "does not hold the numbers"), ("{", "does not hold"), ('{"plan": {}}', "lacks ")):
+        page.with_suffix(".json").write_text(wrong, encoding="utf-8")
+        assert message in said(*docs)
+    write_summary(page.with_suffix(".json"), _summary(Plan()))
+    write_summary(tmp_path / "claims-moon.json", _summary(Plan()))
+    assert "has numbers of the world 'moon', but the page knows only contrast." in said(*docs)
+    assert not page.exists()
 
 
 def test_prompts_fall_into_named_groups() -> None:

@@ -155,6 +155,20 @@ def test_results_of_other_settings_are_not_mixed(
     assert "holds results for guidance = 3.0, but now it is 5.0" in capsys.readouterr().err
 
 
+def test_a_page_keeps_its_second_world(weights: Path, tmp_path: Path) -> None:
+    """Once it was given, it is on every page that is written from results."""
+    page, other = tmp_path / "docs" / "claims.md", tmp_path / "other"
+    command = _command(weights, tmp_path / "out", "--docs-only", "--docs", str(page))
+    assert main(command) == 0
+    assert "## In two worlds" not in page.read_text(encoding="utf-8")
+    Results(other).bind(TINY, "weights")
+    assert main([*command, "--beside", f"contrast={other}"]) == 0
+    kept = page.read_bytes()
+    assert b"## In two worlds" in kept and read_json(page.with_name("claims-contrast.json"))["plan"]["long"] == 3
+    assert main(command) == 0
+    assert page.read_bytes() == kept
+
+
 # ---- one trajectory, looked at on the way
 
 

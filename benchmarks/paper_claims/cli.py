@@ -6,6 +6,11 @@ Every learning goes through `crossinit_core.invert`. What is done is not done ag
 does it in time) and call again with the same --out. A smaller experiment: fewer --identities, or --only NAME. Under
 NVIDIA's MPS (`nvidia-cuda-mps-control -d`) 24 workers do three times as much on one GPU as without it.
 `--alone` measures seconds with nothing beside it and ends; `--docs-only` writes the page from what is there.
+
+    python -m benchmarks.paper_claims --docs docs/paper-claims.md --page-only --beside contrast=build/contrast
+
+`--page-only` writes the page from the numbers that lie beside it, without results. `--beside` adds a second world: the --out of
+a measurement with that world's --weights. Its numbers come to docs/paper-claims-contrast.json, and are found there next time.
 """
 
 from __future__ import annotations
@@ -18,7 +23,6 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,12 +32,10 @@ import torch
 from crossinit_core.models.compact_folder import read_config
 from miniature.training import pack
 
-from .document import document
+from .both_worlds import second_world
+from .page import write_docs, write_page
 from .plan import Job, Plan, jobs
-from .plots import save_people, save_plot
-from .results import Results, summarize, write_json, write_summary
-from .statistics import Numbers
-from .verdicts import RATE_RULE, fast_learning_rate, verdicts
+from .results import Results, read_summary, write_json
 from .workers import Order, Outcome, perform
 
 ROOM = 20.0
@@ -45,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.time()
     options = _parser().parse_args(arguments)
     try:
+        _check_pages(options)
+        beside = second_world(options.docs, options.beside) if options.docs else None
+        if options.page_only:
+            write_page(options.docs, read_summary(options.docs.with_suffix(".json")), beside)
+            return 0
         plan, results = _checked(options)
         work = [job for job in jobs(plan, options.only) if results.missing(job)]
     except (ValueError, OSError) as error:
@@ -59,39 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif not options.docs_only:
         outcome = _measure(options, plan, results, work, began)
     if options.docs and not options.alone:
-        write_docs(options.docs, results, plan)
+        write_docs(options.docs, results, plan, beside)
     for name, trace in outcome.failed:
         print(f"{name} failed:\n{trace}", file=sys.stderr)
     if outcome.left:
         print(f"{outcome.left} of {len(work)} jobs are left. Call again with the same --out to go on.")
     return 1 if outcome.failed else 3 if outcome.left else 0
-
-
-def write_docs(path: Path, results: Results, plan: Plan) -> None:
-    """The page, its numbers beside it (NAME.json), and its pictures in images/; prints the verdicts."""
-    summary = summarize(results, plan)
-    numbers = Numbers(summary)
-    images, stem = path.parent / "images", path.stem
-    save_plot(numbers, plan, images / f"{stem}.png")
-    shown = {"plot": ("Likeness and editability, norms over steps, and lambda", f"images/{stem}.png")}
-    if save_people(results.folder / "pictures", plan, images / f"{stem}-people.png"):
-        shown["people"] = ("One person, learned in each way, for ten prompts", f"images/{stem}-people.png")
-    write_summary(path.with_suffix(".json"), summary)
-    path.write_text(document(summary, plan, shown, _command(plan)), encoding="utf-8")
-    for verdict in verdicts(numbers, plan):
-        print(f"{verdict.word}: {verdict.claim} {verdict.evidence}")
-    print(f"{RATE_RULE} Chosen: {fast_learning_rate(numbers, plan)[0]}")
-
-
-def _command(plan: Plan) -> str:
-    """What measures the same again."""
-    words = ["python -m benchmarks.paper_claims"]
-    for name, default in asdict(Plan()).items():
-        value = getattr(plan, name)
-        if value != default:
-            values = value if isinstance(value, tuple) else (value,)
-            words.append(f"--{name.replace('_', '-')} {' '.join(map(str, values))}")
-    return " ".join([*words, "--out FOLDER", "--docs docs/paper-claims.md"])
 
 
 def _measure(options: argparse.Namespace, plan: Plan, results: Results, work: Sequence[Job], began: float) -> Outcome:
@@ -134,6 +114,19 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "?"
+
+
+def _check_pages(options: argparse.Namespace) -> None:
+    """Raises ValueError where options on the page and its numbers lack another one or contradict each other."""
+    for name, given in (("--page-only", options.page_only), ("--beside", options.beside is not None)):
+        if given and not options.docs:
+            raise ValueError(f"{name} is about the page, so give it with --docs FILE.")
+    if options.page_only and (options.docs_only or options.alone):
+        raise ValueError(
+            f"--page-only measures nothing, so leave out --{'docs-only' if options.docs_only else 'alone'}."
+        )
+    if not options.out and not options.page_only:
+        raise ValueError("--out is missing. Give a folder for the results; only --page-only does without.")
 
 
 def _checked(options: argparse.Namespace) -> tuple[Plan, Results]:
@@ -192,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results; an earlier one is continued")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for the results; an earlier one is continued")
     parser.add_argument("--weights", type=Path, default=pack.WEIGHTS, help="folder of the shipped miniature")
     parser.add_argument("--devices", nargs="+", default=["cuda:0" if torch.cuda.is_available() else "cpu"])
     parser.add_argument("--workers", type=int, default=max((os.cpu_count() or 2) // 2, 1), help="processes in all")
@@ -202,6 +195,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop in time; call again to go on")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write the page, its numbers and its pictures")
     parser.add_argument("--docs-only", action="store_true", help="measure nothing, write --docs from what is there")
+    parser.add_argument(
+        "--page-only", action="store_true", help="write --docs from the numbers beside it, without --out"
+    )
+    parser.add_argument("--beside", metavar="NAME=FOLDER", help="the results of a second world: contrast=FOLDER")
     parser.add_argument("--alone", action="store_true", help="measure seconds on the first device, nothing else")
     parser.add_argument("--steps", type=int, nargs="+", default=list(default.steps), help="fast, middle, full")
     parser.add_argument("--long", type=int, default=default.long, help="steps of the long plain textual inversion")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miniature.world.identity import CATEGORICAL, CONTINUOUS
 from miniature.world.scene import ATTRIBUTES
 
+from .both_worlds import World, in_two_worlds
 from .plan import LAMBDA, LEARNING_RATE, Group, Plan, Run, Table
 from .results import ASKING, EXPRESSIONS, HEADLINE, JUDGES, Summary
-from .statistics import Estimate, Numbers
+from .statistics import Numbers
+from .tables import markdown, people_of, table, value
 from .verdicts import RATE_RULE, fast_learning_rate, verdicts
 
 DISCLOSURES = """\
@@ -43,12 +44,15 @@ PURPOSES: dict[Group, str] = {
     "long": "plain textual inversion's long run",
 }
 
-_HEADS = ("likeness", "to others", "rank", "editability", "expressions", "no portrait")
-_MOVES = ("norm, start → end", "× start", "angle", "seconds", "people")
 
+def document(
+    summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]], command: str, beside: World | None = None
+) -> str:
+    """`docs/paper-claims.md`.
 
-def document(summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]], command: str) -> str:
-    """`docs/paper-claims.md`. images: alternative text and path of pictures, `plot` and perhaps `people`."""
+    images: alternative text and path of pictures, `plot` and `people`, where they exist.
+    beside: a second world, which gets a section of its own.
+    """
     numbers = Numbers(summary)
     parts = [
         "# The paper's claims in the drawn world",
@@ -57,29 +61,27 @@ def document(summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]]
         *_shortfall(plan, numbers),
         "## Which claims hold",
         *_verdicts(numbers, plan),
+        *(in_two_worlds(summary, plan, beside) if beside else ()),
         "## Initializations and steps",
-        f"![{images['plot'][0]}]({images['plot'][1]})",
-        _table(numbers, plan.series("main"), references=True),
-    ]
-    if "people" in images:
-        parts.append(f"![{images['people'][0]}]({images['people'][1]})")
-    parts += [
+        *_image(images, "plot"),
+        table(numbers, plan.series("main"), references=True),
+        *_image(images, "people"),
         "## Lambda",
-        _table(numbers, plan.series("lambda"), "lambda"),
+        table(numbers, plan.series("lambda"), "lambda"),
         "## Learning rates",
         "Cross initialization from names.",
-        _table(numbers, plan.series("rates"), "rates"),
+        table(numbers, plan.series("rates"), "rates"),
         f"For the fast preset of {plan.fast} steps:",
         _rate(numbers, plan),
         "## Every start at several learning rates",
         f"After {plan.full} steps. AdamW's steps have one size, so a rate that suits a vector of norm 14 is large for one of "
         "norm 0.4.",
-        _table(numbers, plan.series("starts"), "starts"),
+        table(numbers, plan.series("starts"), "starts"),
         "## Number of vectors",
-        _table(numbers, plan.series("vectors"), "vectors"),
+        table(numbers, plan.series("vectors"), "vectors"),
         "## The other judge",
         "The judge whose features served the VAE's loss, on the same pictures.",
-        _table(numbers, _everything(plan), judge=1 - HEADLINE, references=True, moves=False),
+        table(numbers, _everything(plan), judge=1 - HEADLINE, references=True, moves=False),
         "## How good the judges are",
         *_judges(summary["judges"]),
         "## What shaped these numbers",
@@ -88,6 +90,10 @@ def document(summary: Summary, plan: Plan, images: Mapping[str, tuple[str, str]]
         *_sessions(summary, plan, command),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _image(images: Mapping[str, tuple[str, str]], name: str) -> list[str]:
+    return [f"![{images[name][0]}]({images[name][1]})"] if name in images else []
 
 
 def _introduction(plan: Plan) -> str:
@@ -119,18 +125,11 @@ def _shortfall(plan: Plan, numbers: Numbers) -> list[str]:
     short = {group: people for group, people in groups.items() if min(people) < plan.identities}
     if not short:
         return []
-    lines = [f"- {PURPOSES[group]}: {_people(people)}." for group, people in short.items()]
+    lines = [f"- {PURPOSES[group]}: {people_of(people)}." for group, people in short.items()]
     return [
         f"**Not all of it is measured yet.** Planned are {plan.identities} people for everything; measured are, "
         "where it is less:\n\n" + "\n".join(lines)
     ]
-
-
-def _people(counts: Sequence[int]) -> str:
-    fewest, most = min(counts), max(counts)
-    if not most:
-        return "nobody"
-    return f"{most} people" if fewest == most else f"{fewest} to {most} people"
 
 
 def _verdicts(numbers: Numbers, plan: Plan) -> list[str]:
@@ -147,69 +146,9 @@ def _everything(plan: Plan) -> list[tuple[Run, int]]:
     return list(found.values())
 
 
-def _table(
-    numbers: Numbers,
-    series: Sequence[tuple[Run, int]],
-    group: Group | None = None,
-    judge: int = HEADLINE,
-    references: bool = False,
-    moves: bool = True,
-) -> str:
-    rows = []
-    if references and numbers.column("reference", "floor"):
-        shown = [_value(numbers.mean("reference", n, judge)) for n in ("editability", "expressions", "no_portrait")]
-        ends = ["", "", "", "", str(numbers.mean("reference", "floor").count)] if moves else []
-        rows.append(["*floor: somebody else*", "", _value(numbers.mean("reference", "floor", judge)), *[""] * 5, *ends])
-        top = (numbers.mean("reference", name, judge) for name in ("likeness", "others", "rank"))
-        rows.append(["*ceiling: repainted*", "", *map(_value, top), *shown, *ends])
-    for run, steps in series:
-        if run.config(steps) in numbers:
-            rows.append(
-                [_label(run, group or run.group), f"{steps:,}", *_measured(numbers, run.config(steps), judge, moves)]
-            )
-    if not rows:
-        return "Not measured."
-    return _markdown(("", "steps", *_HEADS, *(_MOVES if moves else ())), rows)
-
-
-def _measured(numbers: Numbers, config: str, judge: int, moves: bool) -> list[str]:
-    names = ("likeness", "others", "rank", "editability", "expressions", "no_portrait")
-    cells = [_value(numbers.mean(config, name, judge)) for name in names]
-    if not moves:
-        return cells
-    start, norm, ratio, angle, seconds = (
-        numbers.mean(config, name) for name in ("start_norm", "norm", "norm_ratio", "angle", "seconds")
-    )
-    return [
-        *cells,
-        f"{start.mean:.2f} → {norm.mean:.2f}",
-        f"{ratio.mean:.2f} ± {ratio.error:.2f}",
-        f"{angle.mean:.1f}°",
-        f"{seconds.mean:.3g}" if seconds.count else "",
-        str(numbers.mean(config, "likeness").count),
-    ]
-
-
-def _label(run: Run, group: Group) -> str:
-    """What sets a run apart in the table of a group."""
-    if group == "lambda":
-        return f"lambda {run.regularization:g}"
-    if group == "rates":
-        return f"learning rate {run.learning_rate}"
-    if group == "starts":
-        return f"{run.label}, rate {run.learning_rate}"
-    return f"{run.label}, K = {run.vectors}" if group == "vectors" else run.label
-
-
-def _value(found: Estimate) -> str:
-    if not found.count:
-        return ""
-    return f"{found.mean:.3f}" if math.isnan(found.error) else found.plus_minus()
-
-
 def _rate(numbers: Numbers, plan: Plan) -> str:
     rate, means = fast_learning_rate(numbers, plan)
-    listed = ", ".join(f"{rate}: {_value(mean)}" for rate, mean in sorted(means.items()) if mean.count)
+    listed = ", ".join(f"{rate}: {value(mean)}" for rate, mean in sorted(means.items()) if mean.count)
     result = (
         f"By this rule: **{rate}**." if rate is not None else "Not all rates are measured, so the rule gives nothing."
     )
@@ -229,11 +168,11 @@ def _judges(found: Any) -> list[str]:
         return [[label, *(f"{each[key]:.3f}" for judge in found for each in judge.values())] for key, label in names]
 
     numbers = [(f"error {name}", name.replace("_", " ")) for name in CONTINUOUS]
-    parts.append(_markdown(("mean error of a number", *heads), rows(numbers)))
+    parts.append(markdown(("mean error of a number", *heads), rows(numbers)))
     shares = [(name, name.replace("_", " ")) for name in (*CATEGORICAL, *ATTRIBUTES)]
     shares += [("portrait", "portraits known as such"), ("no portrait", "ruins known as such")]
     shares += [("likeness of held-out people", "likeness to the truth")]
-    parts.append(_markdown(("share right", *heads), rows(shares)))
+    parts.append(markdown(("share right", *heads), rows(shares)))
     return parts
 
 
@@ -263,9 +202,4 @@ def _sessions(summary: Summary, plan: Plan, command: str) -> list[str]:
         for s in summary["sessions"]
     ]
     heads = ("when", "devices", "workers", "seconds", "jobs", "versions")
-    return [*parts, f"Sessions on record:\n\n{_markdown(heads, rows)}" if rows else "No session is on record."]
-
-
-def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [*parts, f"Sessions on record:\n\n{markdown(heads, rows)}" if rows else "No session is on record."]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from crossinit_core import InversionSettings
@@ -179,6 +179,17 @@ class Plan:
         long = [run for run in runs if run.group == "long"]
         everything = [run for main in own for run in (main, *(run for run in long if run.name == main.name))]
         return [(run, steps) for run in everything for steps in run.marks]
+
+
+def command(plan: Plan, *ends: str) -> str:
+    """What measures the plan again; `ends` are words to put after its options."""
+    words = ["python -m benchmarks.paper_claims"]
+    for name, default in asdict(Plan()).items():
+        value = getattr(plan, name)
+        if value != default:
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(f"--{name.replace('_', '-')} {' '.join(map(str, values))}")
+    return " ".join([*words, *ends])
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ JUDGED = ("likeness", "others", "rank", "editability", "expressions", "no_portra
 DRIFTED = ("start_norm", "norm", "norm_ratio", "angle", "distance", "seconds", "steps")
 
 Summary = dict[str, Any]
+SUMMARIZED = {"plan", "sessions", "alone", "judges", "configs", "devices", "reference"}
+"""What a summary has."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -83,7 +85,7 @@ class Results:
         """The fields of the plan that was bound last, lists as tuples; empty if none was."""
         found = read_json(self.folder / "plan.json", {})
         found.pop("weights", None)
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+        return _fields(found)
 
     def write_session(self, name: str, session: Mapping[str, Any]) -> None:
         """What is known by now of a session of measuring."""
@@ -129,12 +131,37 @@ def summarize(results: Results, plan: Plan) -> Summary:
     return summary
 
 
+def plan_of(summary: Summary) -> Plan:
+    """The plan that a summary is of."""
+    return Plan(**_fields(summary["plan"]))
+
+
+def read_summary(path: Path) -> Summary:
+    """What `write_summary` wrote. Raises ValueError if there is no such file, or it holds something else."""
+    if not path.is_file():
+        raise ValueError(f"There is no '{path}' to write the page from.")
+    try:
+        summary: Summary = read_json(path)
+        plan_of(summary)
+        lacking = SUMMARIZED - set(summary)
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' does not hold the numbers of this benchmark.") from error
+    if lacking:
+        raise ValueError(f"'{path}' lacks {', '.join(sorted(lacking))} of the numbers of this benchmark.")
+    return summary
+
+
 def write_summary(path: Path, summary: Summary) -> None:
     """Write a summary as JSON with one configuration a line."""
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items() if key != "configs"]
     configs = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in summary["configs"].items()]
     text = "{\n" + ",\n".join([*lines, '"configs": {\n' + ",\n".join(configs) + "\n}"]) + "\n}\n"
     write_atomically(path, text.encode())
+
+
+def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a plan as they were before JSON."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def _learning(plan: Plan) -> list[list[str]]:
