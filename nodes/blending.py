@@ -5,12 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..crossinit_core import LearnedToken
+from ..crossinit_core.starts import Starts
 from ..crossinit_core.tokens.blending import ARC, LINE, blend_tokens, rescale_token
 from ..crossinit_core.tokens.learned_token import check_token_name
+from ..crossinit_core.tokens.metadata import method_of
 from ..crossinit_core.tokens.report import describe_norms
 from .errors import tells_errors
 from .host.page import show_text
-from .sockets import CATEGORY, SEARCH_ALIASES, CrossInit, CrossInitSocket, LearnedTokenSocket
+from .sockets import CATEGORY, SEARCH_ALIASES, CrossInitSocket, LearnedTokenSocket
 
 METHODS = {"keep the length": ARC, "straight": LINE}
 
@@ -126,8 +128,10 @@ class CrossInitRescale(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, token: LearnedToken, amount: float, cross_init: CrossInit | None = None) -> io.NodeOutput:
-        rescaled = rescale_token(token, amount, start=cross_init.vectors if cross_init else None)
+    def execute(cls, token: LearnedToken, amount: float, cross_init: Starts | None = None) -> io.NodeOutput:
+        rescaled = rescale_token(
+            token, amount, start=cross_init.of(method_of(token.metadata))[0] if cross_init else None
+        )
         before, after = (describe_norms(each.vectors, widths=each.widths) for each in (token, rescaled))
         show_text(cls, f"{rescaled.name}: norm {before} -> {after}")
         return io.NodeOutput(rescaled)

@@ -6,26 +6,17 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..crossinit_core import (
-    CelebrityNames,
-    celebrity_mean,
-    cross_initialize,
-    cross_initialize_words,
-    lookup_words,
-)
-from ..crossinit_core.initialization import StartStates
+from ..crossinit_core import CelebrityNames
+from ..crossinit_core.choices import StartStates
 from ..crossinit_core.prompts import MAX_VECTORS
+from ..crossinit_core.starts import CROSS, PLAIN, StartWay, start_from_names, start_from_words
 from ..crossinit_core.text import quoted
-from ..crossinit_core.tokens.metadata import started_from_names, started_from_words
 from ..crossinit_core.tokens.report import describe_norms
 from .errors import tells_errors
 from .host.backbone import ComfyBackbone
 from .host.page import show_text
-from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInit, CrossInitSocket
+from .sockets import CATEGORY, SEARCH_ALIASES, CelebrityNamesSocket, CrossInitSocket
 from .texts import LONGEST_LINE, check_box
-
-CROSS = "cross initialization"
-PLAIN = "plain textual inversion"
 
 _CLIP = io.Clip.Input("clip", tooltip="CLIP of the checkpoint that you will learn on.")
 _METHOD = io.Combo.Input(
@@ -91,15 +82,13 @@ class CrossInitInitialize(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip: Any, names: CelebrityNames, vectors: int, method: str = CROSS, layer: str = LAST
+        cls, clip: Any, names: CelebrityNames, vectors: int, method: StartWay = CROSS, layer: str = LAST
     ) -> io.NodeOutput:
         backbone = ComfyBackbone(None, clip)
-        if method == CROSS:
-            v0 = cross_initialize(backbone, names.names, vectors, states=_STATES[layer])
-        else:
-            v0 = celebrity_mean(backbone, names.names, vectors)
-        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {describe_norms(v0, widths=backbone.widths)}")
-        return io.NodeOutput(CrossInit(v0, started_from_names(_method(method, layer, backbone), names)))
+        start = start_from_names(backbone, names, vectors, states=_STATES[layer], way=method)
+        norms = describe_norms(start.vectors, widths=backbone.widths)
+        show_text(cls, f"{vectors} vectors from {len(names)} names, norm {norms}")
+        return io.NodeOutput(start)
 
 
 @tells_errors
@@ -135,18 +124,10 @@ class CrossInitInitializeWords(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, clip: Any, words: str, method: str = CROSS, layer: str = LAST) -> io.NodeOutput:
+    def execute(cls, clip: Any, words: str, method: StartWay = CROSS, layer: str = LAST) -> io.NodeOutput:
         check_box(words, "words", LONGEST_LINE)
         backbone = ComfyBackbone(None, clip)
-        if method == CROSS:
-            v0 = cross_initialize_words(backbone, words, states=_STATES[layer])
-        else:
-            v0 = lookup_words(backbone, words)
-        show_text(cls, f"'{quoted(words)}' gives {len(v0)} vectors, norm {describe_norms(v0, widths=backbone.widths)}")
-        return io.NodeOutput(CrossInit(v0, started_from_words(_method(method, layer, backbone), words)))
-
-
-def _method(method: str, layer: str, backbone: ComfyBackbone) -> str:
-    """For the token's file; the layer only if it makes a difference."""
-    other = method == CROSS and layer == SEEN and len(backbone.widths) > 1
-    return f"{method} ({layer})" if other else method
+        start = start_from_words(backbone, words, states=_STATES[layer], way=method)
+        norms = describe_norms(start.vectors, widths=backbone.widths)
+        show_text(cls, f"'{quoted(words)}' gives {len(start.vectors)} vectors, norm {norms}")
+        return io.NodeOutput(start)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..crossinit_core import CelebrityNames, LearnedToken
+from ..crossinit_core.starts import Starts
 from ..crossinit_core.text import quoted
 
 CATEGORY = "CrossInit"
@@ -55,17 +55,9 @@ CrossInitSocket = io.Custom("CROSS_INIT")
 LearnedTokenSocket = io.Custom("LEARNED_TOKEN")
 
 
-@dataclass(frozen=True, eq=False)
-class CrossInit:
-    """Where learning starts: `vectors` (K, d) float32 on the CPU, and facts of their origin for the token's file."""
-
-    vectors: Tensor
-    facts: dict[str, str] = field(default_factory=dict)
-
-
 _TYPES: dict[str, tuple[type, str]] = {
     CelebrityNamesSocket.io_type: (CelebrityNames, "Load Celebrity Names"),
-    CrossInitSocket.io_type: (CrossInit, "Cross Initialization"),
+    CrossInitSocket.io_type: (Starts, "Cross Initialization"),
     LearnedTokenSocket.io_type: (LearnedToken, "Learn Face or Load Learned Token"),
     io.Image.io_type: (Tensor, "a node with an IMAGE output"),
     io.Mask.io_type: (Tensor, "a node with a MASK output"),

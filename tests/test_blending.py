@@ -264,8 +264,11 @@ def test_the_nodes_blend_and_rescale(pack: ModuleType, monkeypatch: pytest.Monke
     mixed = blend.execute(a, b, 0.25).result[0]
     torch.testing.assert_close(mixed.vectors, blend_tokens(a, b, 0.25).vectors)
     assert blend.execute(a, b, 0.25, " friend ", "straight").result[0].name == "friend"
-    start = pack.nodes.sockets.CrossInit(torch.full((2, 8), 2.0))
+    start = pack.crossinit_core.starts.Starts(torch.full((2, 8), 2.0))
     shorter = rescale.execute(mixed, 1.0, start).result[0]
     assert shorter.vectors.norm(dim=1).tolist() == pytest.approx([32**0.5] * 2, rel=1e-4)
-    assert texts[0] == "anna-ben: 75% anna, 25% ben" and "-> 5.7, 5.7" in texts[-1]
+    turned = pack.crossinit_core.starts.Starts(start.vectors, {}, torch.full((2, 8), 0.5))
+    longer = make(mixed.vectors, "anna", "sd2", {"crossinit.method": "direction"})
+    assert rescale.execute(longer, 1.0, turned).result[0].vectors.norm(dim=1).tolist() == pytest.approx([2**0.5] * 2)
+    assert texts[0] == "anna-ben: 75% anna, 25% ben" and "-> 5.7, 5.7" in texts[-2]
     assert "holds a space" in str(blend.validate_inputs("my friend")) and blend.validate_inputs("") is True

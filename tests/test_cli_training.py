@@ -264,6 +264,13 @@ def test_the_direction_has_its_published_rate() -> None:
     assert (given.learning_rate, given.prior) == (0.1, 0)
 
 
+def test_the_direction_starts_at_token_rows(run: Run, tiny_models: Path) -> None:
+    fast = (*SMALL, "--preset", "swift", "--steps", 1)
+    code, *_ = run(tiny_models / "tiny-eps", "me.png", *fast, "--out", "a.safetensors")
+    assert code == 0
+    assert load_learned_token("a.safetensors").metadata["crossinit.initialization"] == "token rows from names"
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_keeps_its_values(name: str) -> None:
     """Also those that learn the direction alone, whose rate is not that of --method direction."""

@@ -16,6 +16,8 @@ from crossinit_core import (
     lookup_words,
 )
 from crossinit_core.diffusers_backbone import DiffusersBackbone
+from crossinit_core.starts import PLAIN, Starts, start_from_names, start_from_words
+from crossinit_core.tokens.metadata import INITIALIZATION, initialization_of
 
 NAMES = ["Cher", "Angelina Jolie", "Arnold Schwarzenegger", "Björk Guðmundsdóttir"]
 
@@ -140,3 +142,27 @@ def test_wrong_words(backbone: DiffusersBackbone, start: Callable[..., torch.Ten
     for nothing in ("", "   "):
         with pytest.raises(ValueError, match="no word to start from"):
             start(backbone, nothing)
+
+
+def test_each_method_has_its_start(backbone: DiffusersBackbone) -> None:
+    """The direction starts at rows of the table, as published; Cross Initialization at what the encoder makes of them."""
+    names = load_celebrity_names()
+    start = start_from_names(backbone, names, 2)
+    crossed, facts = start.of("published")
+    assert torch.equal(crossed, cross_initialize(backbone, names.names, 2))
+    assert facts[INITIALIZATION] == "cross initialization from names"
+    rows, turned = start.of("direction")
+    assert torch.equal(rows, celebrity_mean(backbone, names.names, 2))
+    assert turned == {**facts, INITIALIZATION: "token rows from names"}
+
+    start = start_from_words(backbone, "human face", states="context")
+    assert torch.equal(start.of("published")[0], cross_initialize_words(backbone, "human face"))
+    rows, turned = start.of("direction")
+    assert torch.equal(rows, lookup_words(backbone, "human face"))
+    assert initialization_of(turned) == "token rows from 'human face'"
+
+    plain = start_from_names(backbone, names, 3, way=PLAIN)
+    assert torch.equal(plain.vectors, celebrity_mean(backbone, names.names, 3))
+    assert plain.facts[INITIALIZATION] == "plain textual inversion from names"
+    alone = Starts(torch.ones(2, 4))
+    assert alone.of("direction") == (alone.vectors, {}), "nothing else is known"

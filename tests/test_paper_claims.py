@@ -18,7 +18,7 @@ from benchmarks.paper_claims.cli import main
 from benchmarks.paper_claims.plan import Job, Plan, Run, jobs
 from benchmarks.paper_claims.results import ASKING, Results, read_json, summarize, write_json
 from benchmarks.paper_claims.studio import Clock, OutOfTimeError, Studio
-from crossinit_core import InversionSettings, invert
+from crossinit_core import InversionSettings, LearnedToken, invert
 from miniature.training import pack
 from miniature.training.captions import PROMPTS
 from miniature.training.judge import build_judges
@@ -223,10 +223,10 @@ def test_the_time_limit_changes_no_result(
     assert read_json(folder / "seconds.json")["step"] == 2
     assert not (tmp_path / "results").exists()
     monkeypatch.setattr(studio, "clock", Clock())
-    kept: list[torch.Tensor] = []
+    kept: list[LearnedToken] = []
     monkeypatch.setattr(studio, "_write", lambda *given: kept.append(given[4]))
     studio.learn(run, 0)
-    assert torch.equal(kept[0], wanted.vectors) and not folder.exists()
+    assert torch.equal(kept[0].vectors, wanted.vectors) and not folder.exists()
     with pytest.raises(OutOfTimeError):
         Clock(deadline=time.time() - 1).check()
 

@@ -65,7 +65,7 @@ def learn(
     node = next(node for node in nodes if node.GET_SCHEMA().node_id == "CrossInitLearn")
     model, clip, vae = tiny_comfy(tiny_models / "tiny-eps")
     photo = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    start = pack.nodes.sockets.CrossInit(torch.randn(2, 32, generator=torch.Generator().manual_seed(1)))
+    start = pack.crossinit_core.starts.Starts(torch.randn(2, 32, generator=torch.Generator().manual_seed(1)))
 
     def run(**more: Any) -> Any:
         inputs = {
@@ -98,6 +98,19 @@ def test_samples_change_no_bit(learn: Callable[..., Any]) -> None:
     assert sampled.history.losses == plain.history.losses
     assert [picture.step for picture in sampled.history.samples] == [1, 2, 4, 5]
     assert plain.history.samples == () and plain.history.previews
+
+
+def test_a_preset_of_the_direction_starts_at_token_rows(learn: Callable[..., Any], pack: ModuleType) -> None:
+    """The dial goes back to there; the published presets start at what the encoder made of them."""
+    core = pack.crossinit_core
+    crossed, rows = torch.full((2, 32), 3.0), torch.eye(2, 32)
+    start = core.starts.Starts(crossed, {"crossinit.initialization": "cross initialization from names"}, rows)
+    turned, published = (learn(cross_init=start, preset=preset) for preset in ("swift", "fast-published"))
+    assert turned.metadata["crossinit.initialization"] == "token rows from names"
+    assert published.metadata["crossinit.initialization"] == "cross initialization from names"
+    began = [core.tokens.blending.token_at_strength(token, 0.0).vectors for token in (turned, published)]
+    torch.testing.assert_close(torch.nn.functional.normalize(began[0]), rows, atol=1e-2, rtol=0)
+    torch.testing.assert_close(began[1], crossed, atol=1e-2, rtol=0)
 
 
 def test_a_photo_that_is_enlarged_is_said_so(learn: Callable[..., Any], texts: list[str]) -> None:

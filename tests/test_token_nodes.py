@@ -359,7 +359,7 @@ def test_people_of_sdxl_are_blended_rescaled_and_reported(
     run = {name: node.PREPARE_CLASS_CLONE({"hidden_inputs": {}}) for name, node in nodes.items()}
     anna, ben = (person(pack, name, seed, widths=SDXL_WIDTHS) for seed, name in enumerate(("anna", "ben")))
     both = run["CrossInitBlend"].execute(anna, ben, 0.5).result[0]
-    start = pack.nodes.sockets.CrossInit(person(pack, "start", 2, widths=SDXL_WIDTHS).vectors * 0.1)
+    start = pack.crossinit_core.starts.Starts(person(pack, "start", 2, widths=SDXL_WIDTHS).vectors * 0.1)
     short = run["CrossInitRescale"].execute(both, 1.0, cross_init=start).result[0]
     assert both.widths == short.widths == SDXL_WIDTHS and both.base == short.base == anna.base
     for part, blended, first, begun in zip(

@@ -80,6 +80,10 @@ def _ways() -> tuple[Run, ...]:
         replace(falling, name="direction .2 falling middle K1", timesteps=MIDDLE, vectors=1),
         replace(falling, name="direction .3 falling most K1", learning_rate=0.3, timesteps=MOST, vectors=1),
         replace(falling, name="direction .3 falling most", learning_rate=0.3, timesteps=MOST),
+        replace(falling, name="direction .3 falling middle", learning_rate=0.3, timesteps=MIDDLE),
+        replace(falling, name="direction .5 falling most", learning_rate=0.5, timesteps=MOST),
+        replace(falling, name="direction .5 falling most K1", learning_rate=0.5, timesteps=MOST, vectors=1),
+        replace(falling, name="direction .5 falling middle K1", learning_rate=0.5, timesteps=MIDDLE, vectors=1),
         replace(turned, name="start's direction .1 middle", start="cross names", learning_rate=0.1, timesteps=MIDDLE),
         replace(falling, name="start's direction .2 falling most", start="cross names", timesteps=MOST),
         *(

@@ -151,16 +151,12 @@ def _learn_all(
 
 def _start(options: argparse.Namespace, method: str, backbone: DiffusersBackbone) -> tuple[Tensor, dict[str, str]]:
     from ..celebrity_names import load_celebrity_names
-    from ..initialization import cross_initialize, cross_initialize_words, lookup_words
-    from ..tokens.metadata import started_from_names, started_from_words
+    from ..starts import CROSS, PLAIN, start_from_names, start_from_words
 
     if method in ("names", "swift", "best"):
-        names = load_celebrity_names()
-        return cross_initialize(backbone, names.names), started_from_names("cross initialization", names)
-    if method == "words":
-        start = cross_initialize_words(backbone, options.words)
-        return start, started_from_words("cross initialization", options.words)
-    return lookup_words(backbone, options.words), started_from_words("plain textual inversion", options.words)
+        return start_from_names(backbone, load_celebrity_names()).of("published" if method == "names" else "direction")
+    way = CROSS if method == "words" else PLAIN
+    return start_from_words(backbone, options.words, way=way).of("published")
 
 
 def _draw_all(

@@ -20,19 +20,18 @@ from ..diffusers_backbone import DiffusersBackbone, resolution_of, widths_of
 from ..errors import notes_on
 from ..families import base_of_widths
 from ..files import check_can_write
-from ..initialization import cross_initialize, cross_initialize_words
 from ..learning.inversion import StepReport, invert
 from ..learning.ranks import ALONE, ProcessError, Ranks
-from ..learning.settings import InversionSettings, in_a_line
+from ..learning.settings import InversionSettings, Method, in_a_line
 from ..loading import check_model, load_to_learn
 from ..photos.face_crops import FaceCrops
 from ..photos.folders import Photos, read_photos
 from ..prompts import load_prompts
+from ..starts import start_from_names, start_from_words
 from ..text import quoted
 from ..tokens import metadata
 from ..tokens.description import described
 from ..tokens.learned_token import LearnedToken, check_token_name, suggest_token_name
-from ..tokens.metadata import started_from_names, started_from_words
 from ..tokens.saving import save_or_keep
 from ..tokens.token_files import SUFFIXES
 from .arguments import chosen_device
@@ -71,7 +70,7 @@ def train(options: argparse.Namespace) -> None:
     backbone = load_to_learn(options.model, device, settings.precision)
     for warning in backbone.warnings():
         screen.say(warning)
-    v0, facts = _start(options, backbone)
+    v0, facts = _start(options, backbone, settings.method)
     sized = settings.sized(backbone.resolution)
     screen.say(in_a_line(sized, backbone.base))
     copies = samples = None
@@ -184,18 +183,13 @@ def _known(facts: dict[str, str], settings: InversionSettings, backbone: Diffuse
     }
 
 
-def _start(options: argparse.Namespace, backbone: Backbone) -> tuple[Tensor, dict[str, str]]:
+def _start(options: argparse.Namespace, backbone: Backbone, method: Method) -> tuple[Tensor, dict[str, str]]:
     """v0 (K, d), and what the token's file says about it."""
     states: StartStates = options.states
-    method = "cross initialization"
-    if states == "context" and len(backbone.widths) > 1:  # else both are the same
-        method += " (what the UNet sees)"
     if options.words is not None:
-        v0 = cross_initialize_words(backbone, options.words, options.vectors, states=states)
-        return v0, started_from_words(method, options.words)
-    names = load_celebrity_names(options.names)
-    v0 = cross_initialize(backbone, names.names, 2 if options.vectors is None else options.vectors, states=states)
-    return v0, started_from_names(method, names)
+        return start_from_words(backbone, options.words, options.vectors, states=states).of(method)
+    vectors = 2 if options.vectors is None else options.vectors
+    return start_from_names(backbone, load_celebrity_names(options.names), vectors, states=states).of(method)
 
 
 def _photos(options: argparse.Namespace, settings: InversionSettings) -> Photos:

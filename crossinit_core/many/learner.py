@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ..celebrity_names import load_celebrity_names
 from ..errors import notes_on
 from ..files import check_can_write, write_atomically
-from ..initialization import cross_initialize, cross_initialize_words
 from ..learning.inversion import InversionResult, invert
 from ..loading import load_to_learn
 from ..photos.face_detection import NoDetectorError
+from ..starts import Starts, start_from_names, start_from_words
 from ..text import quoted
 from ..tokens import metadata
 from ..tokens.description import described
@@ -43,7 +42,7 @@ class FaceLearner:
             torch.set_num_threads(order.threads)
         self._order = order
         self._backbone = backbone or load_to_learn(order.model, torch.device(order.device), order.precision)
-        self._starts: dict[Start, tuple[Tensor, dict[str, str]]] = {}
+        self._starts: dict[Start, Starts] = {}
 
     def learn(self, person: Person) -> Report:
         """Learn and save a person. Errors are reports; KeyboardInterrupt, and what else is no Exception, goes to the caller
@@ -81,7 +80,7 @@ class FaceLearner:
         backbone = self._backbone
         settings = person.settings.sized(backbone.resolution)
         photos = read_portraits(person, settings.resolution or backbone.resolution, say)
-        v0, facts = self._start(person.start)
+        v0, facts = self._start(person.start).of(settings.method)
         return invert(
             backbone,
             v0,
@@ -103,8 +102,8 @@ class FaceLearner:
             write_atomically(picture_path(self._order.out, person.name), content.getvalue())
         save_learned_token(described(result.token), token_path(self._order.out, person.name))
 
-    def _start(self, start: Start) -> tuple[Tensor, dict[str, str]]:
-        """v0 (K, d), and what the token's file says about it; the last few starts are kept."""
+    def _start(self, start: Start) -> Starts:
+        """Where a person starts; the last few starts are kept."""
         if start not in self._starts:
             if len(self._starts) >= _MOST_STARTS:
                 del self._starts[next(iter(self._starts))]
@@ -112,16 +111,10 @@ class FaceLearner:
         return self._starts[start]
 
 
-def _start(backbone: DiffusersBackbone, start: Start) -> tuple[Tensor, dict[str, str]]:
-    method = "cross initialization"
-    if start.states == "context" and len(backbone.widths) > 1:  # else both are the same
-        method += " (what the UNet sees)"
+def _start(backbone: DiffusersBackbone, start: Start) -> Starts:
     if start.words is not None:
-        v0 = cross_initialize_words(backbone, start.words, start.vectors, states=start.states)
-        return v0, metadata.started_from_words(method, start.words)
-    names = load_celebrity_names(start.names)
-    v0 = cross_initialize(backbone, names.names, start.vectors or 2, states=start.states)
-    return v0, metadata.started_from_names(method, names)
+        return start_from_words(backbone, start.words, start.vectors, states=start.states)
+    return start_from_names(backbone, load_celebrity_names(start.names), start.vectors or 2, states=start.states)
 
 
 def _reason(error: BaseException) -> str:

@@ -150,9 +150,14 @@ def steps_of(metadata: Metadata) -> int | None:
     return int(recorded) if recorded.isdecimal() else None
 
 
+def method_of(metadata: Metadata) -> str:
+    """How a token was learned, `published` if the metadata does not say."""
+    return metadata.get(METHOD, "published")
+
+
 def lambda_of(metadata: Metadata) -> float | None:
     """The weight of the distance in what was learned; None if the metadata does not say, or if something else was weighed."""
-    if metadata.get(REGULARIZER, "distance") != "distance" or metadata.get(METHOD, "published") != "published":
+    if metadata.get(REGULARIZER, "distance") != "distance" or method_of(metadata) != "published":
         return None
     try:
         return float(metadata[LAMBDA])

@@ -9,12 +9,13 @@ from comfy_api.latest import io
 
 from ...crossinit_core import invert
 from ...crossinit_core.learning.settings import in_a_line
+from ...crossinit_core.starts import Starts
 from ...crossinit_core.tokens.learned_token import check_token_name
 from ..errors import tells_errors
 from ..host.backbone import ComfyBackbone
 from ..host.folders import output_folder
 from ..host.models import warnings_about
-from ..sockets import CATEGORY, SEARCH_ALIASES, CrossInit, LearnedTokenSocket, single
+from ..sockets import CATEGORY, SEARCH_ALIASES, LearnedTokenSocket, single
 from ..texts import check_prompt
 from .display import Display
 from .inputs import NAME, learn_inputs, settings_of
@@ -77,7 +78,7 @@ def _learn(
     model: Any,
     clip: Any,
     vae: Any,
-    cross_init: CrossInit,
+    cross_init: Starts,
     resume: bool = True,
     sample_every: int = SampleSettings.every,
     sample_prompt: str = SampleSettings.prompt,
@@ -90,10 +91,11 @@ def _learn(
     name = check_token_name(name.strip() or NAME)
     backbone = ComfyBackbone(model, clip, vae)
     settings = settings_of(**widgets, base=backbone.base).sized(backbone.resolution)
+    v0, facts = cross_init.of(settings.method)
     samples = SamplePictures(
         backbone,
         SampleSettings(sample_every, sample_prompt, sample_steps),
-        len(cross_init.vectors),
+        len(v0),
         settings,
         portrait=draw_picture,
     )
@@ -106,7 +108,7 @@ def _learn(
     try:
         result = invert(
             backbone,
-            cross_init.vectors,
+            v0,
             settings,
             images=photos,
             masks=masks,
@@ -115,7 +117,7 @@ def _learn(
             resume_folder=resume_folder(),
             resume=resume,
             name=name,
-            metadata=cross_init.facts,
+            metadata=facts,
             on_note=display.note,
         )
     except BaseException as error:
