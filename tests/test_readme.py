@@ -50,7 +50,7 @@ def test_the_table_of_presets_is_right(page: Path, preset: str) -> None:
     common = [cell for row in rows if row.startswith("| all of them") for cell in row.split("|")[2:-1]]
     if not common:  # a help page has a narrow panel: a sentence there
         text = " ".join(_text(page).split())
-        said = re.search(r"(?:in common|三者共同).*?SD 1\.x([^;；]+)[;；](.+?\*squared\*)", text)
+        said = re.search(r"(?:in common|共同之处).*?SD 1\.x([^;；]+)[;；](.+?\*squared\*)", text)
         assert said
         common = list(said.groups())
     for base, cell, shared in zip(("sd2", "sdxl"), cells, common, strict=True):

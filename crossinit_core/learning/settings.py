@@ -139,27 +139,29 @@ _SWIFT = InversionSettings(
 _BEST = replace(_SWIFT, steps=100, learning_rate=0.2)
 
 PRESETS: dict[str, InversionSettings] = {
+    "best": _BEST,
+    "swift": _SWIFT,
     "full": InversionSettings(steps=320),
     "fast": InversionSettings(steps=25, learning_rate=0.02),
     "fast-published": InversionSettings(steps=25),
-    "swift": _SWIFT,
-    "best": _BEST,
 }
 """`full` is the published run. The publication does not give the learning rate of its fast run: `fast` has the smallest that
-came near to the best in docs/paper-claims.md, and `fast-published` has that of the full run. `swift` and `best` learn the
-direction alone, which docs/method.md compares with the others in drawn worlds; they were not measured on real checkpoints."""
+came near to the best in docs/paper-claims.md, and `fast-published` has that of the full run. `best` and `swift` learn the
+direction alone, which docs/method.md compares with the others in two drawn worlds; they were not measured on real checkpoints."""
+DEFAULT_PRESET = "best"
+"""What is offered first: the best in both worlds of docs/ways.md."""
 
 _SDXL = InversionSettings(
     steps=400, batch_size=4, learning_rate=0.02, resolution=768, flip_probability=0.0, regularizer="squared"
 )
 SDXL_PRESETS: dict[str, InversionSettings] = {
+    **{
+        name: replace(preset, batch_size=4, resolution=768, flip_probability=0.0)
+        for name, preset in (("best", _BEST), ("swift", _SWIFT))
+    },
     "full": _SDXL,
     "fast": replace(_SDXL, steps=50, learning_rate=0.04),
     "fast-published": replace(_SDXL, steps=50),
-    **{
-        name: replace(preset, batch_size=4, resolution=768, flip_probability=0.0)
-        for name, preset in (("swift", _SWIFT), ("best", _BEST))
-    },
 }
 """`full` is the published run for SDXL (kunheek/dti, exps/xinit_sdxl.py). There is no published short one: `fast` has twice
 the rate for an eighth of the steps, in between SD's proportions, and was not measured on a real checkpoint. Neither were

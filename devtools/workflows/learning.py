@@ -46,7 +46,7 @@ def learn_a_face() -> Workflow:
     how = note(
         "How to learn",
         "Press **Run**. Learn Face shows what the model sees of the person while it learns.",
-        "- **full**: 320 steps, as published\n- **swift**: 25 steps of a newer way, seconds on a fast GPU",
+        "- **best**: 100 steps\n- **swift**: 25, for a first look\n- **full**: 320, as the paper does",
         "**Cancel** keeps what was learned: the next run goes on from there.",
         "Learning starts at the average of many well-known faces, so the bundled names are fine for everybody.",
     )
@@ -89,7 +89,7 @@ def learn_a_face_fast() -> Workflow:
         "The same as *01-learn-a-face* in a few seconds on a fast GPU: **preset** is *swift*.",
         "It learns the direction of the vectors alone. On drawn faces its 25 steps came closer to the person than *full*'s 320; on real "
         "checkpoints nobody has measured it.",
-        "For more likeness try *best*, then *full*; nothing else has to change.",
+        "For more likeness try *best*; nothing else has to change.",
         "Good for a first look, for trying photos and prompts, and without a GPU.",
         LARGE,
     )

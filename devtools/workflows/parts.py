@@ -64,7 +64,7 @@ def start(key: str = "start", title: str = "", **values: Any) -> Node:
 
 
 def learn(
-    preset: str = "full", key: str = "learn", begin: str = "start", title: str = "", name: str = "my-face"
+    preset: str = "best", key: str = "learn", begin: str = "start", title: str = "", name: str = "my-face"
 ) -> Node:
     links: dict[str, Link] = {
         "model": MODEL,

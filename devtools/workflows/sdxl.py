@@ -64,7 +64,7 @@ def learn_a_face_on_sdxl() -> Workflow:
     how = note(
         "How to learn",
         "Press **Run**. Learn Face takes SDXL's own settings for its preset, and says which.",
-        "- **full**: 400 steps, batch 4, 768 px, as published\n- **fast**: 50 steps, a first impression",
+        "- **full**: 400 steps, batch 4, 768 px, as published\n- **best**: 100 steps of a newer way, not tried on SDXL",
         "Both text encoders are learned, from the average of many well-known faces.",
         "To learn at SDXL's own 1024 px: set **resolution** of Prepare Face Photo and of Learn Face (an advanced input) to "
         "1024. A step takes about half as long again, and needs more memory.",
@@ -94,7 +94,7 @@ def learn_a_face_on_sdxl() -> Workflow:
         Column(320, [checkpoint(CHECKPOINT_XL, CHECKPOINT_XL_URL), photo()]),
         Column(320, [prepare(resolution=LEARNED_AT), needed]),
     ]
-    learning = [Column(340, [names(), start(), how]), Column(380, [learn(name=NAME)])]
+    learning = [Column(340, [names(), start(), how]), Column(380, [learn("full", name=NAME)])]
     loss = Node("loss", "LossGraphNode", 330, {"filename_prefix": "loss"}, {"loss": ("learn", 1)}, grows=True)
     using = [
         Column(340, [prompts, honest]),

@@ -11,7 +11,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...crossinit_core import PRESETS, InversionSettings
-from ...crossinit_core.learning.settings import MEMORY_MODES, REGULARIZERS, presets_of
+from ...crossinit_core.learning.settings import DEFAULT_PRESET, MEMORY_MODES, REGULARIZERS, presets_of
 from ...crossinit_core.precision import PRECISIONS
 from ..sockets import CrossInitSocket
 from .samples import SampleSettings
@@ -44,12 +44,11 @@ def learn_inputs() -> list[io.Input]:
         io.Combo.Input(
             "preset",
             options=[*PRESETS, CUSTOM],
-            default="full",
+            default=DEFAULT_PRESET,
             tooltip=(
-                "full: the published run, 320 steps, on SDXL 400. fast: 25 larger steps, on SDXL 50; a first impression. "
-                "fast-published: as many steps of the published size. swift (25 steps) and best (100): the direction alone is "
-                "learned; the best ones in our drawn world, not tried on real checkpoints. custom: the values of the advanced "
-                "inputs."
+                "best: 100 steps that learn the direction alone, which learned people best in both of our drawn worlds; those are not "
+                "Stable Diffusion. swift: 25 such steps. full: the published run, 320 steps, on SDXL 400. fast: 25 larger steps, on "
+                "SDXL 50. fast-published: as many of the published size. custom: the values of the advanced inputs."
             ),
         ),
         io.Int.Input(
