@@ -30,7 +30,7 @@ HELD_PROMPTS = 16
 def held_prompts() -> list[str]:
     """Prompts with a place for a person, in the manner of the training captions; the same ones every time.
 
-    None is one that ways are chosen on. One is the paper's, so a way with them is not one to report.
+    None is one that ways are chosen on. Two are of the paper, so a way with them is not one to report.
     """
     rng = np.random.Generator(np.random.PCG64(20))
     return [caption(random_scene(rng), ["{}"], rng) for _ in range(HELD_PROMPTS)]
