@@ -289,22 +289,57 @@ def test_the_miniature_is_as_small_as_said() -> None:
 
 WAYS = {
     "published": "published",
-    "direction of Cross Initialization, 0.2 falling": "start's direction .2 falling most",
     "direction of the celebrity mean, 0.3 falling": "direction .3 falling most",
-    "direction of the nearest celebrities, 0.2 falling": "nearest's direction .2 falling most",
+    "the same, one vector": "direction .3 falling most K1",
+    "direction of Cross Initialization, 0.3 falling": "start's direction .3 falling most",
     "direction of the nearest celebrities, 0.2 falling, one vector": "nearest's direction .2 falling most K1",
 }
 
 
 def test_the_page_of_the_method_has_the_measured_numbers() -> None:
-    numbers = Numbers(json.loads(_text("docs/ways.json"))["drawn"]["report"])
-    lines = [line.strip("|").split("|") for line in _text("docs/method.md").splitlines() if line.count("|") == 5]
+    """In both worlds."""
+    page = _text("docs/method.md")
+    worlds = [Numbers(each["report"]) for each in json.loads(_text("docs/ways.json")).values()]
+    lines = [line.strip("|").split("|") for line in page.splitlines() if line.count("|") == 7]
     rows = [[cell.strip() for cell in cells] for cells in lines if "0." in cells[-1]]
-    assert len(rows) == 10
-    for way, steps, likeness, editability in rows:
-        config = "reference" if "repainted" in way else f"{WAYS[way]}-{steps}"
-        assert _rounded(likeness, numbers.mean(config, "likeness").mean), config
-        assert _rounded(editability, numbers.mean(config, "editability").mean), config
+    assert len(rows) == 12
+    counts: dict[int, str] = {}
+    for way, steps, *cells in rows:
+        way = way.removesuffix(" (*swift*)")
+        own = {"*the person repainted*": "reference", "*its own people, by name*": "named"}
+        config = own[way] if way in own else f"{WAYS[way]}-{steps}"
+        wanted = [world.mean(config, name) for world in worlds for name in ("likeness", "editability")]
+        assert all(_rounded(cell, each.mean) for cell, each in zip(cells, wanted, strict=True)), config
+        counts |= {each.count: way for each in wanted}
+    fewer = sorted(set(counts) - {40})
+    assert {counts[count] for count in fewer} == {"published"}
+    assert f"{fewer[0]} to {fewer[-1]} people were learned as published" in page
+
+
+def test_the_page_of_the_method_has_the_numbers_of_textual_inversion() -> None:
+    text = " ".join(_text("docs/method.md").split())
+    drawn, contrast = (json.loads(_text(f"docs/{name}.json")) for name in ("paper-claims", "ways"))
+    numbers = Numbers(contrast["contrast"]["report"])
+    each = [numbers.mean(f"plain-{steps}", "likeness") for steps in (25, 100, 1000)]
+    shown = numbers.mean("plain-1000", "editability").mean
+    assert "{:.3f} after 25 steps, {:.3f} after 100 and {:.3f} after 1,000".format(*(one.mean for one in each)) in text
+    assert f"({each[2].count} people), where it obeys fewer prompts ({shown:.3f})" in text
+    assert f"In *drawn* it has {Numbers(drawn).mean('plain-25', 'likeness').mean:.3f} after 25." in text
+
+
+def test_the_page_of_the_method_has_the_numbers_of_best() -> None:
+    text = " ".join(_text("docs/method.md").split())
+    worlds = [Numbers(each["choose"]) for each in json.loads(_text("docs/ways.json")).values()]
+    pairs = [
+        "{:.3f} / {:.3f}".format(*(world.mean(config, name).mean for name in ("likeness", "editability")))
+        for config in ("direction .2 falling most-100", "named")
+        for world in worlds
+    ]
+    assert f"choose on: {pairs[0]} in *drawn*, {pairs[1]} in *contrast*" in text
+    assert f"own people have {pairs[3]}" in text
+    settled, on = (worlds[1].mean(f"direction .1 most K1{end}-100", "likeness").mean for end in (", settling", ""))
+    after = worlds[1].mean("direction .1 most K1, settling-100", "steps").mean
+    assert f"after {after:.0f} of 100 steps, with {on - settled:.3f} less likeness" in text
 
 
 def test_the_page_of_the_method_has_the_presets_own_numbers() -> None:
