@@ -38,7 +38,7 @@ from .ways.plan import WAYS
 
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
 LEARNED: Mapping[str, tuple[Run, int]] = {
-    "swift": (WAYS["start's direction .3 falling most"], 25),
+    "swift": (WAYS["direction .3 falling most"], 25),
     "plain textual inversion": (WAYS["plain"], 100),
 }
 """The ways whose tokens are turned: a preset, and one that obeys prompts less."""

@@ -14,12 +14,21 @@ from PIL import Image
 from benchmarks import dial
 from benchmarks.paper_claims.plan import Plan
 from benchmarks.paper_claims.results import write_json
+from crossinit_core.learning.settings import PRESETS
 from miniature.training.pack import WEIGHTS
 
 
 def _person(likeness: float) -> dict[str, object]:
     numbers = {"likeness": likeness, "editability": 1 - likeness}
     return {"reference": numbers, **{way: {f"{x:g}": numbers for x in dial.STRENGTHS} for way in dial.LEARNED}}
+
+
+def test_swift_is_the_preset() -> None:
+    run, steps = dial.LEARNED["swift"]
+    preset = PRESETS["swift"]
+    assert (run.start, run.vectors, steps) == ("mean", 2, preset.steps)
+    for name in ("learning_rate", "method", "prior", "schedule", "timesteps"):
+        assert getattr(run, name) == getattr(preset, name), name
 
 
 def test_the_numbers_are_means_over_the_people_who_are_there(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_page_says_what_was_reached() -> None:
     text = page(summaries)
     assert "| **mean** | 0.800 ± 0.000 / 0.900 ± 0.000 |" in text
     assert "| drawn, 25, *mean* | 0.820 / 0.950 | 0.810 / 0.940: reached |  |" in text
-    assert all(f"| {name} |" in text for name in WAYS)
+    assert all((f"| {name} |" in text) == (name in ("mean", "published")) for name in WAYS)
     summaries["drawn"]["report"] = _summary(mean=(0.82, 0.93), published=(0.6, 0.9))
     assert "| 0.820 / 0.930 | 0.810 / 0.940: editability not reached |" in page(summaries)
     named = {

@@ -66,7 +66,7 @@ def page(summaries: Summaries) -> str:
         f"Ways are chosen on people {FIRST_CHOOSER} and up with {len(CHOOSING)} prompts of their own, and reported on people 0 to 39 "
         "with the paper's prompts. Likeness, editability and the judges are those of [paper-claims.md](paper-claims.md).",
     ]
-    lines += ["", "## The ways", "", *_legend()]
+    lines += ["", "## The ways", "", *_legend(summaries)]
     if choosing:
         lines += ["", "## Every trial", "", RULE, "", *_choosing(choosing)]
     if reporting:
@@ -74,7 +74,7 @@ def page(summaries: Summaries) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _legend() -> Iterator[str]:
+def _legend(summaries: Summaries) -> Iterator[str]:
     """What the names stand for. Batch 8, one portrait, and constant rates unless they fall."""
     yield (
         "Of the tables below. Every way has batch 8 and, unless said, one photo; a rate that falls does so in a straight line to "
@@ -86,7 +86,9 @@ def _legend() -> Iterator[str]:
     yield ""
     yield "| way | start | learns | rate | levels of noise | vectors |"
     yield "| --- | --- | --- | --- | --- | --- |"
-    for way in WAYS.values():
+    stages = [stage for world in summaries.values() for stage in world.values()]
+    measured = {config.rpartition("-")[0] for stage in stages for config in stage["configs"]}
+    for way in (way for way in WAYS.values() if way.name in measured):
         learns = "the direction alone" if way.method == "direction" else "the vectors"
         learns += f", prior {way.prior:g}" if way.prior else ""
         learns += f", lambda {way.regularization:g}" if way.regularization else ""
