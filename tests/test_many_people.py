@@ -200,7 +200,7 @@ def test_options_of_a_person_count_before_those_of_all(run: Run, people: Path, t
         ("steps", "2.5", "a whole number was expected"),
         ("learning_rate", "nan", "learning_rate is nan"),
         ("vectors", "99", "vectors is 99, but must be from 1 to 8"),
-        ("preset", "slow", "preset is 'slow', but one of full, fast"),
+        ("preset", "slow", "preset is 'slow', but one of best, swift, full, fast, fast-published was expected"),
         ("face", "maybe", "face is 'maybe', but yes, no, or a face's number was expected"),
         ("regularizer", "none", "regularizer is 'none'"),
         ("names", "none.txt", "There is no list of names"),

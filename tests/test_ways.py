@@ -12,6 +12,7 @@ from benchmarks.paper_claims.results import Results, summarize, write_json
 from benchmarks.paper_claims.statistics import Numbers
 from benchmarks.ways.choice import chosen, trials
 from benchmarks.ways.cli import main
+from benchmarks.ways.kept import read_numbers, together
 from benchmarks.ways.page import page
 from benchmarks.ways.plan import CHOOSING, WAYS, Search
 from miniature.training.captions import PROMPTS
@@ -120,3 +121,48 @@ def test_results_keep_their_ways_apart(tmp_path: Path) -> None:
     found = summarize(results, Search(**{**results.plan(), "ways": ()}))
     assert list(found["configs"]) == ["mean-25"]
     assert "expressions" not in found["configs"]["mean-25"]["judges"][1]  # no prompt asks for one alone
+
+
+def _measured(folder: Path, way: str, people: int, likeness: float) -> dict[str, Any]:
+    """One way, measured for so many people, as the program would find it in a folder."""
+    plan = Search(people, steps=(25,), stage="report", ways=(way,))
+    Results(folder).bind(plan, "weights", free=("ways",))
+    judged = {name: [likeness] * 20 for name in ("likeness", "others", "rank", "shown", "no_portrait")}
+    moved = {name: [1.0] for name in ("start_norm", "norm", "norm_ratio", "angle", "distance")}
+    for person in range(people):
+        result = {"identity": person, **moved, "seconds": 1.0, "device": folder.name, "judges": [judged, judged]}
+        write_json(Results(folder).path(f"{way}-25", person), result)
+    write_json(Results(folder).path("judges", 0), [])
+    return {**summarize(Results(folder), Search(**{**Results(folder).plan(), "ways": ()})), "weights": "weights"}
+
+
+def test_a_way_that_is_added_later_stands_beside_the_earlier_ones(tmp_path: Path) -> None:
+    first, second = _measured(tmp_path / "gpu", "mean", 3, 0.5), _measured(tmp_path / "cpu", "mean most", 2, 0.75)
+    found = together({"drawn": {"report": first}, "contrast": {"report": first}}, {"drawn": {"report": second}})
+    assert found["contrast"]["report"] == first
+    both = found["drawn"]["report"]
+    assert list(both["configs"]) == ["mean-25", "mean most-25"]
+    assert both["plan"]["identities"] == 3 and both["devices"] == {"gpu": 3, "cpu": 2}
+    assert both["configs"]["mean-25"]["seconds"] == [1.0] * 3
+    assert both["configs"]["mean most-25"]["seconds"] == [None] * 2  # of another device
+    assert both["configs"]["mean most-25"]["judges"][1]["likeness"] == [0.75] * 2
+    fewer = _measured(tmp_path / "again", "mean", 2, 0.9)
+    kept = together({"drawn": {"report": first}}, {"drawn": {"report": fewer}})
+    assert kept["drawn"]["report"]["configs"]["mean-25"]["judges"][1]["likeness"] == [0.5] * 3
+
+
+def test_numbers_of_other_weights_or_settings_are_not_mixed(tmp_path: Path) -> None:
+    now = _measured(tmp_path / "cpu", "mean", 1, 0.5)
+    for before, said in (
+        ({**now, "weights": "others"}, "other weights"),
+        ({**now, "weights": None}, "other weights"),
+        ({**now, "plan": {**now["plan"], "seeds": 3}}, "seeds = 3, but now it is 2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            together({"drawn": {"report": before}}, {"drawn": {"report": now}})
+    page = tmp_path / "ways.json"
+    page.write_text('{"drawn": 1}', encoding="utf-8")
+    with pytest.raises(ValueError, match="does not hold the numbers"):
+        read_numbers(page)
+    with pytest.raises(ValueError, match="no numbers"):
+        read_numbers(tmp_path / "none.json")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from PIL import Image
 from miniature.training.captions import PROMPTS
 from miniature.world.canvas import SIZE
 
+from ..picture_table import picture_table
 from .plan import Plan, Run, Start
 from .statistics import Numbers
 
@@ -108,37 +107,19 @@ def save_people(folder: Path, plan: Plan, path: Path, identity: int = 0) -> bool
 
     folder: where the measurement kept its pictures, CONFIG/PERSON.png: all prompts side by side.
     """
-    from matplotlib.figure import Figure
-
     runs = [(run, steps) for run, steps in plan.series("main") if steps in (plan.fast, plan.full, plan.long)]
     rows = []
     for name, file in [("repainted", "reference"), *((f"{run.label}, {s:,} steps", run.config(s)) for run, s in runs)]:
         if (kept := folder / file / f"{identity:04d}.png").is_file():
-            rows.append((name, np.asarray(Image.open(kept).convert("RGB"))))
+            strip = np.asarray(Image.open(kept).convert("RGB"))
+            rows.append((name, [strip[:, prompt * SIZE : (prompt + 1) * SIZE] for prompt in _SHOWN]))
     if not rows:
         return False
-    figure = Figure(figsize=(len(_SHOWN) * 1.1 + 2.4, len(rows) * 1.12 + 0.9))
-    left = 2.4 / figure.get_figwidth()
-    grid = figure.add_gridspec(
-        len(rows), len(_SHOWN), left=left, right=0.995, bottom=0.005,
-        top=1 - 0.85 / figure.get_figheight(), wspace=0.03, hspace=0.03,
-    )  # fmt: skip
-    for i, (name, strip) in enumerate(rows):
-        for j, prompt in enumerate(_SHOWN):
-            axes = figure.add_subplot(grid[i, j])
-            axes.imshow(strip[:, prompt * SIZE : (prompt + 1) * SIZE])
-            axes.set(xticks=[], yticks=[])
-            if j == 0:
-                axes.set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=8)
-            if i == 0:
-                text = PROMPTS[prompt].text.replace("a {} person", "*").replace("{} person", "*")
-                axes.set_title(_wrapped(text), fontsize=6.5)
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = BytesIO()
-    figure.savefig(buffer, dpi=110, bbox_inches="tight", pad_inches=0.05)
-    Image.open(buffer).convert("RGB").quantize(256).save(path, optimize=True)
+    path.write_bytes(picture_table(rows, [short(PROMPTS[prompt].text) for prompt in _SHOWN]))
     return True
 
 
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 18))
+def short(prompt: str) -> str:
+    """A prompt as it stands above a column."""
+    return prompt.replace("a {} person", "*").replace("{} person", "*")

@@ -87,6 +87,11 @@ class Results:
         found.pop("weights", None)
         return _fields(found)
 
+    def weights(self) -> str | None:
+        """The fingerprint of the model and the judges that the results are of, if any are bound."""
+        found: str | None = read_json(self.folder / "plan.json", {}).get("weights")
+        return found
+
     def write_session(self, name: str, session: Mapping[str, Any]) -> None:
         """What is known by now of a session of measuring."""
         write_json(self.folder / "sessions" / f"{name}.json", session)

@@ -5,7 +5,7 @@
 
 `choose` learns people in every way of `plan.WAYS`; `report` learns other people, with other prompts, in the ways that were
 chosen, beside plain textual inversion and the published one, and writes the page. What is done is not done again: stop at any
-time (`--time-limit` does it in time) and call again. Under NVIDIA's MPS many workers share a GPU better.
+time (`--time-limit` does it in time) and call again. `--keep` adds to the page what is measured now, of the same world. Under NVIDIA's MPS many workers share a GPU better.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from miniature.training import pack
@@ -25,6 +25,7 @@ from ..paper_claims.results import Results, Summary, summarize
 from ..paper_claims.statistics import Numbers
 from ..paper_claims.workers import Order, Outcome, perform
 from .choice import chosen
+from .kept import check, read_numbers, together
 from .page import write_page
 from .plan import CHOOSERS, Search, Stage, reported
 
@@ -37,9 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage: Stage = options.stage
     folders = {name: options.out / name / stage for name in worlds}
     try:
+        if options.keep and not options.docs:
+            raise ValueError("--keep is for --docs, whose page it adds to. Give that as well.")
+        kept = read_numbers(options.docs.with_suffix(".json")) if options.keep else {}
         plan = _plan(options, worlds)
         if not options.page_only:
             _check(options, plan, worlds, folders)
+            for name in set(worlds) & set(kept):
+                if stage in kept[name]:
+                    check(name, kept[name][stage], asdict(plan), fingerprint(worlds[name]))
     except (ValueError, OSError) as error:
         print(f"ways: {error}", file=sys.stderr)
         return 2
@@ -48,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.page_only:
             _add(outcome, _measure(options, plan, weights, Results(folders[name]), began))
     if options.docs:
-        write_page(options.docs, _summaries(options.out, worlds))
+        try:
+            write_page(options.docs, together(kept, _summaries(options.out, worlds)))
+        except ValueError as error:
+            print(f"ways: {error}", file=sys.stderr)
+            return 2
     for name, trace in outcome.failed:
         print(f"{name} failed:\n{trace}", file=sys.stderr)
     if outcome.left:
@@ -106,7 +117,8 @@ def _summaries(out: Path, worlds: Mapping[str, Path]) -> dict[str, dict[Stage, S
             results = Results(out / name / stage)
             plan = results.plan()
             if plan:
-                found[name][stage] = summarize(results, Search(**{**plan, "ways": ()}))
+                summary = summarize(results, Search(**{**plan, "ways": ()}))
+                found[name][stage] = {**summary, "weights": results.weights()}
     return found
 
 
@@ -161,5 +173,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ways", nargs="+", default=[], help="only these; of report: instead of the chosen ones")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop in time; call again to go on")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write the page and its numbers")
+    parser.add_argument("--keep", action="store_true", help="keep what the page of --docs has of other ways and worlds")
     parser.add_argument("--page-only", action="store_true", help="measure nothing, write --docs from what is there")
     return parser
