@@ -147,8 +147,8 @@ def _by(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Ten
 
 
 def _gradients(attend: Attention, inputs: Sequence[Tensor], dout: Tensor, heads: int) -> tuple[Tensor, ...]:
-    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-    return torch.autograd.grad(attend(*leaves, heads), leaves, dout)
+    q, k, v = leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    return torch.autograd.grad(attend(q, k, v, heads), leaves, dout)
 
 
 def _milliseconds(work: Callable[[], Any], device: torch.device, repeats: int) -> float:

@@ -163,6 +163,9 @@ def test_numbers_of_other_weights_or_settings_are_not_mixed(tmp_path: Path) -> N
     page = tmp_path / "ways.json"
     page.write_text('{"drawn": 1}', encoding="utf-8")
     with pytest.raises(ValueError, match="does not hold the numbers"):
-        read_numbers(page)
+        read_numbers(page, ["drawn"])
+    page.write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="--keep has 'drawn'"):
+        read_numbers(page, ["drawn"])
     with pytest.raises(ValueError, match="no numbers"):
-        read_numbers(tmp_path / "none.json")
+        read_numbers(tmp_path / "none.json", ["drawn"])

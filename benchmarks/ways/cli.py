@@ -5,7 +5,7 @@
 
 `choose` learns people in every way of `plan.WAYS`; `report` learns other people, with other prompts, in the ways that were
 chosen, beside plain textual inversion and the published one, and writes the page. What is done is not done again: stop at any
-time (`--time-limit` does it in time) and call again. `--keep` adds to the page what is measured now, of the same world. Under NVIDIA's MPS many workers share a GPU better.
+time (`--time-limit` does it in time) and call again. `--keep WORLD` adds to what the page has. Under NVIDIA's MPS many workers share a GPU better.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.keep and not options.docs:
             raise ValueError("--keep is for --docs, whose page it adds to. Give that as well.")
-        kept = read_numbers(options.docs.with_suffix(".json")) if options.keep else {}
+        kept = read_numbers(options.docs.with_suffix(".json"), options.keep) if options.keep else {}
         plan = _plan(options, worlds)
         if not options.page_only:
             _check(options, plan, worlds, folders)
@@ -173,6 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ways", nargs="+", default=[], help="only these; of report: instead of the chosen ones")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="stop in time; call again to go on")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write the page and its numbers")
-    parser.add_argument("--keep", action="store_true", help="keep what the page of --docs has of other ways and worlds")
+    parser.add_argument(
+        "--keep", nargs="+", default=[], metavar="WORLD", help="keep what the page of --docs has of these"
+    )
     parser.add_argument("--page-only", action="store_true", help="measure nothing, write --docs from what is there")
     return parser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ BOUND = ("seeds", "sampling_steps", "guidance", "examination", "stage")
 """What two measurements must share to stand in one table."""
 
 
-def read_numbers(path: Path) -> dict[str, dict[Stage, dict[str, Any]]]:
-    """What `write_page` wrote beside a page. Raises ValueError if there is no such file, or it is none."""
+def read_numbers(path: Path, worlds: Sequence[str]) -> dict[str, dict[Stage, dict[str, Any]]]:
+    """What `write_page` wrote beside a page of these worlds. Raises ValueError if there is no such file or world."""
     try:
         found: dict[str, dict[Stage, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
         for stages in found.values():
@@ -25,7 +25,10 @@ def read_numbers(path: Path) -> dict[str, dict[Stage, dict[str, Any]]]:
         raise ValueError(f"There are no numbers in '{path}' to keep: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' does not hold the numbers of this benchmark.") from error
-    return found
+    for name in worlds:
+        if name not in found:
+            raise ValueError(f"--keep has '{name}', but '{path}' has {', '.join(found)}.")
+    return {name: found[name] for name in worlds}
 
 
 def together(
