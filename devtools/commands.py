@@ -25,9 +25,6 @@ from .setup.stages import Layout, Stamps
 
 QUICK = "not live and not page and not gpu and not slow"
 """The quick tests, as pytest's -m takes it. The markers are explained in pyproject.toml."""
-SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
-"""Two processes share the whole of the tests, a file at a time and in the usual order. Each has a ComfyUI server of its own, which
-holds gigabytes: no more than two."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +190,7 @@ def run_test(options: argparse.Namespace, passed: list[str], layout: Layout) -> 
     # Tests that are named on the command line take the place of the whole folder.
     named = any(not word.startswith("-") and (layout.root / word.split("::")[0]).exists() for word in passed)
     command = hosts.module_command(environment.python, layout.root, "pytest")
-    where = [] if named else ["tests"] if options.quick else ["tests", *SIDE_BY_SIDE]
-    return run_child([*command, *where, *tier, *passed], layout, environment, variables)
+    return run_child([*command, *([] if named else ["tests"]), *tier, *passed], layout, environment, variables)
 
 
 def run_bench(options: argparse.Namespace, passed: list[str], layout: Layout) -> int:

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", REPOSITORY / ".host" / "ComfyUI")).resolve()
@@ -203,12 +202,11 @@ def one_thread() -> Iterator[None]:
 
 
 def cached_model(name: str, make: Any) -> Path:
-    """A stand-in model file that is made once, whichever process asks first: `make(path)` writes it."""
+    """A stand-in model file that is made once: `make(path)` writes it."""
     path = CACHE / name
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f"{name}.lock")):
-        if not path.is_file():
-            make(path)
+    if not path.is_file():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        make(path)
     return path
 
 

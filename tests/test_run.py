@@ -39,20 +39,6 @@ def test_quick_tests_are_a_tier_of_markers_that_pytest_knows() -> None:
     assert set(commands.QUICK.replace("not ", "").split(" and ")) == known
 
 
-def test_the_whole_of_the_tests_runs_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[list[str]] = []
-    environment = commands.Environment(tmp_path, Path(sys.executable), tmp_path, pinned=False)
-    monkeypatch.setattr(commands, "prepare", lambda *_: environment)
-    monkeypatch.setattr(commands, "prepare_browser", lambda *_: None)
-    monkeypatch.setattr(commands, "run_child", lambda command, *_: ran.append(command) or 0)
-    for words in (["test"], ["test", "--quick"], ["test", "tests/test_run.py"], ["test", "-n", "0"]):
-        assert commands.main(words, ROOT) == 0
-    whole, quick, one, alone = ran
-    assert whole[-6:] == ["tests", *commands.SIDE_BY_SIDE]
-    assert "-n" not in quick and "-n" not in one
-    assert alone[-2:] == ["-n", "0"]  # the last one counts
-
-
 def test_benchmarks_are_listed_with_their_first_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "speed.py").write_text('"""Steps a second.\n\nMore."""\n', encoding="utf-8")
