@@ -209,8 +209,12 @@ def test_a_cut_run_goes_on(run: Path) -> None:
     assert (out_of_time["phase"], out_of_time["step"]) == ("features", 1)
     assert killed["phase"] in phases[1:4]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
-    minutes = [line["minutes"] for line in lines if "finished" in line or "done" in line]
-    assert minutes == sorted(minutes) and lines[-1]["done"] is True
+    # What was logged and not yet in the checkpoint is done again, and may take less time than before.
+    again = lines.index(killed)
+    for part in (lines[:again], lines[again:]):
+        minutes = [line["minutes"] for line in part if "finished" in line or "done" in line]
+        assert minutes == sorted(minutes)
+    assert lines[-1]["done"] is True
     assert not (run / "shards").exists(), "gigabytes that nobody needs any more"
 
 
