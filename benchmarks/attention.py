@@ -15,6 +15,7 @@ import json
 import sys
 import timeit
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crossinit_core.files import write_atomically
 from crossinit_core.gpu.kernels import PLAIN, triton_kernels
+from crossinit_core.gpu.modes import Determinism
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
@@ -106,16 +108,14 @@ def measure(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int
         forward = functools.partial(attend, q, k, v, shape.heads)
         both = functools.partial(_gradients, attend, [q, k, v], dout, shape.heads)
         try:
-            torch.use_deterministic_algorithms(exact, warn_only=True)
-            first, again = both(), both()
-            with torch.no_grad():
-                forward_ms = _milliseconds(forward, device, repeats)
-            both_ms = _milliseconds(both, device, repeats)
-        except RuntimeError as error:  # a backend that does not take this shape
+            with Determinism() if exact else nullcontext():
+                first, again = both(), both()
+                with torch.no_grad():
+                    forward_ms = _milliseconds(forward, device, repeats)
+                both_ms = _milliseconds(both, device, repeats)
+        except RuntimeError as error:  # a backend that does not take this shape, or cannot repeat bit for bit
             print(f"{shape.name}: {name}: {str(error).splitlines()[0]}", file=sys.stderr)
             continue
-        finally:
-            torch.use_deterministic_algorithms(False)
         errors = [(a.float() - b).norm() / b.norm() for a, b in zip(first, true, strict=True)]
         yield {
             "shape": shape.name,
@@ -129,11 +129,11 @@ def measure(shape: Shape, device: torch.device, dtype: torch.dtype, repeats: int
 
 
 def kernels(device: torch.device) -> Iterator[tuple[str, Attention, bool]]:
-    """Every attention: its name, itself, and whether torch is told to repeat bit for bit."""
+    """Every attention: its name, itself, and whether torch is told to repeat bit for bit, as while learning."""
     if device.type != "cuda":
         yield "torch", PLAIN.attention, False
         return
-    yield "this pack", triton_kernels(attention=True).attention_of_any_length, False
+    yield "this pack", triton_kernels(attention=True).attention_of_any_length, True
     for name, backend in BACKENDS.items():
         attend = functools.partial(_by, backend)
         yield name, attend, False

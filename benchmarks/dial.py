@@ -26,14 +26,13 @@ from PIL import Image
 
 from crossinit_core.files import write_atomically
 from crossinit_core.tokens.blending import token_at_strength
-from miniature.training import pack
 from miniature.training.captions import PROMPTS
 
+from . import drawn_worlds
 from .paper_claims.cli import check_devices
 from .paper_claims.plan import Plan, Run
 from .paper_claims.results import HEADLINE, Results, asking, read_json, write_json
 from .paper_claims.statistics import estimate
-from .ways.cli import world_of
 from .ways.plan import WAYS
 
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
@@ -66,13 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; returns the exit code: 0, 2 for a wrong input, 3 if the time limit came."""
     began = time.time()
     options = _parser().parse_args(arguments)
-    worlds: dict[str, Path] = dict(options.world or [("drawn", pack.WEIGHTS)])
+    worlds = drawn_worlds.worlds(options.world)
     try:
         check_devices(options.devices)
         plan = Plan(options.people, options.seeds, sampling_steps=options.sampling_steps)
-        for name, weights in worlds.items():
-            if not (weights / "config.json").is_file():
-                raise ValueError(f"--world {name}={weights} has no config.json. Give the folder of a miniature.")
+        drawn_worlds.check_worlds(worlds)
     except ValueError as error:
         print(f"dial: {error}", file=sys.stderr)
         return 2
@@ -185,9 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.dial", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--world", type=world_of, action="append", metavar="NAME=FOLDER", help="a miniature; several times"
-    )
+    drawn_worlds.add_world_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results; an earlier one is continued")
     parser.add_argument("--devices", nargs="+", default=["cpu"])
     parser.add_argument("--workers", type=int, default=2, help="processes in all")

@@ -14,7 +14,7 @@ from PIL import Image
 def picture_table(rows: Sequence[tuple[str, Sequence[NDArray[np.uint8]]]], titles: Sequence[str]) -> bytes:
     """A PNG of 256 colours.
 
-    rows: each row's name (a comma and a line break end its lines) and its pictures, (height, width, 3).
+    rows: each row's name, which is broken after a comma, and its pictures, (height, width, 3).
     titles: what stands above the columns.
     """
     from matplotlib.figure import Figure

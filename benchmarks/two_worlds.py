@@ -103,7 +103,7 @@ def _numbers(options: Options) -> dict[str, dict[str, Any]]:
 
 def _report(name: str, options: Options) -> list[str]:
     """On other people: the presets' ways and the ones that were chosen, plain textual inversion and the published one."""
-    numbers = {world: Numbers(stages["choose"]) for world, stages in _numbers(options).items()}
+    numbers = {each: Numbers(stages["choose"]) for each, stages in _numbers(options).items()}
     ways = list(dict.fromkeys([*ALWAYS, *REPORTED, *(chosen(numbers, steps) for steps in STEPS)]))
     if name == "drawn":  # docs/paper-claims.md has the plain one
         ways = [way for way in ways if way != "plain" and not _known(options, "report", way, OTHERS)]
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.time()
     options = _parser().parse_args(arguments)
     if options.minutes is not None and options.minutes * 60 < LEAST:
-        print(f"two_worlds: --minutes is {options.minutes:g}, but must be at least 0.75.", file=sys.stderr)
+        print(f"two_worlds: --minutes is {options.minutes:g}, but must be at least {LEAST / 60:g}.", file=sys.stderr)
         return 2
     if not (options.docs / "ways.json").is_file():
         print(

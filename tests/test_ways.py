@@ -146,6 +146,11 @@ def test_a_way_that_is_added_later_stands_beside_the_earlier_ones(tmp_path: Path
     assert both["configs"]["mean-25"]["seconds"] == [1.0] * 3
     assert both["configs"]["mean most-25"]["seconds"] == [None] * 2  # of another device
     assert both["configs"]["mean most-25"]["judges"][1]["likeness"] == [0.75] * 2
+    # What was added before is added again when a measurement goes on.
+    assert (
+        together({"drawn": {"report": both}}, {"drawn": {"report": second}})["drawn"]["report"]["devices"]
+        == both["devices"]
+    )
     fewer = _measured(tmp_path / "again", "mean", 2, 0.9)
     kept = together({"drawn": {"report": first}}, {"drawn": {"report": fewer}})
     assert kept["drawn"]["report"]["configs"]["mean-25"]["judges"][1]["likeness"] == [0.5] * 3

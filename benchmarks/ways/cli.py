@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from miniature.training import pack
-
+from .. import drawn_worlds
 from ..paper_claims.cli import ROOM, check_devices, fingerprint
 from ..paper_claims.plan import Job, jobs
 from ..paper_claims.results import Results, Summary, summarize
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; returns the exit code: 0, 1 if a job failed, 2 for a wrong input, 3 if the time limit came."""
     began = time.time()
     options = _parser().parse_args(arguments)
-    worlds: dict[str, Path] = dict(options.world or [("drawn", pack.WEIGHTS)])
+    worlds = drawn_worlds.worlds(options.world)
     stage: Stage = options.stage
     folders = {name: options.out / name / stage for name in worlds}
     try:
@@ -72,9 +71,8 @@ def _check(options: argparse.Namespace, plan: Search, worlds: Mapping[str, Path]
     check_devices(options.devices)
     if options.workers < 1:
         raise ValueError(f"--workers is {options.workers}, but must be at least 1.")
+    drawn_worlds.check_worlds(dict(worlds))
     for name, weights in worlds.items():
-        if not (weights / "config.json").is_file():
-            raise ValueError(f"--world {name}={weights} has no config.json. Give the folder of a miniature.")
         Results(folders[name]).bind(plan, fingerprint(weights), free=("ways", "steps", "long"))
 
 
@@ -142,23 +140,13 @@ def _add(outcome: Outcome, other: Outcome) -> None:
     outcome.left += other.left
 
 
-def world_of(text: str) -> tuple[str, Path]:
-    """`drawn=FOLDER` as a pair. Raises ArgumentTypeError for anything else."""
-    name, equals, folder = text.partition("=")
-    if not (name.isidentifier() and equals and folder):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, such as drawn=miniature/weights.")
-    return name, Path(folder)
-
-
 def _parser() -> argparse.ArgumentParser:
     default = Search()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.ways", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=["choose", "report"])
-    parser.add_argument(
-        "--world", type=world_of, action="append", metavar="NAME=FOLDER", help="a miniature; several times"
-    )
+    drawn_worlds.add_world_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the results; an earlier one is continued")
     parser.add_argument("--devices", nargs="+", default=["cpu"])
     parser.add_argument("--workers", type=int, default=2, help="processes in all")

@@ -19,16 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crossinit_core.files import write_atomically
-from miniature.training import pack
 from miniature.training.captions import PROMPTS
 
+from .. import drawn_worlds
 from ..paper_claims.cli import check_devices
 from ..paper_claims.plan import Plan
 from ..paper_claims.plots import short
 from ..paper_claims.results import Results
 from ..paper_claims.studio import Studio
 from ..picture_table import picture_table
-from .cli import world_of
 from .plan import WAYS
 
 SHOWN = (0, 2, 6, 8, 10, 16, 18)
@@ -48,12 +47,10 @@ Picture = NDArray[np.uint8]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Learn, sample and write the pictures; returns the exit code: 0, or 2 for a wrong input."""
     options = _parser().parse_args(arguments)
-    worlds: dict[str, Path] = dict(options.world or [("drawn", pack.WEIGHTS)])
+    worlds = drawn_worlds.worlds(options.world)
     try:
         check_devices([options.device])
-        for name, weights in worlds.items():
-            if not (weights / "config.json").is_file():
-                raise ValueError(f"--world {name}={weights} has no config.json. Give the folder of a miniature.")
+        drawn_worlds.check_worlds(worlds)
     except ValueError as error:
         print(f"pictures: {error}", file=sys.stderr)
         return 2
@@ -94,9 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--world", type=world_of, action="append", metavar="NAME=FOLDER", help="a miniature; several times"
-    )
+    drawn_worlds.add_world_option(parser)
     parser.add_argument("--people", type=int, nargs="+", default=[0, 7], help="people of docs/paper-claims.md to show")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for what was sampled; an earlier one is continued"
