@@ -153,6 +153,9 @@ def test_progress_previews_and_texts_arrive_as_events(client: Client) -> None:
     types = [event.type for event in events]
     assert types[0] == "execution_start"
     assert {"executing", "executed", "progress_state", "execution_success"} <= set(types)
+    # Nothing of it is left for the next run to hear: `wait` is over with the server's last word.
+    assert types[-1] == "executing" and events[-1].data["node"] is None
+    assert types.index("execution_success") == len(types) - 2
 
 
 def test_a_failing_node_is_named(client: Client) -> None:

@@ -100,12 +100,10 @@ def belongs(event: Event, prompt_id: str) -> bool:
 
 
 def ends(event: Event, prompt_id: str) -> bool:
-    """Whether the prompt is done with this event."""
-    if event.data.get("prompt_id") != prompt_id:
-        return False
-    if event.type == "executing":
-        return event.data.get("node") is None
-    return event.type in ("execution_success", "execution_error", "execution_interrupted")
+    """Whether this is the last event of the prompt, however it ended: that no node of it runs. Success, an error and
+    a cancel are said before the history is written, and this after it."""
+    ours = event.type == "executing" and event.data.get("prompt_id") == prompt_id
+    return ours and event.data.get("node") is None
 
 
 def raise_failure(history: History) -> None:

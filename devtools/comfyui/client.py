@@ -88,8 +88,8 @@ class Client:
     ) -> History:
         """Follow a prompt to its end, calling `on_event` in this thread for each event.
 
-        Raises PromptError if a node failed, Interrupted if it was cancelled, TimeoutError
-        after `timeout` seconds and ConnectionError if the server went away.
+        Raises PromptError if a node failed, Interrupted if it was cancelled, TimeoutError after `timeout` seconds,
+        ConnectionError if the server went away and LookupError if it no longer knows the prompt.
         """
         deadline = time.monotonic() + timeout
         for event in self._events_until(deadline, prompt_id):
@@ -97,11 +97,9 @@ class Client:
                 on_event(event)
             if ends(event, prompt_id):
                 break
-        # The last event can come a moment before the history is written.
-        while (history := self.history(prompt_id)) is None:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"Prompt {prompt_id} did not finish within {timeout:.0f} s.")
-            time.sleep(0.05)
+        history = self.history(prompt_id)
+        if history is None:
+            raise LookupError(f"{self.url} has already forgotten how prompt {prompt_id} ended.")
         raise_failure(history)
         return history
 
