@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,23 +32,28 @@ from .paper_claims.results import HEADLINE, Results, summarize
 
 WAYS = {"plain": "plain textual inversion", "cross-names": "cross initialization"}
 LOWER = ("error", "share of no portraits", "mean absolute error")
+SAME = 0.01
+"""Relative difference up to which two numbers count as one: the same VAE and judges differ by less on other pictures and devices."""
 NEUTRAL = ("floor", "ceiling", "token rows", "encoder output", "of paintings", "painted", "similarity of the nearest")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of both reports. `better` is None if more of it is neither good nor bad."""
+    """A number of both reports."""
 
     name: str
     shipped: float
     new: float
 
     @property
-    def better(self) -> bool | None:
+    def verdict(self) -> Literal["better", "worse", "the same", ""]:
+        """Of the new number; empty if more of it is neither good nor bad."""
         last = self.name.rsplit(": ", 1)[-1]
-        if last.startswith(NEUTRAL) or any(word in last for word in NEUTRAL):
-            return None
-        return self.new < self.shipped if last.startswith(LOWER) else self.new > self.shipped
+        if any(word in last for word in NEUTRAL):
+            return ""
+        if math.isclose(self.new, self.shipped, rel_tol=SAME):
+            return "the same"
+        return "better" if (self.new < self.shipped) == last.startswith(LOWER) else "worse"
 
 
 def numbers(report: Any, path: str = "") -> Iterator[tuple[str, float]]:
@@ -89,20 +96,20 @@ def alone(shipped: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def page(found: Mapping[str, Any], compared: Sequence[Measure], plan: Plan) -> str:
     """What was found, for people."""
-    judged = [each for each in compared if each.better is not None]
-    better = [each for each in judged if each.better]
+    verdicts = Counter(each.verdict for each in compared if each.verdict)
     lacking = alone(found["reports"]["shipped"], found["reports"]["new"])
     lines = [
         "# Two drawn worlds",
         "",
-        f"The new world is better in {len(better)} of the {len(judged)} measures of the report that can be better.",
+        f"Of the {verdicts.total()} measures of the report that can be better, {verdicts['better']} are better in the new world, "
+        f"{verdicts['the same']} the same and {verdicts['worse']} worse.",
         *([f"Its report does not have: {', '.join(lacking)}."] if lacking else []),
         "",
         "| measure | shipped | new | |",
         "| --- | --- | --- | --- |",
         *(
-            f"| {each.name} | {each.shipped:.3f} | {each.new:.3f} | {_word(each.better)} |"
-            for each in sorted(compared, key=lambda each: (each.better is None, each.name))
+            f"| {each.name} | {each.shipped:.3f} | {each.new:.3f} | {each.verdict} |"
+            for each in sorted(compared, key=lambda each: (not each.verdict, each.name))
         ),
         "",
         "## What they are like",
@@ -123,10 +130,6 @@ def page(found: Mapping[str, Any], compared: Sequence[Measure], plan: Plan) -> s
             *_rows(*(_learned(found["learning"][world]) for world in ("shipped", "new"))),
         ]
     return "\n".join(lines) + "\n"
-
-
-def _word(better: bool | None) -> str:
-    return "" if better is None else "better" if better else "not better"
 
 
 def _rows(shipped: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

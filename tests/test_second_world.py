@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,12 @@ def test_both_worlds_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     small = "--people 1 --steps 1 2 --long 3 --pictures 4 --sampling-steps 2 --examination 8 --workers 1 --devices cpu"
     assert worlds.main([str(run), "--out", str(tmp_path), *small.split()]) == 0
     page = (tmp_path / "worlds.md").read_text(encoding="utf-8")
-    assert re.search(r"better in \d+ of the \d+ measures", page)
+    counts = re.search(
+        r"Of the (\d+) measures .*, (\d+) are better in the new world, (\d+) the same and (\d+) worse", page
+    )
+    assert counts
+    every, *verdicts = map(int, counts.groups())
+    assert sum(verdicts) == every == sum(page.count(f"| {word} |") for word in ("better", "the same", "worse"))
     for row in (
         "| vae: psnr |",
         "| norms: ratio |",
@@ -281,22 +287,43 @@ def test_both_worlds_stand_side_by_side(run: Path, tmp_path: Path) -> None:
 
 
 def test_better_means_better() -> None:
-    """Less error is better, more likeness is better, and a floor is neither."""
+    """Less error is better, more likeness is better, a floor is neither, and last digits are nothing."""
     shipped = {
         "vae": {"psnr": 29.0, "mean absolute error": 0.1},
-        "judges": [{}, {"plain": {"likeness": 0.9, "floor (x)": 0.5}}],
+        "judges": [
+            {},
+            {"plain": {"likeness": 0.9, "floor (x)": 0.5, "error age": 0.13964, "share of no portraits": 0.0}},
+        ],
     }
     new = {
         "vae": {"psnr": 30.0, "mean absolute error": 0.2},
-        "judges": [{}, {"plain": {"likeness": 0.8, "floor (x)": 0.6}}],
+        "judges": [
+            {},
+            {"plain": {"likeness": 0.8, "floor (x)": 0.6, "error age": 0.13963, "share of no portraits": 0.0}},
+        ],
     }
-    found = {each.name: each.better for each in worlds.measures(shipped, new)}
+    found = {each.name: each.verdict for each in worlds.measures(shipped, new)}
     assert found == {
-        "vae: psnr": True,
-        "vae: mean absolute error": False,
-        "judges: plain: likeness": False,
-        "judges: plain: floor (x)": None,
+        "vae: psnr": "better",
+        "vae: mean absolute error": "worse",
+        "judges: plain: likeness": "worse",
+        "judges: plain: floor (x)": "",
+        "judges: plain: error age": "the same",
+        "judges: plain: share of no portraits": "the same",
     }
+
+
+def test_the_documents_count_as_the_benchmark_does() -> None:
+    """docs/method.md and miniature/README.md say of how many measures the second world is better."""
+    shipped, second = (
+        json.loads((REPOSITORY / file).read_text(encoding="utf-8"))
+        for file in ("miniature/weights/report.json", "docs/measurements/second-world.json")
+    )
+    verdicts = Counter(each.verdict for each in worlds.measures(shipped, second) if each.verdict)
+    told = f"{verdicts['better']} of {verdicts.total()} measures"
+    for file in ("docs/method.md", "miniature/README.md"):
+        text = " ".join((REPOSITORY / file).read_text(encoding="utf-8").split())
+        assert f"{told} " in text, f"{file} does not say '{told}'"
 
 
 def test_an_unfinished_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
