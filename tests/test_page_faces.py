@@ -58,6 +58,10 @@ app.registerExtension({
 """
 
 
+pytestmark = pytest.mark.usefixtures("base")
+"""First of the fixtures, so that tests are in the order of its parameters and each server starts once."""
+
+
 @pytest.fixture(scope="module", params=PAGES, ids=lambda page: page.name if page else "own page")
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path | None]:
     base = tmp_path_factory.mktemp("faces")

@@ -22,6 +22,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [None, *sorted((REPOSITORY / ".host").glob("page-*"))]
 """The page that ComfyUI brings, and others."""
 
+pytestmark = pytest.mark.usefixtures("server")
+"""First of the fixtures, so that tests are in the order of its parameters and each server starts once."""
+
 TAG = '<img src=x onerror="window.__entered=1">'
 LOAD, NAMES, SAVE = "CrossInitLoad", "CrossInitCelebrityNames", "CrossInitSave"
 
@@ -41,7 +44,7 @@ def server(
         yield running
 
 
-@pytest.fixture(params=[False, True], ids=["classic", "newer"])
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "newer"])
 def page(request: pytest.FixtureRequest, server: ComfyServer, browser: Any) -> Iterator[ComfyPage]:
     page = ComfyPage.open(browser, server.url, {"Comfy.VueNodes.Enabled": request.param})
     yield page

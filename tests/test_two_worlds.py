@@ -93,6 +93,19 @@ def test_the_second_world_is_measured_anew_and_the_shipped_one_added_to(
     assert {"plain", "published", "direction .2 falling most"} <= set(searches[2].ways)
 
 
+@pytest.mark.parametrize("have", [False, True])
+def test_pictures_that_are_there_are_not_taken_again(
+    have: bool, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = Programs(monkeypatch)
+    if have:
+        (docs / "images").mkdir()
+        (docs / "images" / "ways-drawn.png").touch()
+    assert two_worlds.main(["--out", str(tmp_path / "out"), "--docs", str(docs)]) == 0
+    (taken,) = [options.world for module, options in programs.ran if module == "benchmarks.ways.pictures"]
+    assert [name for name, _ in taken] == (["contrast"] if have else ["drawn", "contrast"])
+
+
 def test_a_program_that_fails_ends_it(
     docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
