@@ -323,7 +323,7 @@ def test_the_documents_count_as_the_benchmark_does() -> None:
     told = f"{verdicts['better']} of {verdicts.total()} measures"
     for file in ("docs/method.md", "miniature/README.md"):
         text = " ".join((REPOSITORY / file).read_text(encoding="utf-8").split())
-        assert f"{told} " in text, f"{file} does not say '{told}'"
+        assert told in text, f"{file} does not say '{told}'"
 
 
 def test_an_unfinished_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
