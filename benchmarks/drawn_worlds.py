@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from miniature.training import pack
@@ -29,7 +29,7 @@ def worlds(given: Sequence[tuple[str, Path]] | None) -> dict[str, Path]:
     return dict(given or [("drawn", pack.WEIGHTS)])
 
 
-def check_worlds(found: dict[str, Path]) -> None:
+def check_worlds(found: Mapping[str, Path]) -> None:
     """Raises ValueError for a folder that holds no miniature."""
     for name, weights in found.items():
         if not (weights / "config.json").is_file():

@@ -4,8 +4,8 @@
 
 Trains the second world, whose weights are not in the repository, and then runs the programs that measure: what the world is like,
 the search over ways to learn, the ways that it chose on other people, pictures, the dial, and the paper's claims. A part that is
-done is not done again: with `--minutes` it stops in time with exit code 3, and the same command goes on. About half an hour on one
-H200 under NVIDIA's MPS. Numbers and pictures of the shipped world that are in DOCS already are kept.
+done is not done again: with `--minutes` it stops in time with exit code 3, and the same command goes on. Workers share a GPU better
+under NVIDIA's MPS. Numbers and pictures of the shipped world that are in DOCS already are kept.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", nargs="+", default=["cpu"])
     parser.add_argument("--workers", type=int, default=2, help="processes that learn people, in all")
     parser.add_argument("--minutes", type=float, help="stop in time; call again to go on")
-    parser.add_argument("--train-minutes", type=float, default=13.0, help="of the second world's text encoder and UNet")
+    parser.add_argument("--train-minutes", type=float, default=15.0, help="of the second world's text encoder and UNet")
     parser.add_argument("--claims-people", type=int, default=12, help="whom the paper's claims are measured on")
     parser.add_argument("--seed", type=int, default=0)
     return parser

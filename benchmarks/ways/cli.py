@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace, plan: Search, worlds: Mapping[str, Path]
     check_devices(options.devices)
     if options.workers < 1:
         raise ValueError(f"--workers is {options.workers}, but must be at least 1.")
-    drawn_worlds.check_worlds(dict(worlds))
+    drawn_worlds.check_worlds(worlds)
     for name, weights in worlds.items():
         Results(folders[name]).bind(plan, fingerprint(weights), free=("ways", "steps", "long"))
 
