@@ -2,7 +2,8 @@
 
     python -m benchmarks.dial --world drawn=miniature/weights --out build/dial --docs docs
 
-Each person is learned once in each way, and then sampled with the paper's prompts at every strength. The numbers come to
+Each person is learned once in each way, and then sampled with the paper's prompts at every strength; and, beside that, with the
+person let in late: a share of the noise levels, the noisiest first, is drawn at strength 0, the rest at 1. The numbers come to
 DOCS/measurements/dial.json, one person's pictures to DOCS/images/dial-WORLD.png. What is done is not done again, so the time limit
 may come at any point, and more people may be asked for later.
 """
@@ -36,11 +37,16 @@ from .paper_claims.statistics import estimate
 from .ways.plan import WAYS
 
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
+LATE = (0.1, 0.2, 0.4, 0.6)
+"""Shares of the noise levels before the person is let in."""
 LEARNED: Mapping[str, tuple[Run, int]] = {
     "swift": (WAYS["direction .3 falling most"], 25),
+    "best": (WAYS["direction .2 falling most"], 100),
     "plain textual inversion": (WAYS["plain"], 100),
 }
-"""The ways whose tokens are turned: a preset, and one that obeys prompts less."""
+"""The ways whose tokens are turned: two presets, and one that obeys prompts less."""
+SHEET = ("best", "plain textual inversion")
+"""Those of the pictures."""
 
 SHOWN = (0, 1, 6, 9, 17)
 """Prompts of the pictures."""
@@ -106,10 +112,18 @@ def measure(task: Task) -> Task:
         for strength in STRENGTHS:
             pictures = studio.pictures(token_at_strength(token, strength).vectors, task.identity)
             found[way][f"{strength:g}"] = _means(studio.judged(pictures, who)[HEADLINE])
-            if task.identity == 0:
+            if task.identity == 0 and way in SHEET:
                 _keep(task.folder / "pictures" / f"{way}-{strength:g}.png", pictures[:: task.plan.seeds])
+        nobody = token_at_strength(token, 0.0).vectors
+        for share in LATE:
+            pictures = studio.pictures(token.vectors, task.identity, first=nobody, share=share)
+            found[way][_late(share)] = _means(studio.judged(pictures, who)[HEADLINE])
     write_json(task.file, found)
     return task
+
+
+def _late(share: float) -> str:
+    return f"late {share:g}"
 
 
 def _means(judged: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -133,7 +147,10 @@ def write(docs: Path, folders: Mapping[str, Path], plan: Plan) -> None:
             "pictures of a prompt": plan.seeds,
             "reference": _summary([person["reference"] for person in people]),
             **{
-                way: {f"{x:g}": _summary([person[way][f"{x:g}"] for person in people]) for x in STRENGTHS}
+                way: {
+                    value: _summary([person[way][value] for person in people])
+                    for value in (*(f"{x:g}" for x in STRENGTHS), *map(_late, LATE))
+                }
                 for way in LEARNED
             },
         }
@@ -155,7 +172,7 @@ def sheet(pictures: Path) -> bytes:
     size, columns = 128, len(STRENGTHS)
     figure = Figure(figsize=(columns * 2 * 0.92 + 2.0, len(SHOWN) * 0.95 + 0.7))
     blocks = figure.add_gridspec(1, 2, left=0.135, right=0.998, bottom=0.005, top=0.87, wspace=0.04)
-    for block, way in enumerate(LEARNED):
+    for block, way in enumerate(SHEET):
         grid = blocks[block].subgridspec(len(SHOWN), columns, wspace=0.03, hspace=0.03)
         for column, strength in enumerate(STRENGTHS):
             strip = np.asarray(Image.open(pictures / f"{way}-{strength:g}.png"))

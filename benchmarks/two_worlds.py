@@ -2,7 +2,7 @@
 
     python -m benchmarks.two_worlds --out build/two-worlds --docs docs --devices cuda:0 --workers 15
 
-Trains the second world, whose weights are not in the repository, and then runs the programs that measure: what the world is like,
+Trains the second world from nothing, for its weights are not in the repository, and then runs the programs that measure: what the world is like,
 the search over ways to learn, the ways that it chose on other people, pictures, the dial, and the paper's claims. A part that is
 done is not done again: with `--minutes` it stops in time with exit code 3, and the same command goes on. Workers share a GPU better
 under NVIDIA's MPS. Numbers and pictures of the shipped world that are in DOCS already are kept.
@@ -67,9 +67,8 @@ def _workers(options: Options) -> list[str]:
 
 
 def _train(options: Options) -> list[str]:
-    """With the VAE and the judges of the shipped world, which are ten of the minutes that training from nothing takes."""
     return [
-        "miniature.training.train", "--world", SECOND, "--start", str(pack.WEIGHTS), "--compile",
+        "miniature.training.train", "--world", SECOND, "--compile",
         "--minutes", str(options.train_minutes), "--seed", str(options.seed), "--out", str(world(options)),
         "--device", options.devices[0],
     ]  # fmt: skip
@@ -223,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", nargs="+", default=["cpu"])
     parser.add_argument("--workers", type=int, default=2, help="processes that learn people, in all")
     parser.add_argument("--minutes", type=float, help="stop in time; call again to go on")
-    parser.add_argument("--train-minutes", type=float, default=15.0, help="of the second world's text encoder and UNet")
+    parser.add_argument("--train-minutes", type=float, default=25.0, help="of the second world")
     parser.add_argument("--claims-people", type=int, default=12, help="whom the paper's claims are measured on")
     parser.add_argument("--seed", type=int, default=0)
     return parser

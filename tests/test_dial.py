@@ -20,12 +20,14 @@ from miniature.training.pack import WEIGHTS
 
 def _person(likeness: float) -> dict[str, object]:
     numbers = {"likeness": likeness, "editability": 1 - likeness}
-    return {"reference": numbers, **{way: {f"{x:g}": numbers for x in dial.STRENGTHS} for way in dial.LEARNED}}
+    values = [*(f"{x:g}" for x in dial.STRENGTHS), *(f"late {x:g}" for x in dial.LATE)]
+    return {"reference": numbers, **{way: dict.fromkeys(values, numbers) for way in dial.LEARNED}}
 
 
-def test_swift_is_the_preset() -> None:
-    run, steps = dial.LEARNED["swift"]
-    preset = PRESETS["swift"]
+@pytest.mark.parametrize("name", ["swift", "best"])
+def test_the_ways_are_the_presets(name: str) -> None:
+    run, steps = dial.LEARNED[name]
+    preset = PRESETS[name]
     assert (run.start, run.vectors, steps) == ("mean", 2, preset.steps)
     for name in ("learning_rate", "method", "prior", "schedule", "timesteps"):
         assert getattr(run, name) == getattr(preset, name), name
@@ -50,12 +52,17 @@ def test_a_world_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.Cap
 def test_a_person_is_learned_turned_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _ = dial.LEARNED["swift"]
     monkeypatch.setattr(dial, "LEARNED", {"swift": (replace(run, vectors=1), 2)})
-    monkeypatch.setattr(dial, "STRENGTHS", (0.4, 1.0))
+    monkeypatch.setattr(dial, "STRENGTHS", (0.0, 1.0))
+    monkeypatch.setattr(dial, "LATE", (0.0, 0.4, 1.0))
+    monkeypatch.setattr(dial, "SHEET", ("swift",))
     plan = Plan(1, seeds=1, sampling_steps=2)
     task = dial.measure(dial.Task(WEIGHTS, tmp_path / "drawn", plan, "cpu", 0))
     found = json.loads(task.file.read_text())
-    assert set(found) == {"reference", "swift"} and set(found["swift"]) == {"0.4", "1"}
-    assert found["swift"]["0.4"] != found["swift"]["1"] and 0 < found["swift"]["1"]["likeness"] < 1
+    assert set(found) == {"reference", "swift"}
+    assert set(found["swift"]) == {"0", "1", "late 0", "late 0.4", "late 1"}
+    assert found["swift"]["0"] != found["swift"]["1"] and 0 < found["swift"]["1"]["likeness"] < 1
+    assert found["swift"]["late 0"] == found["swift"]["1"] and found["swift"]["late 1"] == found["swift"]["0"]
+    assert found["swift"]["late 0.4"] not in (found["swift"]["0"], found["swift"]["1"])
     dial.write(tmp_path / "docs", {"drawn": tmp_path / "drawn"}, plan)
     sheet = Image.open(io.BytesIO((tmp_path / "docs" / "images" / "dial-drawn.png").read_bytes()))
     assert sheet.width > 400 and len(np.unique(np.asarray(sheet))) > 50

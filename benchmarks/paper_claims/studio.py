@@ -268,18 +268,34 @@ class Studio:
 
     # ---- pictures and what judges see
 
-    def pictures(self, vectors: Tensor, identity: int, seeds: int | None = None) -> NDArray[np.uint8]:
+    def pictures(
+        self,
+        vectors: Tensor,
+        identity: int,
+        seeds: int | None = None,
+        *,
+        first: Tensor | None = None,
+        share: float = 0.0,
+    ) -> NDArray[np.uint8]:
         """(prompts * seeds, 128, 128, 3): all seeds of a prompt, then the next prompt.
 
-        A person's pictures start from the same noise however the person was learned.
+        A person's pictures start from the same noise however the person was learned. With `first`, those vectors stand in the
+        prompts for the first `share` of the noise levels, and only then `vectors`.
         """
-        backbone, count = self.backbone, seeds or self.plan.seeds
+        seeds = seeds or self.plan.seeds
+        embeddings = self._prompts(vectors, seeds)
+        begun = None if first is None else self._prompts(first, seeds)
+        return self.sampler.pictures([], seed=identity, embeddings=embeddings, first=begun, share=share)
+
+    def _prompts(self, vectors: Tensor, seeds: int) -> Tensor:
+        """Token embeddings (prompts * seeds, 77, d) of the prompts with these vectors."""
+        backbone = self.backbone
         ids = torch.tensor(
             [token_ids_with_placeholders(backbone, prompt.text, len(vectors)) for prompt in self.plan.prompts]
         )
         known = backbone.embed(ids.clamp_max(backbone.vocabulary_size - 1))
-        embeddings = splice(vectors, known, ids, backbone.vocabulary_size).repeat_interleave(count, dim=0)
-        return self.sampler.pictures([], seed=identity, embeddings=embeddings.to(self.device))
+        embeddings = splice(vectors, known, ids, backbone.vocabulary_size)
+        return embeddings.repeat_interleave(seeds, dim=0).to(self.device)
 
     def judged(self, pictures: NDArray[np.uint8], who: Identity) -> list[dict[str, list[float]]]:
         """What each judge sees in the pictures of a person."""

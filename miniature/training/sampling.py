@@ -57,12 +57,16 @@ def generate(
     guidance: float = 3.0,
     seed: int = 0,
     batch: int = 64,
+    first: Tensor | None = None,
+    share: float = 0.0,
 ) -> Tensor:
     """Pictures (B, 128, 128, 3) uint8 on the CPU for contexts (B, 77, d).
 
     empty, (1, 77, d), is the context of the empty prompt, for classifier-free guidance (Ho and Salimans, 2022).
-    Picture i starts from noise that depends on `seed` and i alone.
+    Picture i starts from noise that depends on `seed` and i alone. `first`, (B, 77, d), are the contexts of the first `share`
+    of the noise levels, from the noisiest on.
     """
+    bound = TIMESTEPS * (1 - share)
     size = parts.unet.config.sample_size
     pictures = []
     for start in range(0, len(context), batch):
@@ -70,9 +74,11 @@ def generate(
         seeds = [seed * 100_003 + start + i for i in range(len(text))]
         noise = torch.stack([torch.randn(4, size, size, generator=torch.Generator().manual_seed(s)) for s in seeds])
         both = torch.cat([empty.expand_as(text), text])
+        begun = both if first is None else torch.cat([empty.expand_as(text), first[start : start + batch]])
 
-        def predict(latents: Tensor, timestep: Tensor, both: Tensor = both) -> Tensor:
-            out = parts.unet(torch.cat([latents] * 2), timestep, encoder_hidden_states=both).sample
+        def predict(latents: Tensor, timestep: Tensor, both: Tensor = both, begun: Tensor = begun) -> Tensor:
+            contexts = begun if int(timestep) >= bound else both
+            out = parts.unet(torch.cat([latents] * 2), timestep, encoder_hidden_states=contexts).sample
             without, with_text = out.float().chunk(2)
             return without + guidance * (with_text - without)
 
@@ -91,16 +97,31 @@ class Sampler:
     guidance: float = 3.0
 
     @torch.no_grad()
-    def pictures(self, texts: Sequence[str], seed: int = 0, embeddings: Tensor | None = None) -> NDArray[np.uint8]:
-        """(N, 128, 128, 3) uint8 for prompts, or for ready token embeddings (N, 77, d)."""
+    def pictures(
+        self,
+        texts: Sequence[str],
+        seed: int = 0,
+        embeddings: Tensor | None = None,
+        *,
+        first: Tensor | None = None,
+        share: float = 0.0,
+    ) -> NDArray[np.uint8]:
+        """(N, 128, 128, 3) uint8 for prompts, or for ready token embeddings (N, 77, d).
+
+        With `first`, embeddings too, these are what the first `share` of the noise levels is sampled with.
+        """
         rows = table(self.parts.text_encoder)
         if embeddings is None:
             ids = torch.from_numpy(np.stack([self.encoder.encode(text) for text in texts])).long().to(self.device)
             embeddings = rows[ids]
         nothing = rows[torch.from_numpy(self.encoder.encode("")).long().to(self.device)][None]
-        contexts = torch.cat([encode_text(self.parts.text_encoder, part) for part in embeddings.split(256)])
-        empty = encode_text(self.parts.text_encoder, nothing)
-        return generate(self.parts, contexts, empty, steps=self.steps, guidance=self.guidance, seed=seed).numpy()
+        contexts, empty = self._contexts(embeddings), encode_text(self.parts.text_encoder, nothing)
+        begun = None if first is None else self._contexts(first)
+        settings = {"steps": self.steps, "guidance": self.guidance, "seed": seed}
+        return generate(self.parts, contexts, empty, **settings, first=begun, share=share).numpy()
+
+    def _contexts(self, embeddings: Tensor) -> Tensor:
+        return torch.cat([encode_text(self.parts.text_encoder, part) for part in embeddings.split(256)])
 
     @torch.no_grad()
     def through_vae(self, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
