@@ -79,14 +79,18 @@ def _choose(name: str, options: Options) -> list[str]:
     weights = {"drawn": pack.WEIGHTS, SECOND: world(options) / "model"}[name]
     people = CHOOSERS[name]
     lacking = [way for way in WAYS if name == SECOND or not _known(options, "choose", way, people)]
-    keep = ["drawn", SECOND] if name == "drawn" else ["drawn"]
     if not lacking:
         return []
     return [
         "benchmarks.ways", "choose", "--world", f"{name}={weights}", "--out", str(options.out / "ways"),
         "--people", str(people), "--steps", *map(str, STEPS), "--ways", *lacking, *_workers(options),
-        "--docs", str(options.docs / "ways.md"), "--keep", *keep,
+        "--docs", str(options.docs / "ways.md"), "--keep", *_kept(name, options),
     ]  # fmt: skip
+
+
+def _kept(name: str, options: Options) -> list[str]:
+    """The worlds whose numbers stay on the page: all but the second one, which is another one now, until it has been measured."""
+    return [world for world in _numbers(options) if name == "drawn" or world != SECOND]
 
 
 def _known(options: Options, stage: str, way: str, people: int) -> bool:
@@ -112,7 +116,7 @@ def _report(name: str, options: Options) -> list[str]:
     return [
         "benchmarks.ways", "report", "--world", f"{name}={weights}", "--out", str(options.out / "ways"),
         "--people", str(OTHERS), "--steps", *map(str, STEPS), *(["320"] if name == SECOND else []), "--long", "1000", "--ways", *ways,
-        *_workers(options), "--docs", str(options.docs / "ways.md"), "--keep", "drawn", *([SECOND] if name == "drawn" else []),
+        *_workers(options), "--docs", str(options.docs / "ways.md"), "--keep", *_kept(name, options),
     ]  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,9 +44,13 @@ class Programs:
 
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
+    """The page's numbers, without two of the shipped world's: something is left to be measured there."""
     folder = tmp_path / "docs"
     folder.mkdir()
-    shutil.copy(REPOSITORY / "docs" / "ways.json", folder)
+    numbers = json.loads((REPOSITORY / "docs" / "ways.json").read_text(encoding="utf-8"))
+    del numbers["drawn"]["choose"]["configs"]["direction .1-100"]
+    del numbers["drawn"]["report"]["configs"]["direction .2 falling most-25"]
+    (folder / "ways.json").write_text(json.dumps(numbers), encoding="utf-8")
     return folder
 
 
@@ -89,7 +92,8 @@ def test_the_second_world_is_measured_anew_and_the_shipped_one_added_to(
     known = {way for way in WAYS if len(measured.get(f"{way}-100", {"identities": []})["identities"]) >= 12}
     assert known and not set(searches[1].ways) & known and set(searches[1].ways) | known == set(WAYS)
     # Old numbers of a world that was trained anew go, those of the shipped one stay.
-    assert [options.keep for options in searches] == [["drawn"], ["drawn", "contrast"]] * 2
+    kept = [["drawn", "earlier contrast"], ["drawn", "contrast", "earlier contrast"]]
+    assert [options.keep for options in searches] == kept * 2
     assert {"plain", "published", "direction .2 falling most"} <= set(searches[2].ways)
 
 

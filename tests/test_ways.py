@@ -73,6 +73,8 @@ def test_the_page_says_what_was_reached() -> None:
     text = page(summaries)
     assert "| **mean** | 0.800 ± 0.000 / 0.900 ± 0.000 |" in text
     assert "| drawn, 25, *mean* | 0.820 / 0.950 | 0.810 / 0.940: reached |  |" in text
+    differences = "+0.220 [+0.220, +0.220] | +0.050 [+0.050, +0.050] | 2 |"
+    assert f"| drawn, 25, *mean* | *published*, 25 steps | {differences}" in text and "*plain*" not in text
     assert all((f"| {name} |" in text) == (name in ("mean", "published")) for name in WAYS)
     summaries["drawn"]["report"] = _summary(mean=(0.82, 0.93), published=(0.6, 0.9))
     assert "| 0.820 / 0.930 | 0.810 / 0.940: editability not reached |" in page(summaries)
@@ -86,6 +88,10 @@ def test_the_page_says_what_was_reached() -> None:
     summaries["contrast"] = {"report": {**other, "named": {"identities": [0, 1], "judges": [judged] * 2}}}
     text = page(summaries)
     assert "| *its own people, by name* | 0.860 ± 0.000 / 0.920 ± 0.000 | 0.800 ± 0.000 / 0.970 ± 0.000 |" in text
+    summaries["contrast"]["choose"] = _summary(mean=(0.7, 0.9))
+    tried = page(summaries)
+    assert "| **mean** | 0.800 ± 0.000 / 0.900 ± 0.000 | 0.700 ± 0.000 / 0.900 ± 0.000 | 0." in tried
+    assert "| published | 0.600 ± 0.000 / 0.900 ± 0.000 |  | |" in tried, "measured in one world alone"
     # As far from repainted pictures (0.85 / 0.9, of those 0.834 / 0.922 the aim was set for), and from its own people.
     aims = "0.826 / 0.918: likeness not reached | 0.750 / 0.990: editability not reached"
     assert f"| contrast, 25, *mean* | 0.770 / 0.960 | {aims} |" in text

@@ -295,7 +295,7 @@ class Studio:
         )
         known = backbone.embed(ids.clamp_max(backbone.vocabulary_size - 1))
         embeddings = splice(vectors, known, ids, backbone.vocabulary_size)
-        return embeddings.repeat_interleave(seeds, dim=0).to(self.device)
+        return embeddings.repeat_interleave(seeds, dim=0)
 
     def judged(self, pictures: NDArray[np.uint8], who: Identity) -> list[dict[str, list[float]]]:
         """What each judge sees in the pictures of a person."""

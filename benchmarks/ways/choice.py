@@ -11,7 +11,7 @@ from ..paper_claims.statistics import Numbers
 from .plan import ALWAYS, WAYS
 
 RULE = (
-    "For each number of steps, the way whose score in the world where it does worse is the best. The score of a world is the mean "
+    "For each number of steps, the way whose score in the world where it does worst is the best. The score of a world is the mean "
     "over its people of the harmonic mean of likeness and editability, on scales on which repainted pictures have 1, and of "
     "likeness somebody else has 0."
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ distance to its own ceiling."""
 CEILING = (0.834, 0.922)
 """Of the world `drawn`, for whom `REACH` was set."""
 
+
+WORLDS: Mapping[str, str] = {
+    "drawn": "the world of the miniature that comes with the pack, whose text encoder was trained together with its UNet",
+    "contrast": "one whose text encoder learned by contrast with pictures alone, with thousands of names, and was then frozen",
+    "earlier contrast": "another training of that kind, with the VAE and the judges of *drawn* and more time for the rest",
+}
+"""What the worlds of the page are, for those of these names."""
 
 STARTS: Mapping[Start, str] = {
     "words": f"the word '{WORD}'",
@@ -65,6 +73,8 @@ def page(summaries: Summaries) -> str:
         "",
         f"Ways are chosen on people {FIRST_CHOOSER} and up with {len(CHOOSING)} prompts of their own, and reported on people 0 to 39 "
         "with the paper's prompts. Likeness, editability and the judges are those of [paper-claims.md](paper-claims.md).",
+        "",
+        *(f"- *{name}*: {WORLDS[name]}." for name in summaries if name in WORLDS),
     ]
     lines += ["", "## The ways", "", *_legend(summaries)]
     if choosing:
@@ -100,11 +110,6 @@ def _legend(summaries: Summaries) -> Iterator[str]:
         rate = f"{way.learning_rate:g}{', falling' if way.schedule != 'constant' else ''}"
         low, high = way.timesteps
         yield f"| {way.name} | {STARTS[way.start]} | {learns} | {rate} | {low} to {high - 1} | {way.vectors} |"
-
-
-def _named(config: str) -> str:
-    way, _, steps = config.rpartition("-")
-    return f"*{way}*, {steps} steps,"
 
 
 def _numbers(summaries: Summaries, stage: Stage) -> dict[str, Numbers]:
@@ -150,19 +155,31 @@ def _choosing(worlds: Mapping[str, Numbers]) -> Iterator[str]:
         best = trials(worlds, number)
         yield f"### {number} steps"
         yield ""
-        yield f"| way | {' | '.join(f'{name}, {_people(worlds[name])}: likeness / editability' for name in names)} | score where it is worse |"
+        yield f"| way | {' | '.join(f'{name}, {_people(worlds[name])}: likeness / editability' for name in names)} | score where it is worst |"
         yield f"| --- | {' | '.join('---' for _ in names)} | --- |"
         yield f"| *ceiling: repainted* | {' | '.join(_pair(worlds[name], 'reference') for name in names)} | |"
         yield from (f"{row} |" for row in _own_people(worlds))
         pick = chosen(worlds, number) if any(trial.way not in ALWAYS for trial in best) else None
         for trial in best:
             way = f"**{trial.way}**" if trial.way == pick else trial.way
-            cells = " | ".join(
-                f"{_pair(worlds[name], f'{trial.way}-{number}')}{_ended(worlds[name], trial.way, number)}"
-                for name in names
-            )
-            yield f"| {way} | {cells} | {trial.worst:.3f} |"
+            yield f"| {way} | {_cells(worlds, trial.way, number)} | {trial.worst:.3f} |"
+        for way in _only_somewhere(worlds, number):
+            yield f"| {way} | {_cells(worlds, way, number)} | |"
         yield ""
+
+
+def _cells(worlds: Mapping[str, Numbers], way: str, steps: int) -> str:
+    """What a way came to in each world; nothing where it was not measured."""
+    config = f"{way}-{steps}"
+    return " | ".join(
+        _pair(numbers, config) + _ended(numbers, way, steps) if config in numbers else "" for numbers in worlds.values()
+    )
+
+
+def _only_somewhere(worlds: Mapping[str, Numbers], steps: int) -> list[str]:
+    """The ways that were measured in some worlds alone, and cannot be chosen."""
+    there = {way: [f"{way}-{steps}" in numbers for numbers in worlds.values()] for way in WAYS}
+    return [way for way, known in there.items() if any(known) and not all(known)]
 
 
 def _reporting(worlds: Mapping[str, Numbers]) -> Iterator[str]:
@@ -179,29 +196,32 @@ def _reporting(worlds: Mapping[str, Numbers]) -> Iterator[str]:
             label = f"{way}, {config.rpartition('-')[2]} steps"
             yield f"| {label} | {' | '.join(_pair(worlds[name], config) for name in names)} |"
     yield ""
-    for config, against in _compared(marks, _steps(worlds)):
-        for name in names:
-            if config in worlds[name] and against in worlds[name]:
+    yield "The same people, portraits and noise on both sides; square brackets are 95 % intervals of the bootstrap over people."
+    yield ""
+    yield "| world, steps, way | minus | likeness | editability | people |"
+    yield "| --- | --- | --- | --- | --- |"
+    for config, name in itertools.product(sorted(marks), names):
+        if config in worlds[name] and config.rpartition("-")[0] not in ALWAYS:
+            for against in _longest(worlds[name]):
                 yield _difference(name, worlds[name], config, against)
     yield ""
     yield from _reached(worlds, marks)
 
 
-def _compared(marks: set[str], steps: Sequence[int]) -> Iterator[tuple[str, str]]:
-    """The chosen ways against the published one's full run, and against the longest plain textual inversion."""
-    long = max((int(c.rpartition("-")[2]) for c in marks if c.startswith("plain-")), default=0)
-    for config in sorted(marks):
-        if config.rpartition("-")[0] not in ALWAYS:
-            yield config, f"published-{steps[-1]}"
-            yield config, f"plain-{long}"
+def _longest(numbers: Numbers) -> Iterator[str]:
+    """What ways are compared with: the published one and plain textual inversion, each after the most steps that a world has."""
+    for way in ALWAYS:
+        runs = [config for config in numbers.summary["configs"] if config.rpartition("-")[0] == way]
+        if runs:
+            yield max(runs, key=lambda config: int(config.rpartition("-")[2]))
 
 
 def _difference(world: str, numbers: Numbers, config: str, against: str) -> str:
     likeness, shown = (numbers.difference(config, against, name) for name in ("likeness", "editability"))
-    return (
-        f"- {world}: {_named(config)} minus {_named(against)} likeness {likeness.interval(sign=True)}, "
-        f"editability {shown.interval(sign=True)} ({likeness.count} people)."
-    )
+    way, _, steps = config.rpartition("-")
+    other, _, most = against.rpartition("-")
+    differences = f"{likeness.interval(sign=True)} | {shown.interval(sign=True)} | {likeness.count}"
+    return f"| {world}, {steps}, *{way}* | *{other}*, {most} steps | {differences} |"
 
 
 def _reached(worlds: Mapping[str, Numbers], marks: set[str]) -> Iterator[str]:

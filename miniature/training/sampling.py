@@ -121,7 +121,7 @@ class Sampler:
         return generate(self.parts, contexts, empty, **settings, first=begun, share=share).numpy()
 
     def _contexts(self, embeddings: Tensor) -> Tensor:
-        return torch.cat([encode_text(self.parts.text_encoder, part) for part in embeddings.split(256)])
+        return torch.cat([encode_text(self.parts.text_encoder, part.to(self.device)) for part in embeddings.split(256)])
 
     @torch.no_grad()
     def through_vae(self, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
