@@ -9,9 +9,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.paper_claims.statistics import Numbers
+from benchmarks.paper_claims.statistics import Estimate, Numbers, estimate
+from benchmarks.ways.choice import chosen
 from crossinit_core import load_celebrity_names
 from crossinit_core.learning.settings import presets_of
 
@@ -289,76 +291,148 @@ def test_the_miniature_is_as_small_as_said() -> None:
 
 WAYS = {
     "published": "published",
+    "textual inversion": "plain",
     "direction of the celebrity mean, 0.3 falling": "direction .3 falling most",
+    "direction of the celebrity mean, 0.2 falling": "direction .2 falling most",
     "the same, one vector": "direction .3 falling most K1",
+    "0.5 falling, one vector": "direction .5 falling most K1",
     "direction of Cross Initialization, 0.3 falling": "start's direction .3 falling most",
+    "direction of the nearest celebrities, 0.2 falling": "nearest's direction .2 falling most",
     "direction of the nearest celebrities, 0.2 falling, one vector": "nearest's direction .2 falling most K1",
 }
+WORLDS = ("drawn", "contrast", "earlier contrast")
 
 
-def test_the_page_of_the_method_has_the_measured_numbers() -> None:
-    """In both worlds."""
+@pytest.fixture(scope="module")
+def reported() -> dict[str, Numbers]:
+    """What the search has of each world."""
+    numbers = json.loads(_text("docs/ways.json"))
+    assert tuple(numbers) == WORLDS
+    return {name: Numbers(stages["report"]) for name, stages in numbers.items()}
+
+
+@pytest.fixture(scope="module")
+def claimed() -> dict[str, Numbers]:
+    """What the page of the paper's claims has of them."""
+    pages = {"drawn": "paper-claims", "contrast": "paper-claims-contrast"}
+    return {name: Numbers(json.loads(_text(f"docs/{page}.json"))) for name, page in pages.items()}
+
+
+def _pair(numbers: Numbers, config: str) -> str:
+    return "{:.3f} / {:.3f}".format(*(numbers.mean(config, name).mean for name in ("likeness", "editability")))
+
+
+def test_the_page_of_the_method_has_the_measured_numbers(
+    reported: dict[str, Numbers], claimed: dict[str, Numbers]
+) -> None:
+    """In all worlds, and nothing where nothing was measured."""
     page = _text("docs/method.md")
-    worlds = [Numbers(each["report"]) for each in json.loads(_text("docs/ways.json")).values()]
-    lines = [line.strip("|").split("|") for line in page.splitlines() if line.count("|") == 7]
-    rows = [[cell.strip() for cell in cells] for cells in lines if "0." in cells[-1]]
-    assert len(rows) == 12
-    counts: dict[int, str] = {}
+    lines = [line.strip("|").split("|") for line in page.splitlines() if line.count("|") == 6]
+    rows = [[cell.strip() for cell in cells] for cells in lines if " / " in cells[2]]
+    assert len(rows) == 19
     for way, steps, *cells in rows:
-        way = way.removesuffix(" (*swift*)")
+        way = way.split(" (*")[0]
         own = {"*the person repainted*": "reference", "*its own people, by name*": "named"}
-        config = own[way] if way in own else f"{WAYS[way]}-{steps}"
-        wanted = [world.mean(config, name) for world in worlds for name in ("likeness", "editability")]
-        assert all(_rounded(cell, each.mean) for cell, each in zip(cells, wanted, strict=True)), config
-        counts |= {each.count: way for each in wanted}
-    fewer = sorted(set(counts) - {40})
-    assert {counts[count] for count in fewer} == {"published"}
-    assert f"{fewer[0]} to {fewer[-1]} people were learned as published" in page
+        config = own[way] if way in own else f"{WAYS[way]}-{steps.replace(',', '')}"
+        for world, cell in zip(WORLDS, cells, strict=True):
+            sources = [
+                each for each in (reported[world], claimed.get(world)) if each and each.column(config, "likeness")
+            ]
+            assert cell == (_pair(sources[0], config) if sources else ""), (config, world)
+    text = " ".join(page.split())
+    counts = {
+        world: {len(each["identities"]) for name, each in reported[world].summary["configs"].items() if name in few}
+        for world, few in (("contrast", ["published-320"]), ("earlier contrast", ["published-25", "published-320"]))
+    }
+    (full,) = counts["contrast"]
+    long = claimed["contrast"].mean("plain-5000", "likeness").count
+    assert f"In *contrast* {full} people were learned for 320 published steps, and {long} by 5,000 of textual" in text
+    fewer = counts["earlier contrast"]
+    assert f"In *earlier contrast* {min(fewer)} to {max(fewer)} people were learned as published" in text
 
 
-def test_the_page_of_the_method_has_the_numbers_of_textual_inversion() -> None:
+def test_the_page_of_the_method_has_the_numbers_of_textual_inversion(
+    reported: dict[str, Numbers], claimed: dict[str, Numbers]
+) -> None:
     text = " ".join(_text("docs/method.md").split())
-    drawn, contrast = (json.loads(_text(f"docs/{name}.json")) for name in ("paper-claims", "ways"))
-    numbers = Numbers(contrast["contrast"]["report"])
-    each = [numbers.mean(f"plain-{steps}", "likeness") for steps in (25, 100, 1000)]
-    shown = numbers.mean("plain-1000", "editability").mean
-    assert "{:.3f} after 25 steps, {:.3f} after 100 and {:.3f} after 1,000".format(*(one.mean for one in each)) in text
-    assert f"({each[2].count} people), where it obeys fewer prompts ({shown:.3f})" in text
-    assert f"In *drawn* it has {Numbers(drawn).mean('plain-25', 'likeness').mean:.3f} after 25." in text
+
+    def likeness(numbers: Numbers, steps: int) -> str:
+        return f"{numbers.mean(f'plain-{steps}', 'likeness').mean:.3f}"
+
+    earlier, contrast, drawn = reported["earlier contrast"], reported["contrast"], claimed["drawn"]
+    assert f"({likeness(earlier, 25)} after 25 steps and {likeness(earlier, 1000)} after 1,000)" in text
+    has = f"in *contrast* {likeness(contrast, 25)} after 25 and {likeness(contrast, 100)} after 100"
+    assert f"In *drawn* it has {likeness(drawn, 25)} after 25 steps, {has}" in text
 
 
-def test_the_page_of_the_method_has_the_numbers_of_best() -> None:
+def _less(ways: Numbers, claims: Numbers, config: str, against: str, name: str) -> Estimate:
+    """The difference of one person's numbers, of two measurements with other noise."""
+    first, second = ways.column(config, name), claims.column(against, name)
+    return estimate(np.array([first[i] - value for i, value in second.items() if i in first]))
+
+
+def test_the_page_of_the_method_compares_best_and_swift(
+    reported: dict[str, Numbers], claimed: dict[str, Numbers]
+) -> None:
     text = " ".join(_text("docs/method.md").split())
-    worlds = [Numbers(each["choose"]) for each in json.loads(_text("docs/ways.json")).values()]
-    pairs = [
-        "{:.3f} / {:.3f}".format(*(world.mean(config, name).mean for name in ("likeness", "editability")))
-        for config in ("direction .2 falling most-100", "named")
-        for world in worlds
+    best, swift = "direction .2 falling most-100", "direction .3 falling most-25"
+    alike, obeyed = (
+        [_less(reported[world], claimed[world], best, "plain-5000", name) for world in ("drawn", "contrast")]
+        for name in ("likeness", "editability")
+    )
+    less = f"{-alike[0].mean:.3f} less in *drawn*, {-alike[1].mean:.3f} ± {alike[1].error:.3f} less in *contrast*"
+    more = f"{obeyed[0].mean:.3f} more in *drawn*, {obeyed[1].mean:.3f} ± {obeyed[1].error:.3f} in *contrast*"
+    assert f"({less}) and obeys more prompts ({more})" in text
+    own = [
+        reported[world].mean("named", "likeness").mean - reported[world].mean(best, "likeness").mean
+        for world in WORLDS[:2]
     ]
-    assert f"choose on: {pairs[0]} in *drawn*, {pairs[1]} in *contrast*" in text
-    assert f"own people have {pairs[3]}" in text
-    settled, on = (worlds[1].mean(f"direction .1 most K1{end}-100", "likeness").mean for end in (", settling", ""))
-    after = worlds[1].mean("direction .1 most K1, settling-100", "steps").mean
-    assert f"after {after:.0f} of 100 steps, with {on - settled:.3f} less likeness" in text
+    assert f"within {max(own):.3f} of the people whom a world knows by name" in text
+    choosing = {name: Numbers(stages["choose"]) for name, stages in json.loads(_text("docs/ways.json")).items()}
+    assert f"{chosen(choosing, 100)}-100" == best, "the page says that the rule chooses the preset"
+    for config in (swift, best):
+        for world in ("drawn", "contrast"):
+            found = [
+                reported[world].difference(config, "published-320", name).interval(sign=True)
+                for name in ("likeness", "editability")
+            ]
+            assert " and ".join(found) in text, (config, world)
+    steps = [choosing[name].mean("direction .1 most K1, settling-100", "steps").mean for name in WORLDS[1:]]
+    assert f"after {steps[0]:.0f} and {steps[1]:.0f} of 100 steps" in text
 
 
 def test_the_page_of_the_method_has_the_presets_own_numbers() -> None:
     rows = _rows(_text("docs/method.md"))
     for name in ("swift", "best"):
         preset = presets_of("sd2")[name]
-        assert rows[name] == [str(preset.steps), f"{preset.learning_rate:g}", "200 to 999"]
+        assert rows[name][:3] == [str(preset.steps), f"{preset.learning_rate:g}", "200 to 999"]
+        seconds = [
+            _measured(f"presets/{family}/ours.json")["modes"][f"{name} preset"]["seconds"] for family in ("sd2", "sdxl")
+        ]
+        assert [float(cell) for cell in rows[name][3:]] == [round(each, 1) for each in seconds]
         assert preset.timesteps == (200, 1000) and preset.schedule == "linear" and preset.method == "direction"
 
 
 def test_the_page_of_the_method_has_the_dials_numbers() -> None:
-    world = json.loads(_text("docs/measurements/dial.json"))["drawn"]
+    worlds = json.loads(_text("docs/measurements/dial.json"))
+    assert {world["people"] for world in worlds.values()} == {40} and list(worlds) == ["drawn", "contrast"]
     text = " ".join(_text("docs/method.md").split())
-    assert f"for the first {world['people']} of the 40 people" in text
-    rows = [row for row in _rows(_text("docs/method.md").split("## One dial")[1]).items() if row[0] in world["swift"]]
-    assert [strength for strength, _ in rows] == list(world["swift"])
-    for strength, cells in rows:
-        ways = (world[way][strength] for way in ("swift", "plain textual inversion"))
-        wanted = [way[name][0] for way in ways for name in ("likeness", "editability")]
-        assert all(_rounded(cell, value) for cell, value in zip(cells, wanted, strict=True)), strength
-    ceiling = (world["reference"][name][0] for name in ("likeness", "editability"))
-    assert "have {:.3f} and {:.3f}.".format(*ceiling) in text
+    section = _text("docs/method.md").split("## One dial")[1].split("\n## ")[0]
+    rows = {name: cells for name, cells in _rows(section).items() if any(" / " in cell for cell in cells)}
+    ways = ("swift", "best", "plain textual inversion")
+    names = [f"late {float(name.strip('%')) / 100:g}" if name.endswith("%") else name for name in rows]
+    assert names == list(worlds["drawn"]["swift"])
+
+    def pair(found: dict[str, list[float]]) -> str:
+        return f"{found['likeness'][0]:.3f} / {found['editability'][0]:.3f}"
+
+    for name, cells in zip(names, rows.values(), strict=True):
+        assert cells == [pair(world[way][name]) for world in worlds.values() for way in ways], name
+    assert "have {} and {}.".format(*(pair(world["reference"]) for world in worlds.values())) in text
+    for world, sentence in {
+        "drawn": "*best* at 0.8 gives up {:.3f} of likeness for {:.3f} of editability in *drawn*",
+        "contrast": "and {:.3f} for {:.3f} in *contrast*",
+    }.items():
+        turned, whole = (worlds[world]["best"][strength] for strength in ("0.8", "1"))
+        less, more = whole["likeness"][0] - turned["likeness"][0], turned["editability"][0] - whole["editability"][0]
+        assert sentence.format(less, more) in text

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import modes, performance_page
 from benchmarks.performance_page import KEPT, TRIED, page
+from crossinit_core.learning.settings import presets_of
 
 RIGHT = {
     "right": True, "precision": "float16", "cosine_of_movement": 0.99999, "ratio_of_distance": 1.0,
@@ -94,6 +95,25 @@ def test_the_page_is_up_to_date(tmp_path: Path) -> None:
     assert performance_page.main(["--out", str(tmp_path / "page.md")]) == 0
     kept = (performance_page.ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == kept
+
+
+def test_what_the_page_says_of_attention_is_what_was_measured() -> None:
+    rows = _read("attention.json")["rows"]
+    for shape in {row["shape"] for row in rows}:
+        each = {row["kernel"]: row for row in rows if row["shape"] == shape}
+        own, cudnn = each["this pack"], each["cuDNN"]
+        assert own["repeats"] and own["both_ms"] == min(row["both_ms"] for row in each.values() if row["repeats"]), (
+            shape
+        )
+        assert 0.89 < cudnn["both_ms"] / own["both_ms"] < 2.55 and "cuDNN, exact" not in each, shape
+        assert cudnn["repeats"] == shape.endswith("the prompt")
+
+
+def test_every_preset_that_the_page_times_is_one() -> None:
+    for family in performance_page.PRESETS:
+        modes = _read(f"presets/{family}/ours.json")["modes"]
+        timed = {name.removesuffix(" preset"): row["steps"] for name, row in modes.items() if name.endswith(" preset")}
+        assert timed == {name: presets_of(family)[name].steps for name in ("swift", "best", "full")}
 
 
 def test_the_page_tells_of_bad_modes() -> None:

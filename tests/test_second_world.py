@@ -324,6 +324,20 @@ def test_the_documents_count_as_the_benchmark_does() -> None:
     for file in ("docs/method.md", "miniature/README.md"):
         text = " ".join((REPOSITORY / file).read_text(encoding="utf-8").split())
         assert told in text, f"{file} does not say '{told}'"
+    page = (REPOSITORY / "miniature" / "README.md").read_text(encoding="utf-8")
+    lines = page.split("### What it is like")[1].split("### Training it")[0].splitlines()
+    rows = {cells[1].strip(): cells[2:4] for line in lines if len(cells := line.split("|")) > 4}
+    judged = [report["judges"][1] for report in (shipped, second)]
+    for row, measured in {
+        "rows of names, mean norm": [f"{each['norms']['token rows of names']:.2f}" for each in (shipped, second)],
+        "the VAE gives held-out paintings back at": [f"{each['vae']['psnr']:.1f} dB" for each in (shipped, second)],
+        "its own names, plain portraits: likeness": [f"{each['plain']['likeness']:.3f}" for each in judged],
+        "in scenes kept from training: likeness": [f"{each['unseen scenes']['likeness']:.3f}" for each in judged],
+        "the same, prompts obeyed": [
+            f"{each['unseen scenes']['editability']:.0%}".replace("%", " %") for each in judged
+        ],
+    }.items():
+        assert [cell.strip() for cell in rows[row]] == measured, row
 
 
 def test_an_unfinished_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
