@@ -81,17 +81,15 @@ def _measured(folder: Path) -> Summary:
 
 def _shared(first: Summary, second: Summary) -> str:
     """What both worlds have in common, as far as it is known."""
+    if not first["judges"] or not second["judges"]:
+        return "Both see the same people, portraits and prompts; whether the judges are the same is not known."
     if _same_judges(first, second):
         return "Both see the same people, portraits, prompts and judges."
-    return (
-        "Both see the same people, portraits and prompts; that the judges are the same is not known from their numbers."
-    )
+    return "Both see the same people, portraits and prompts; each has judges of its own."
 
 
 def _same_judges(first: Summary, second: Summary) -> bool:
     """Whether both worlds' judges see the same in the same paintings."""
-    if not first["judges"] or not second["judges"]:
-        return False
     pairs = [(a["painted"], b["painted"]) for a, b in zip(first["judges"], second["judges"], strict=True)]
     return all(a.keys() == b.keys() and all(abs(a[key] - b[key]) <= ALIKE for key in a) for a, b in pairs)
 
