@@ -117,8 +117,17 @@ class Sampler:
         nothing = rows[torch.from_numpy(self.encoder.encode("")).long().to(self.device)][None]
         contexts, empty = self._contexts(embeddings), encode_text(self.parts.text_encoder, nothing)
         begun = None if first is None else self._contexts(first)
-        settings = {"steps": self.steps, "guidance": self.guidance, "seed": seed}
-        return generate(self.parts, contexts, empty, **settings, first=begun, share=share).numpy()
+        pictures = generate(
+            self.parts,
+            contexts,
+            empty,
+            steps=self.steps,
+            guidance=self.guidance,
+            seed=seed,
+            first=begun,
+            share=share,
+        )
+        return pictures.numpy()
 
     def _contexts(self, embeddings: Tensor) -> Tensor:
         return torch.cat([encode_text(self.parts.text_encoder, part.to(self.device)) for part in embeddings.split(256)])
