@@ -77,7 +77,7 @@ def generate(
         begun = both if first is None else torch.cat([empty.expand_as(text), first[start : start + batch]])
 
         def predict(latents: Tensor, timestep: Tensor, both: Tensor = both, begun: Tensor = begun) -> Tensor:
-            contexts = begun if int(timestep) >= bound else both
+            contexts = both if first is None or int(timestep) < bound else begun
             out = parts.unet(torch.cat([latents] * 2), timestep, encoder_hidden_states=contexts).sample
             without, with_text = out.float().chunk(2)
             return without + guidance * (with_text - without)
