@@ -365,6 +365,18 @@ def test_the_page_of_the_method_has_the_numbers_of_textual_inversion(
     assert f"In *drawn* it has {likeness(drawn, 25)} after 25 steps, {has}" in text
 
 
+@pytest.mark.parametrize("page", ["web/docs/CrossInitLearn.md", "web/docs/CrossInitLearn/zh.md"])
+def test_the_help_of_learn_face_has_the_evidence(page: str, reported: dict[str, Numbers]) -> None:
+    gains = [
+        f"{numbers.difference(config, 'published-320', 'likeness').mean:.2f}"
+        for numbers in reported.values()
+        for config in ("direction .2 falling most-100", "direction .3 falling most-25")
+        if config in numbers
+    ]
+    (evidence,) = re.findall(r"\*\*(?:The evidence\.|依据。)\*\*(.*?)(?:That is not|这不是)", _text(page), re.DOTALL)
+    assert re.findall(r"0\.\d\d", evidence) == gains
+
+
 def _less(ways: Numbers, claims: Numbers, config: str, against: str, name: str) -> Estimate:
     """The difference of one person's numbers, of two measurements with other noise."""
     first, second = ways.column(config, name), claims.column(against, name)

@@ -45,6 +45,8 @@ STARTS: Mapping[Start, str] = {
 def write_page(path: Path, summaries: Summaries) -> None:
     """The page for people, and its numbers beside it (NAME.json)."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    known = [name for name in WORLDS if name in summaries]
+    summaries = {name: summaries[name] for name in (*known, *(name for name in summaries if name not in WORLDS))}
     write_atomically(path.with_suffix(".json"), _one_line_each(summaries).encode())
     write_atomically(path, page(summaries).encode())
 
