@@ -14,13 +14,13 @@ from statistics import median
 from typing import Any
 
 from .modes import outcome, wrong
+from .speed.sections import PRESETS, attention_section, presets_section, table
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "docs" / "measurements" / "performance"
 TWICE, AFTER, MINIATURE = "picture before learning, twice", "picture after learning", "embedded miniature"
 FIRST = ("first run ever", "fp32", "bf16")
 """Runs that compile kernels where none are on disk."""
-PRESETS = {"sd2": "SD 2.1", "sdxl": "SDXL"}
 TRIED = Path(__file__).with_name("speed") / "tried.json"
 
 
@@ -86,12 +86,12 @@ def page(
         _where(speed),
         "## Speed",
         _speed(speed, repeats),
-        *(["## The presets", _presets(presets)] if presets else []),
+        *(["## The presets", presets_section(presets)] if presets else []),
         *(["## From Python, through diffusers", _diffusers(diffusers)] if diffusers else []),
         "## Where a step's time goes, and the floor",
         _floor(speed),
         *(["## SDXL", _sdxl(sdxl, _read(TRIED)["sdxl"])] if sdxl else []),
-        *(["## Attention", _attention(attention)] if attention else []),
+        *(["## Attention", attention_section(attention)] if attention else []),
         "## Memory",
         _memory(memory),
         "## ComfyUI's modes",
@@ -146,7 +146,7 @@ def _speeds(speed: dict[str, Any], seconds: Callable[[dict[str, Any]], str]) -> 
         ms = f"{row['ms_a_step']:.1f}" if row["ms_a_step"] else ""
         rows.append([name, str(row["steps"]), ms, f"{row['seconds']:.2f}", _gib(row), ratio, cosine, distance])
     head = ["", "steps", "ms a step", "seconds", "peak GiB", "against published", "cosine", "distance"]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _sdxl(sdxl: dict[str, Any], tried: dict[str, Any]) -> str:
@@ -161,49 +161,7 @@ def _sdxl(sdxl: dict[str, Any], tried: dict[str, Any]) -> str:
             f"fit into 7.5 GiB by the node's own estimate. {_compiled(sdxl['modes'])}{_pictures(sdxl).strip()}",
             _floor(sdxl),
             tried["text"],
-            _table(["", "before", "after", ""], steps),
-        ]
-    )
-
-
-def _presets(presets: dict[str, Any]) -> str:
-    rows = []
-    for family, name in PRESETS.items():
-        where, size = presets[family]["where"], presets[family]["size"]
-        for mode, row in presets[family]["modes"].items():
-            if mode.endswith(" preset"):
-                cells = [
-                    str(row["steps"]),
-                    f"{row['ms_a_step']:.1f}",
-                    f"{row['until_first_step']:.1f}",
-                    f"{row['seconds']:.1f}",
-                ]
-                label = f"{name}, batch {size['batch_size']}, {size['resolution']} px"
-                rows.append([label, mode.removesuffix(" preset"), *cells])
-    return (
-        f"Measured on: {where['gpu']}, torch {where['torch']}, one preset after the other in one process for each family, with the node "
-        "*Learn Face*; not in the same run as the other tables.\n\n"
-        + _table(["", "preset", "steps", "ms a step", "seconds until the first step", "seconds in all"], rows)
-    )
-
-
-def _attention(attention: dict[str, Any]) -> str:
-    """All attention of one kind in a step, forward and backward, with each kernel."""
-    found = {(row["shape"], row["kernel"]): row for row in attention["rows"]}
-    kernels = list(dict.fromkeys(kernel for _, kernel in found))
-    rows = []
-    for shape in dict.fromkeys(shape for shape, _ in found):
-        each = [found.get((shape, kernel)) for kernel in kernels]
-        cells = ["" if row is None else f"{row['step_ms']:.2f}{'' if row['repeats'] else ' *'}" for row in each]
-        rows.append([shape, *cells])
-    return "\n\n".join(
-        [
-            f"Measured on: {attention['device']}, torch {attention['torch']}, float16. All attention of one kind in a step, forward and "
-            "backward, in milliseconds. *Exact* is what torch gives when told to repeat bit for bit, as while learning. A star: the same "
-            "call gave other bits the second time.",
-            _table(["", *kernels], rows),
-            "Of the kernels that repeat, this pack's are the fastest everywhere. cuDNN's take a tenth less at most, and up to two and a half times as "
-            "long for short rows; they do not repeat for pixels among themselves, and torch refuses them where bits must repeat.",
+            table(["", "before", "after", ""], steps),
         ]
     )
 
@@ -223,7 +181,7 @@ def _diffusers(diffusers: dict[str, Any]) -> str:
     return (
         f"A step of `invert` on a `DiffusersBackbone`, in a run of its own on one {diffusers['gpu']}, torch "
         f"{diffusers['torch']}, batch {size['batch_size']}, {size['resolution']} px.\n\n"
-        + _table(["", "ms a step", "peak GiB", "cosine", "distance"], rows)
+        + table(["", "ms a step", "peak GiB", "cosine", "distance"], rows)
         + "\n\nThe last row of a precision is what a GPU does by itself. Peaks include the model as it was loaded, in float32; "
         "learning runs on copies. Fused blocks alone are slower than diffusers' own, since Python then launches many small "
         "kernels; recording a step takes Python out of it."
@@ -283,11 +241,11 @@ def _floor(speed: dict[str, Any]) -> str:
         [
             text,
             f"Of a step's {profile['ms']:.1f} ms in {profile['kernels']} kernels (torch.profiler, default mode):",
-            _table(["", "ms a step", ""], rows),
+            table(["", "ms a step", ""], rows),
             f"What remains to the floor is {step - floor:.1f} ms. {_shares(kinds, profile['ms_by_kind'], rates['tflops'])} The rest "
             f"moves bytes, and between kernels {max(0.0, step - profile['ms']):.1f} ms of a step go by.",
             "The largest kernels:",
-            _table(["kernel", "ms a step", "launches"], largest),
+            table(["kernel", "ms a step", "launches"], largest),
         ]
     )
 
@@ -315,7 +273,7 @@ def _memory(memory: list[dict[str, Any]]) -> str:
         for row in memory
     ]
     return (
-        _table(["batch", "micro-batch", "px", "precision", "mode", "peak GiB"], rows)
+        table(["batch", "micro-batch", "px", "precision", "mode", "peak GiB"], rows)
         + "\n\nThrough the node, on SD 2.1; peaks of torch's allocator and of the recorded graph, private copies of the weights included. Low: checkpointing, and "
         "as many samples at once as fit into 4 GiB by the node's own estimate, one at least: float32's weights alone take more. "
         "By itself the node takes the low-memory mode where ComfyUI cannot free what the normal one needs."
@@ -353,7 +311,7 @@ def _modes(modes: dict[str, Any]) -> str:
         "Each in a ComfyUI of its own: movement of the vectors against a plain float32 run on the same draws, at least "
         f"0.999 and within 2 % to be right; then the same run under other conditions. Full size, 512 px and on SDXL 768 px, batch 2, 6 steps{real}. "
         "An empty cell was not measured.",
-        _table(head, rows),
+        table(head, rows),
         *(f"*{name}* {_end(row)}" for name, row in modes.items() if "end" in row),
         *(
             f"*{name}* fell short, or differed, in: {', '.join(wrong(row))}."
@@ -390,12 +348,12 @@ def _tried(tried: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             tried["where"],
-            _table(["", "ms", "eager ms", "GiB beside weights", ""], steps),
+            table(["", "ms", "eager ms", "GiB beside weights", ""], steps),
             "Self-attention of the largest level (8 x 5 heads of 64, 4096 tokens, fp16), microseconds:",
-            _table(["", "forward", "backward", "repeats bit for bit"], attention),
+            table(["", "forward", "backward", "repeats bit for bit"], attention),
             tried["recording"],
             later["where"],
-            _table(
+            table(
                 ["", "before", "after", ""],
                 [[name, str(before), str(after), note] for name, before, after, note in later["rows"]],
             ),
@@ -408,11 +366,6 @@ def _tried(tried: dict[str, Any]) -> str:
 
 def _gib(row: dict[str, Any]) -> str:
     return f"{row['peak_gib']:.2f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

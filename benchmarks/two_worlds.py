@@ -2,10 +2,10 @@
 
     python -m benchmarks.two_worlds --out build/two-worlds --docs docs --devices cuda:0 --workers 15
 
-Trains the second world from nothing, for its weights are not in the repository, and then runs the programs that measure: what the world is like,
-the search over ways to learn, the ways that it chose on other people, pictures, the dial, and the paper's claims. A part that is
-done is not done again: with `--minutes` it stops in time with exit code 3, and the same command goes on. Workers share a GPU better
-under NVIDIA's MPS. Numbers and pictures of the shipped world that are in DOCS already are kept.
+Trains the second world from nothing, for its weights are not in the repository, and then runs the programs that measure: what the
+world is like, the search over ways to learn, the ways that it chose on other people, pictures, the dial, and the paper's claims. A
+part that is done is not done again: with `--minutes` it stops in time with exit code 3, and the same command goes on. Workers share
+a GPU better under NVIDIA's MPS. Numbers and pictures of the shipped world that are in DOCS already are kept.
 """
 
 from __future__ import annotations

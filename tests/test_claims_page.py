@@ -305,13 +305,10 @@ def test_the_judges_are_called_the_same_where_they_are() -> None:
     first, plan = _summary(Plan()), Plan()
     judges = [{"painted": {"beard": 0.9}, "through the VAE": {"beard": 0.8}}] * 2
     other = [judges[0], {"painted": {"beard": 0.93}, "through the VAE": {"beard": 0.8}}]
-    for theirs, told in (
-        (judges, "portraits, prompts and judges."),
-        (other, "prompts; each has judges of its own."),
-        (None, "prompts; whether the judges are the same is not known."),
-    ):
+    told = "portraits, prompts and judges.", "; each has judges of its own.", "the judges are the same is not known."
+    for theirs, end in zip((judges, other, None), told, strict=True):
         section = in_two_worlds({**first, "judges": judges}, plan, ("contrast", {**first, "judges": theirs}))
-        assert section[1].endswith(told)
+        assert section[1].endswith(end)
 
 
 def _shipped() -> list[Path]:

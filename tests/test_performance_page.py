@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import modes, performance_page
 from benchmarks.performance_page import KEPT, TRIED, page
+from benchmarks.speed.sections import PRESETS
 from crossinit_core.learning.settings import presets_of
 
 RIGHT = {
@@ -110,7 +111,7 @@ def test_what_the_page_says_of_attention_is_what_was_measured() -> None:
 
 
 def test_every_preset_that_the_page_times_is_one() -> None:
-    for family in performance_page.PRESETS:
+    for family in PRESETS:
         modes = _read(f"presets/{family}/ours.json")["modes"]
         timed = {name.removesuffix(" preset"): row["steps"] for name, row in modes.items() if name.endswith(" preset")}
         assert timed == {name: presets_of(family)[name].steps for name in ("swift", "best", "full")}

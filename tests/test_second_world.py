@@ -324,6 +324,7 @@ def test_the_documents_count_as_the_benchmark_does() -> None:
     for file in ("docs/method.md", "miniature/README.md"):
         text = " ".join((REPOSITORY / file).read_text(encoding="utf-8").split())
         assert told in text, f"{file} does not say '{told}'"
+        assert f"{verdicts['worse']} are worse" in text, file
     page = (REPOSITORY / "miniature" / "README.md").read_text(encoding="utf-8")
     lines = page.split("### What it is like")[1].split("### Training it")[0].splitlines()
     rows = {cells[1].strip(): cells[2:4] for line in lines if len(cells := line.split("|")) > 4}

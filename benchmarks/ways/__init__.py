@@ -1,1 +1,1 @@
-"""The ways to learn a person, compared in two drawn worlds: chosen on some people and prompts, reported on others."""
+"""The ways to learn a person, compared in drawn worlds: chosen on some people and prompts, reported on others."""
